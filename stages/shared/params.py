@@ -1,0 +1,183 @@
+"""What params.yaml may say. The file is complete and the only place a value lives: nothing here has a default."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.shared.errors import UserError
+from stages.shared.paths import PARAMS
+
+Count = Annotated[StrictInt, Field(ge=1)]
+CountOrZero = Annotated[StrictInt, Field(ge=0)]
+# A YAML writer may say 1 where 1.0 is meant; a boolean or a string is still refused.
+Number = StrictFloat | StrictInt
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class HubSource(Section):
+    """The keys that the model and the data set share: a hub repository is always pinned to a commit."""
+
+    source: str
+    path: str
+    id: str | None
+    revision: str | None
+
+    @model_validator(mode="after")
+    def pinned(self):
+        if self.source != "hub":
+            return self
+        if not self.id or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.id) or ".." in self.id:
+            raise ValueError(f"source: hub needs id, a hub repository such as owner/name (it is {self.id!r})")
+        if not self.revision or not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            raise ValueError(f"source: hub needs revision, a full commit of 40 hex digits (it is {self.revision!r})")
+        return self
+
+
+class Model(HubSource):
+    source: Literal["path", "hub"]
+    tokenizer: Literal["own", "mistral-common-v3"]
+
+
+class Data(HubSource):
+    source: Literal["stdlib", "file", "hub"]
+    split: str
+    limit: Count | None
+
+
+class Clean(Section):
+    min_characters: CountOrZero
+    max_characters: Count
+    check_code: bool
+    max_malformed_rows: CountOrZero
+    validation_fraction: Share
+    test_fraction: Share
+
+    @model_validator(mode="after")
+    def leaves_rows_to_train(self):
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must stay under 1, or nothing is left to train on")
+        if self.min_characters > self.max_characters:
+            raise ValueError("min_characters is greater than max_characters")
+        return self
+
+
+class Prompt(Section):
+    template: Literal["v3"]
+    system: str | None
+
+
+class Tokenize(Section):
+    max_length: Annotated[StrictInt, Field(ge=8)]
+    packing: bool
+
+
+class Quantization(Section):
+    quant_type: Literal["nf4", "fp4"]
+    double_quant: bool
+
+
+class Lora(Section):
+    r: Count
+    alpha: Positive
+    dropout: Share
+    target_modules: Literal["all-linear"] | list[str]
+
+
+class Train(Section):
+    epochs: Positive
+    batch_size: Count
+    gradient_accumulation_steps: Count
+    learning_rate: Positive
+    lr_scheduler: Literal["constant", "linear", "cosine"]
+    warmup_steps: CountOrZero
+    weight_decay: NotNegative
+    max_grad_norm: Positive
+    eval_steps: Count
+    deterministic: bool
+
+
+class Merge(Section):
+    base: Literal["dequantized", "original"]
+    parity_rows: Count
+    max_loss_gap: Positive
+
+
+class Evaluate(Section):
+    max_rows: Count
+    generate_rows: Count
+    max_new_tokens: Count
+    batch_size: Count
+
+
+class Report(Section):
+    samples: CountOrZero
+
+
+class Machine(Section):
+    """How it runs, not what comes out: no stage declares this section to DVC, so changing it reruns nothing."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    attention: Literal["sdpa", "eager"]
+    gradient_checkpointing: bool
+
+
+class Params(Section):
+    seed: CountOrZero
+    model: Model
+    data: Data
+    clean: Clean
+    prompt: Prompt
+    tokenize: Tokenize
+    quantization: Quantization
+    lora: Lora
+    train: Train
+    merge: Merge
+    evaluate: Evaluate
+    report: Report
+    machine: Machine
+
+
+def read_yaml(path: Path) -> dict:
+    """The file as DVC reads it: YAML 1.2, so that 2e-4 is a number."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. Copy a profile: cp profiles/tiny.yaml {path}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def describe(error: dict, path: Path) -> str:
+    key = ".".join(str(part) for part in error["loc"] if part not in ("float", "int", "constrained-str"))
+    where = f"{path}: {key}" if key else str(path)
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a known key. Correct its spelling or take it out."
+    if error["type"] == "missing":
+        return f"{where} is missing. Every key must be set; profiles/ shows each with a comment."
+    if isinstance(error["input"], dict):
+        return f"{where}: {error['msg'].removeprefix('Value error, ')}."
+    return f"{where} is {error['input']!r}: {error['msg'].removeprefix('Value error, ')}."
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """All of params.yaml, checked.
+
+    Raises:
+        UserError: one line for each key that is missing, unknown, or of a wrong type or value.
+    """
+    values = read_yaml(path)
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = dict.fromkeys(describe(entry, path) for entry in error.errors())
+        raise UserError("\n".join(lines)) from None

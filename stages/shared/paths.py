@@ -1,0 +1,64 @@
+"""Where every stage reads and writes, relative to the repository root, and how files land whole."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+RAW = Path("data/raw")
+CLEAN = Path("data/clean")
+TOKENIZED = Path("data/tokenized")
+
+BASE = Path("models/base")
+ADAPTER = Path("models/adapter")
+MERGED = Path("models/merged")
+
+METRICS = Path("metrics")
+EVALUATIONS = METRICS / "evaluate"
+CURVE = METRICS / "train_curve.csv"
+VALIDATION_CURVE = METRICS / "validation_curve.csv"
+RESULT = Path("metrics.json")
+REPORTS = Path("reports")
+
+
+@contextlib.contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes `path`'s place once the block ends without an error."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def timing_file(stage: str) -> Path:
+    """Where `clean` or `evaluate@base` leaves its seconds and memory, which only `report` reads."""
+    return METRICS / f"{stage.replace('@', '/')}.timing.json"

@@ -1,0 +1,127 @@
+"""What every stage does around its own work: check params.yaml first, take care that nothing changes meanwhile,
+turn a user's mistake into one message and exit code 1, and say at the end what was made and how long it took."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stages.shared.errors import UserError
+from stages.shared.params import Params, load_params, read_yaml
+from stages.shared.paths import PARAMS, timing_file, write_json
+
+# No stage but the two downloads talks to the network, and nothing reports to anybody.
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+}
+DOWNLOADS = ("download_model", "download_data")
+HASHED_BELOW = 1 << 20  # bytes; a larger file is known by its size, mtime and inode
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage's main() returns: the closing line, and figures for its timing file."""
+
+    message: str
+    timing: dict[str, float | int | str] = field(default_factory=dict)
+
+
+def declaration(stage: str) -> tuple[list[str], list[str]]:
+    """The deps and the params.yaml sections of a stage such as `clean` or `evaluate@base`, as dvc.yaml has them."""
+    name, _, item = stage.partition("@")
+    entry = read_yaml(Path("dvc.yaml"))["stages"][name]
+    values = read_yaml(PARAMS)
+    if item:
+        values |= {"item": entry["foreach"][item], "key": item}
+        entry = entry["do"]
+
+    def resolve(match: re.Match) -> str:
+        value = values
+        for part in match[1].split("."):
+            value = value[part]
+        return str(value)
+
+    deps = [re.sub(r"\$\{([\w.]+)\}", resolve, dep) for dep in entry["deps"]]
+    return deps, entry.get("params", [])
+
+
+def file_state(path: Path) -> tuple:
+    status = path.stat()
+    if status.st_size < HASHED_BELOW:
+        return (hashlib.sha256(path.read_bytes()).hexdigest(),)
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def snapshot(stage: str) -> dict[str, object]:
+    """{dep or params section: its state}. DVC itself looks only after the command (dvc-facts: the lock would lie)."""
+    deps, sections = declaration(stage)
+    state: dict[str, object] = {}
+    for dep in map(Path, deps):
+        if not dep.exists():
+            raise UserError(f"the input {dep} is missing. `dvc repro {stage}` makes it, or `dvc pull` brings it")
+        files = sorted(p for p in dep.rglob("*") if p.is_file()) if dep.is_dir() else [dep]
+        state |= {str(path): file_state(path) for path in files if "__pycache__" not in path.parts}
+    values = read_yaml(PARAMS)
+    return state | {f"{PARAMS}:{section}": values.get(section) for section in sections}
+
+
+def refuse_changes(stage: str, before: dict[str, object]) -> None:
+    after = snapshot(stage)
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)} changed while the stage ran, so its result belongs to neither version. Run it again"
+        )
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory at this process's peak."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def explain(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full ({error.filename or 'while writing'}). Free some space and run it again"
+    return f"{error.strerror}: {error.filename}"
+
+
+def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
+    """Runs main(params) as the stage `stage`, and ends the process with 1 where the user made a mistake."""
+    os.environ |= QUIET
+    if stage not in DOWNLOADS:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    started = time.monotonic()
+    try:
+        params = load_params()
+        before = snapshot(stage)
+        timing_file(stage).unlink(missing_ok=True)
+        outcome = main(params)
+        refuse_changes(stage, before)
+        seconds = time.monotonic() - started
+        write_json(
+            timing_file(stage), {"seconds": round(seconds, 3), "peak_rss_bytes": peak_memory(), **outcome.timing}
+        )
+    except UserError as error:
+        sys.exit(f"{stage}: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        sys.exit(f"{stage}: {explain(error)}")
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            print(f"\n{stage}: stopped", file=sys.stderr)
+        sys.exit(130)
+    print(f"{stage}: {outcome.message} ({seconds:.1f} s)", flush=True)
