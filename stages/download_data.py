@@ -11,13 +11,15 @@ import csv
 import hashlib
 import json
 import platform
+import sys
 import sysconfig
 import textwrap
-import warnings
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 
+from stages.shared.code import parse
 from stages.shared.errors import UserError
 from stages.shared.params import Data, Params
 from stages.shared.paths import RAW, whole_directory
@@ -42,11 +44,8 @@ def without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[
     source = textwrap.dedent("\n".join(kept)).strip("\n")
     expected = copy.copy(node)
     expected.body = node.body[1:]
-    try:
-        found = ast.parse(source).body
-    except SyntaxError:
-        return None
-    return source if len(found) == 1 and ast.dump(found[0]) == ast.dump(expected) else None
+    found = parse(source)
+    return source if found and [ast.dump(node) for node in found.body] == [ast.dump(expected)] else None
 
 
 def definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -60,11 +59,8 @@ def definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[str, ast.Functio
 
 def functions(text: str, module: str) -> Iterator[tuple[int, dict]]:
     """(line, row) of each documented function with a body, methods and nested functions included."""
-    lines = text.splitlines()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        tree = ast.parse(text)
-    for name, node in definitions(tree, ""):
+    lines = text.split("\n")  # not splitlines(): a form feed is no new line to ast
+    for name, node in definitions(parse(text) or ast.Module(), ""):
         documentation = ast.get_docstring(node)
         answer = without_docstring(node, lines) if documentation and len(node.body) > 1 else None
         if answer is not None:
@@ -112,7 +108,11 @@ def json_rows(path: Path) -> Iterator[dict]:
 
 def csv_rows(path: Path) -> Iterator[dict]:
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        csv.field_size_limit(sys.maxsize)  # its 128 kB would end the stage at the first longer text
         reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        if len(set(columns)) < len(columns):
+            raise UserError(f"{path} names a column twice in its first line: {', '.join(columns)}. Rename one")
         for row in reader:
             if None in row or None in row.values():
                 yield {"source": f"{path.name}:{reader.line_num}", "unreadable": json.dumps(list(row.values()))}
@@ -148,14 +148,12 @@ def hub_rows(data: Data) -> Iterator[dict]:
     """Every row of the files of one split of a hub data set, at the pinned commit."""
     from stages.shared.hub import fetch
 
-    folder = fetch(data.id, data.revision, "dataset", [f"*{data.split}*{suffix}" for suffix in READERS], "data")
-    files = sorted(path for path in folder.rglob("*") if path.suffix in READERS)
-    if not files:
-        raise UserError(
-            f"{data.id} at {data.revision} has no {', '.join(READERS)} file with {data.split!r} in its name"
-        )
-    for path in files:
-        yield from file_rows(path)
+    patterns = [f"*{data.split}*{suffix}" for suffix in READERS]
+    folder = fetch(data.id, data.revision, "dataset", patterns, "data")
+    for path in sorted(folder.rglob("*")):
+        # The folder also keeps the files of a split that was asked for before.
+        if any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in patterns):
+            yield from file_rows(path)
 
 
 def download_data(data: Data) -> Iterable[dict]:

@@ -21,7 +21,7 @@ Share = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class HubSource(Section):
@@ -90,7 +90,7 @@ class Lora(Section):
     r: Count
     alpha: Positive
     dropout: Share
-    target_modules: Literal["all-linear"] | list[str]
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
 
 
 class Train(Section):
@@ -157,16 +157,21 @@ def read_yaml(path: Path) -> dict:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def describe(error: dict, path: Path) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part not in ("float", "int", "constrained-str"))
-    where = f"{path}: {key}" if key else str(path)
+def key_of(error: dict) -> str:
+    """The key's full name, without pydantic's names for the branches of a union."""
+    return ".".join(str(part) for part in error["loc"] if part not in ("float", "int") and "[" not in str(part))
+
+
+def describe(errors: list[dict], where: str) -> str:
+    """One line for all that is wrong with one key."""
+    error = errors[0]
     if error["type"] == "extra_forbidden":
         return f"{where} is not a known key. Correct its spelling or take it out."
     if error["type"] == "missing":
         return f"{where} is missing. Every key must be set; profiles/ shows each with a comment."
-    if isinstance(error["input"], dict):
-        return f"{where}: {error['msg'].removeprefix('Value error, ')}."
-    return f"{where} is {error['input']!r}: {error['msg'].removeprefix('Value error, ')}."
+    messages = dict.fromkeys(entry["msg"].removeprefix("Value error, ") for entry in errors)
+    message = " or ".join(messages).replace(" or Input should be ", " or ")
+    return f"{where}: {message}." if isinstance(error["input"], dict) else f"{where} is {error['input']!r}: {message}."
 
 
 def load_params(path: Path = PARAMS) -> Params:
@@ -179,5 +184,8 @@ def load_params(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = dict.fromkeys(describe(entry, path) for entry in error.errors())
+        found: dict[str, list[dict]] = {}
+        for entry in error.errors():
+            found.setdefault(key_of(entry), []).append(entry)
+        lines = [describe(entries, f"{path}: {key}" if key else str(path)) for key, entries in found.items()]
         raise UserError("\n".join(lines)) from None

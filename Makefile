@@ -1,0 +1,33 @@
+# The same without make is in README.md, one line each.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: help run test lint format clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+.venv/installed: requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+run: .venv/installed ## install what is needed, run what changed, show base against tuned
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	@$(BIN)/python -m stages.report --show
+
+test: .venv/installed-dev ## the tests, slow ones included
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+lint: .venv/installed-dev ## ruff, as CI runs it
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: .venv/installed-dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean: ## remove the virtual environment; DVC's cache and outputs stay
+	rm -rf .venv

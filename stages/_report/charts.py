@@ -1,0 +1,118 @@
+"""The geometry of a line chart: where ticks, lines and points stand in an SVG that report.html.j2 draws."""
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+Point = tuple[float, float]
+
+# Small on purpose: at a phone's width the page shows it nearly 1:1, so its text stays legible.
+WIDTH, HEIGHT = 440, 270
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 44, 42
+MOST_POINTS = 300
+
+
+class Tick(NamedTuple):
+    at: float
+    label: str
+
+
+class Line(NamedTuple):
+    name: str
+    style: str  # the CSS class that gives it its colour
+    path: str  # points of an SVG polyline
+    dots: list[tuple[float, float]]
+    key_at: float  # where its entry in the legend begins
+
+
+@dataclass(frozen=True)
+class Chart:
+    key: str
+    title: str
+    description: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    lines: list[Line]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def label(value: float, step: float) -> str:
+    """A tick's text with the digits that tell it from its neighbours."""
+    if value == 0:
+        return "0"
+    if step >= 1e4 and value >= 1e5:
+        return f"{value / 1e3:,.0f}k"
+    if step < 1e-3:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:,.{max(0, -math.floor(math.log10(step)))}f}"
+
+
+def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
+    """Round numbers from at or below `low` to at or above `high`: steps of 1, 2 or 5 times a power of ten."""
+    if high <= low:
+        padding = max(abs(low) * 0.1, 1.0 if whole else 1e-6)
+        low, high = (max(0.0, low - padding) if low >= 0 else low - padding), high + padding
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if (high - low) / step <= most)
+    step = max(step, 1.0) if whole else step
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def thinned(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most `most` points, each the mean of its neighbours; a long run must not make a heavy page."""
+    size = math.ceil(len(points) / most) or 1
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
+
+
+def describe(series: dict[str, list[Point]], x_name: str) -> str:
+    """What a reader who cannot see the lines needs of them."""
+    parts = [
+        f"{name}: {points[0][1]:.4g} at {x_name} {points[0][0]:g}, {points[-1][1]:.4g} at {x_name} {points[-1][0]:g}, "
+        f"lowest {min(y for _, y in points):.4g}."
+        for name, points in series.items()
+        if points
+    ]
+    return " ".join(parts) or "No point was recorded."
+
+
+def line_chart(key: str, title: str, series: dict[str, list[Point]], styles: list[str], zero: bool = False) -> Chart:
+    """A chart of each named series over the steps; `zero` makes the vertical axis begin there."""
+    drawn = {name: thinned(points) for name, points in series.items() if points}
+    everything = [point for points in drawn.values() for point in points]
+    if not everything:
+        return Chart(key, title, describe(series, "step"), [], [], [])
+    xs, ys = [x for x, _ in everything], [y for _, y in everything]
+    x_values = ticks(min(xs), max(xs), 6, whole=True)
+    y_values = ticks(0.0 if zero else min(ys), max(ys), 5)
+
+    def across(x: float) -> float:
+        return round(LEFT + (x - x_values[0]) / (x_values[-1] - x_values[0]) * (WIDTH - LEFT - RIGHT), 1)
+
+    def down(y: float) -> float:
+        share = (y - y_values[0]) / (y_values[-1] - y_values[0])
+        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
+
+    lines, key_at = [], LEFT
+    for name, style in zip(series, styles, strict=True):
+        if name in drawn:
+            places = [(across(x), down(y)) for x, y in drawn[name]]
+            path = " ".join(f"{x},{y}" for x, y in places)
+            # Few points are measurements to be seen; many are a line.
+            lines.append(Line(name, style, path, places if len(places) <= 30 else [], key_at))
+            key_at += 36 + 7 * len(name)
+    x_step, y_step = x_values[1] - x_values[0], y_values[1] - y_values[0]
+    return Chart(
+        *(key, title, describe(series, "step")),
+        x_ticks=[Tick(across(x), label(x, x_step)) for x in x_values],
+        y_ticks=[Tick(down(y), label(y, y_step)) for y in y_values],
+        lines=lines,
+    )

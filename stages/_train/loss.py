@@ -1,0 +1,36 @@
+"""Cross-entropy straight from the hidden states, without ever holding the logits of more than a few positions."""
+
+import torch
+
+CHUNK = 1024  # positions whose logits exist at one time
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Sum of the cross-entropies of softmax(hidden @ weight.T) against the targets, `weight` frozen.
+
+    Since nothing is learned in `weight`, the gradient with respect to `hidden` is known as soon as the logits are, and
+    is computed in the forward pass: no logits are kept or computed twice. The idea is that of Liger Kernel's fused
+    linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989), in plain PyTorch. The softmax is taken in fp32.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """hidden (positions, width), weight (vocabulary, width), targets (positions,) → a scalar in fp32."""
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden) if hidden.requires_grad else None
+        for start in range(0, len(targets), CHUNK):
+            part, target = hidden[start : start + CHUNK], targets[start : start + CHUNK, None]
+            logits = torch.nn.functional.linear(part, weight).float()
+            log_sum = logits.logsumexp(dim=-1, keepdim=True)
+            total += (log_sum - logits.gather(1, target)).sum()
+            if gradient is not None:
+                probabilities = logits.sub_(log_sum).exp_()
+                probabilities.scatter_add_(1, target, torch.full_like(log_sum, -1.0))
+                gradient[start : start + CHUNK] = probabilities.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx, upstream: torch.Tensor):
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, None, None

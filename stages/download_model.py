@@ -1,0 +1,145 @@
+"""Bring the base model here: params `model` → models/base, metrics/download_model.json.
+
+models/base gets the configuration, the tokenizer and the safetensors weights, nothing else, and last manifest.json:
+where they came from, how many parameters they hold, and the sha256 of every file.
+Run it with `dvc repro download_model`.
+"""
+
+import hashlib
+import importlib.resources
+import json
+import math
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from stages._download_model.checks import (
+    CONFIG,
+    INDEX,
+    TOKENIZER,
+    TOKENIZER_EXTRAS,
+    check_vocabulary,
+    check_weights,
+    json_file,
+    read_config,
+    tensor_shapes,
+    tokenizer_files,
+    weight_files,
+)
+from stages.shared.errors import UserError
+from stages.shared.hub import fetch
+from stages.shared.params import Model, Params
+from stages.shared.paths import BASE, METRICS, read_json, whole_directory, write_json, write_text
+from stages.shared.stage import Outcome, run_stage
+
+GENERATION = "generation_config.json"
+GIB = 1 << 30
+
+
+def source_folder(model: Model) -> Path:
+    """The folder named in model.path, or the hub's files in the local cache."""
+    if model.source == "path":
+        if not Path(model.path).is_dir():
+            raise UserError(f"model.path: there is no folder {model.path}. Set it to a model folder, or source to hub")
+        return Path(model.path)
+    tokenizer = [*TOKENIZER, *TOKENIZER_EXTRAS] if model.tokenizer == "own" else []
+    # Not *.safetensors: Mistral's repositories hold all weights once more, as consolidated.safetensors.
+    names = [CONFIG, GENERATION, INDEX, "model*.safetensors", *tokenizer]
+    return fetch(model.id, model.revision, "model", names, "model")
+
+
+def convert_tokenizer(target: Path) -> None:
+    """Writes Mistral-7B v0.3's tokenizer, made from the SentencePiece model in the mistral-common wheel."""
+    from sentencepiece import SentencePieceProcessor
+    from transformers import LlamaTokenizer
+
+    source = importlib.resources.files("mistral_common") / "data" / "mistral_instruct_tokenizer_240323.model.v3"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "tokenizer.model").write_bytes(source.read_bytes())
+        LlamaTokenizer.from_pretrained(folder, legacy=False, add_bos_token=True).save_pretrained(target)
+    pieces = SentencePieceProcessor(model_proto=source.read_bytes())
+
+    # transformers 5 ranks merges by id, SentencePiece by score. They differ for runs of blanks, which come last:
+    # ranked by id, indented code becomes other tokens than the model was trained on.
+    def rank(merge: list[str]) -> tuple[float, int, int]:
+        left, right = merge
+        return -pieces.get_score(pieces.piece_to_id(left + right)), -len(left), -len(right)
+
+    content = read_json(target / "tokenizer.json")
+    content["model"]["merges"].sort(key=rank)
+    write_text(target / "tokenizer.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def copy(source: Path, target: Path) -> str:
+    """Copies a file and returns its sha256, which for weights in the hub's cache is the name of what is linked to."""
+    size = source.stat().st_size
+    if size > GIB:
+        print(f"download_model: copying {source.name} ({size / GIB:.1f} GiB)", flush=True)
+    shutil.copyfile(source, target)
+    digest = sha256(target)
+    blob = source.readlink().name if source.is_symlink() else ""
+    if re.fullmatch("[0-9a-f]{64}", blob) and blob != digest:
+        raise UserError(f"{source} is damaged: its sha256 is not {blob}. Delete {source.resolve()} and run it again")
+    return digest
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download_model(model: Model, target: Path) -> dict:
+    """Checks the model, copies it into the empty folder `target`, and returns its manifest.
+
+    Raises:
+        UserError: the folder or repository is not a whole Mistral in safetensors with a tokenizer that fits.
+    """
+    folder = source_folder(model)
+    config = read_config(folder)
+    weights = weight_files(folder)
+    tensors = [name for name in weights if name != INDEX]
+    shapes = tensor_shapes(folder, tensors)
+    check_weights(folder, config, shapes)
+    own = tokenizer_files(folder) if model.tokenizer == "own" else []
+    if not own:
+        convert_tokenizer(target)
+    check_vocabulary((folder if own else target) / "tokenizer.json", config, model.tokenizer)
+    names = [CONFIG, *([GENERATION] if (folder / GENERATION).is_file() else []), *own, *weights]
+    for name in names:
+        if name.endswith(".json"):
+            json_file(folder / name)
+    needed, free = sum((folder / name).stat().st_size for name in names), shutil.disk_usage(target).free
+    if needed > free:
+        raise UserError(
+            f"{BASE} needs {needed / GIB:.1f} GiB, and its disk has {free / GIB:.1f} GiB free. Free some space "
+            "(`dvc gc --workspace` drops what no current file needs from DVC's cache) and run it again"
+        )
+    files = {path.name: sha256(path) for path in target.iterdir()}
+    files |= {name: copy(folder / name, target / name) for name in names}
+    for name in files:
+        (target / name).chmod(0o644)
+    return {
+        "source": model.source,
+        "id": model.id if model.source == "hub" else None,
+        "revision": model.revision if model.source == "hub" else None,
+        "path": model.path if model.source == "path" else None,
+        "parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "tensors": len(shapes),
+        "bytes": sum((folder / name).stat().st_size for name in tensors),
+        "files": files,
+    }
+
+
+def main(params: Params) -> Outcome:
+    with whole_directory(BASE) as folder:
+        manifest = download_model(params.model, folder)
+        write_json(folder / "manifest.json", manifest)
+    # Apart from models/base, which is not pushed, so that `report` needs no copy of the weights.
+    write_json(METRICS / "download_model.json", {key: value for key, value in manifest.items() if key != "files"})
+    origin = manifest["path"] or manifest["id"]
+    return Outcome(f"{manifest['parameters']:,} parameters from {origin} in {BASE}")
+
+
+if __name__ == "__main__":
+    run_stage("download_model", main)

@@ -1,0 +1,141 @@
+"""Gather what the other stages measured: metrics/ and the predictions → metrics.json, reports/.
+
+metrics.json holds every figure under its stage's name and is the one result in Git, for `dvc metrics diff`.
+reports/report.md and reports/report.html (one self-contained file) say what was trained on what, and what came of it.
+Run it with `dvc repro report`.
+"""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from stages._report.figures import MEASURES, headline, sections, spread
+from stages._report.inputs import pairs, read_curve, read_predictions, read_values
+from stages._report.text import fenced, shown
+from stages.shared.errors import UserError
+from stages.shared.params import Params
+from stages.shared.paths import (
+    CURVE,
+    EVALUATIONS,
+    METRICS,
+    REPORTS,
+    RESULT,
+    VALIDATION_CURVE,
+    timing_file,
+    whole_directory,
+    write_json,
+    write_text,
+)
+from stages.shared.stage import Outcome, run_stage
+
+TIMED = (
+    *("download_model", "download_data", "clean", "tokenize", "train", "merge"),
+    *("evaluate@base", "evaluate@tuned"),
+)
+IN_CONSOLE = ("perplexity", "perplexity_after_8", "ended_share", "parses_share", "chrf")
+
+
+def figures_only(values: dict) -> dict:
+    """The numbers of `values`, nested as they were, floats to six digits: what `dvc metrics diff` can compare."""
+    kept = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            inner = figures_only(value)
+            # No rejects at all is a result; a dict that held only strings is not.
+            if inner or not value:
+                kept[name] = inner
+        elif isinstance(value, float):
+            kept[name] = float(f"{value:.6g}")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            kept[name] = value
+    return kept
+
+
+def metrics(inputs: dict) -> dict:
+    """What metrics.json holds."""
+    stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
+    evaluations = {name: inputs[name] for name in ("base", "tuned")}
+    timing = {stage.replace("@", "_"): values for stage, values in inputs["timing"].items()}
+    return figures_only({**stages, "evaluate": evaluations, "timing": timing})
+
+
+def refuse_unequal(base: dict, tuned: dict) -> None:
+    """Two perplexities over different tokens would compare the tokens, not the models."""
+    for name in ("rows", "tokens", "generated_rows"):
+        if base[name] != tuned[name]:
+            raise UserError(
+                f"the evaluation of base has {name}: {base[name]}, that of tuned {tuned[name]}, so they cannot be "
+                "compared. Run `dvc repro --force evaluate`"
+            )
+
+
+def templates() -> Environment:
+    """Jinja with every expression escaped for the page it stands in."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("_report")),
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
+        finalize=shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["fenced"] = fenced
+    return environment
+
+
+def report(inputs: dict, samples: int) -> dict:
+    """{"metrics": for metrics.json, "markdown": …, "html": …}.
+
+    Raises:
+        UserError: base and tuned were not evaluated on the same rows.
+    """
+    refuse_unequal(inputs["base"], inputs["tuned"])
+    generated = pairs(inputs["predictions"]["base"], inputs["predictions"]["tuned"])
+    page = {
+        "headline": headline(inputs["base"], inputs["tuned"]),
+        "sections": sections(inputs),
+        "samples": spread(generated, samples),
+        "generated": len(generated),
+    }
+    environment = templates()
+    return {
+        "metrics": metrics(inputs),
+        "markdown": environment.get_template("report.md.j2").render(page),
+        "html": environment.get_template("report.html.j2").render(page),
+    }
+
+
+def closing_table(base: dict, tuned: dict) -> str:
+    """Base against tuned in a few lines of a terminal."""
+    lines = [f"{'':32}{'base':>10}{'tuned':>10}"]
+    for measure in MEASURES:
+        if measure.name in IN_CONSOLE:
+            before, after = measure.show(base[measure.name]), measure.show(tuned[measure.name])
+            lines.append(f"{measure.label:32}{before:>10}{after:>10}")
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def main(params: Params) -> Outcome:
+    inputs = {name: read_values(METRICS / f"{name}.json", name) for name in ("clean", "tokenize", "train", "merge")}
+    inputs |= {name: read_values(EVALUATIONS / f"{name}.json", name) for name in ("base", "tuned")}
+    inputs["manifest"] = read_values(METRICS / "download_model.json", "manifest")
+    inputs["timing"] = {stage: read_values(timing_file(stage), "timing") for stage in TIMED}
+    inputs["curves"] = {
+        "train": read_curve(CURVE, "loss"),
+        "learning_rate": read_curve(CURVE, "learning_rate"),
+        "validation": read_curve(VALIDATION_CURVE, "loss"),
+    }
+    inputs["predictions"] = {
+        name: read_predictions(EVALUATIONS / f"{name}.predictions.jsonl") for name in ("base", "tuned")
+    }
+    result = report(inputs, params.report.samples)
+    with whole_directory(REPORTS) as folder:
+        write_text(folder / "report.md", result["markdown"])
+        write_text(folder / "report.html", result["html"])
+    write_json(RESULT, result["metrics"])
+    table = closing_table(inputs["base"], inputs["tuned"])
+    return Outcome(f"{inputs['tuned']['rows']} test rows\n{table}\n  the report is {REPORTS / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run_stage("report", main)

@@ -1,0 +1,107 @@
+"""Loading models: the one place that knows about the device, the dtype and the attention kernel."""
+
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.shared.errors import UserError
+from stages.shared.params import Machine, Quantization
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def pick_device(machine: Machine) -> "torch.device":
+    import torch
+
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("machine.device is cuda, but PyTorch sees no CUDA device. Set it to auto or cpu")
+    return torch.device("cuda" if machine.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def make_deterministic(seed: int, wanted: bool) -> None:
+    """Seeds every generator; `wanted` also refuses CUDA kernels that do not repeat to the bit."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(wanted and torch.cuda.is_available())
+
+
+def quiet_libraries() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def load_model(folder: Path, machine: Machine, quantization: Quantization | None = None) -> "PreTrainedModel":
+    """A causal language model in bf16, ready to evaluate; its linear layers in 4 bits where `quantization` is given."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quiet_libraries()
+    config = None
+    if quantization is not None:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization.quant_type,
+            bnb_4bit_use_double_quant=quantization.double_quant,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.bfloat16,
+        quantization_config=config,
+        attn_implementation=machine.attention,
+        device_map={"": pick_device(machine)},
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    for _, module in quantized_modules(model):
+        # On CPUs with AVX512-BF16 bitsandbytes 0.50.2 repacks a layer's weights at its first forward in evaluation
+        # mode, and every backward after that is wrong without a word. This keeps the weights as they are.
+        module.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+def quantized_modules(model: "torch.nn.Module") -> Iterator[tuple[str, "torch.nn.Module"]]:
+    """(name, module) of every 4-bit linear layer."""
+    import bitsandbytes
+
+    for name, module in model.named_modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            yield name, module
+
+
+def packed_batch(rows: list[dict], device: "torch.device | str" = "cpu") -> dict[str, "torch.Tensor"]:
+    """input_ids, labels and position_ids of shape (rows, longest) from rows of data/tokenized.
+
+    Positions start at 0 with each packed conversation, and there is no attention mask: from just that, transformers
+    keeps the conversations of a row apart (an attention mask of ones would let them see each other).
+    """
+    import torch
+
+    from stages.shared.prompts import IGNORED
+
+    longest = max(len(row["input_ids"]) for row in rows)
+    shape = (len(rows), longest)
+    batch = {
+        "input_ids": torch.zeros(shape, dtype=torch.long),
+        "labels": torch.full(shape, IGNORED, dtype=torch.long),
+        "position_ids": torch.zeros(shape, dtype=torch.long),
+    }
+    for index, row in enumerate(rows):
+        length = len(row["input_ids"])
+        batch["input_ids"][index, :length] = torch.as_tensor(row["input_ids"])
+        batch["labels"][index, :length] = torch.as_tensor(row["labels"])
+        # The padding counts as one more conversation.
+        positions = [torch.arange(n) for n in (*row["seq_lengths"], longest - length)]
+        batch["position_ids"][index] = torch.cat(positions)
+    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -1,0 +1,210 @@
+"""Train: models/base, data/tokenized, params `seed`, `quantization`, `lora`, `train` → models/adapter,
+metrics/train.json and the curves metrics/train_curve.csv, metrics/validation_curve.csv.
+
+QLoRA (Dettmers et al. 2023, arXiv 2305.14314): the base stays frozen in 4 bits, low-rank adapters on it are trained by
+TRL's SFTTrainer. Run it with `dvc repro train`.
+"""
+
+import csv
+import importlib.metadata
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.shared.errors import UserError
+from stages.shared.models import load_model, make_deterministic, packed_batch, pick_device, quantized_modules
+from stages.shared.params import Lora, Params
+from stages.shared.paths import (
+    ADAPTER,
+    BASE,
+    CURVE,
+    METRICS,
+    TOKENIZED,
+    VALIDATION_CURVE,
+    read_json,
+    whole_directory,
+    write_json,
+    write_text,
+)
+from stages.shared.stage import Outcome, peak_memory, run_stage
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from peft import PeftModel
+    from trl import SFTConfig
+
+    from stages._train.trainer import Trainer
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+
+
+def training_arguments(params: Params) -> "SFTConfig":
+    from trl import SFTConfig
+
+    train = params.train
+    return SFTConfig(
+        output_dir=str(METRICS / ".trainer.partial"),  # nothing is written there: save_strategy is no
+        num_train_epochs=train.epochs,
+        per_device_train_batch_size=train.batch_size,
+        per_device_eval_batch_size=train.batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.lr_scheduler,
+        warmup_steps=train.warmup_steps,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim="adamw_torch",
+        bf16=True,
+        seed=params.seed,
+        gradient_checkpointing=params.machine.gradient_checkpointing,
+        use_cpu=pick_device(params.machine).type == "cpu",
+        eval_strategy="steps",
+        eval_steps=train.eval_steps,
+        eval_on_start=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,  # the collator needs seq_lengths
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+    )
+
+
+def add_adapter(model: "torch.nn.Module", lora: Lora, manifest: dict) -> "PeftModel":
+    """The model with fresh LoRA weights, which name the base that they belong to."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else sorted(lora.target_modules)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        revision=manifest["revision"],
+    )
+    try:
+        peft_model = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"lora.target_modules does not fit the base model: {error}") from None
+    peft_model.peft_config["default"].base_model_name_or_path = manifest["id"] or manifest["path"]
+    return peft_model
+
+
+def make_trainer(model: "PeftModel", rows: "dict[str, Dataset]", params: Params) -> "Trainer":
+    from transformers import AutoTokenizer
+
+    from stages._train.trainer import Trainer
+
+    return Trainer(
+        model=model,
+        args=training_arguments(params),
+        data_collator=packed_batch,
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
+        processing_class=AutoTokenizer.from_pretrained(BASE),
+    )
+
+
+def load_rows() -> "dict[str, Dataset]":
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    return {split: Dataset.from_file(str(TOKENIZED / f"{split}.arrow")) for split in ("train", "validation")}
+
+
+def quantized_bytes(model: "torch.nn.Module") -> int:
+    """Bytes that the weights take in memory, the quantization constants included."""
+    total = sum(parameter.nbytes for parameter in model.parameters())
+    for _, module in quantized_modules(model):
+        state = module.weight.quant_state
+        total += state.absmax.nbytes + state.code.nbytes
+        if state.nested:
+            total += state.state2.absmax.nbytes + state.state2.code.nbytes
+    return total
+
+
+def save_adapter(model: "PeftModel", folder: Path) -> None:
+    model.save_pretrained(folder)
+    config = read_json(folder / "adapter_config.json")
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # PEFT keeps a set, whose order differs from run to run
+    write_json(folder / "adapter_config.json", config)
+    (folder / "README.md").unlink()  # PEFT's card is an empty form
+
+
+def table(rows: list[dict], columns: dict[str, str]) -> str:
+    """CSV text of the log entries that have the first of the columns, which are {name in the log: name in the file}."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["step", *columns.values()])
+    for row in rows:
+        if next(iter(columns)) in row:
+            writer.writerow([row["step"], *(f"{row[name]:.6g}" for name in columns)])
+    return file.getvalue()
+
+
+def count_tokens(dataset: "Dataset") -> tuple[int, int]:
+    """(all, trained) tokens of one epoch."""
+    tokens = sum(map(len, dataset["input_ids"]))
+    return tokens, sum(label != -100 for labels in dataset["labels"] for label in labels)
+
+
+def main(params: Params) -> Outcome:
+    import torch
+
+    manifest = read_json(BASE / "manifest.json")
+    make_deterministic(params.seed, params.train.deterministic)
+    model = load_model(BASE, params.machine, params.quantization)
+    base_bytes = quantized_bytes(model)
+    model = add_adapter(model, params.lora, manifest)
+    rows = load_rows()
+    trainer = make_trainer(model, rows, params)
+    trainer.train()
+    with whole_directory(ADAPTER) as folder:
+        save_adapter(model, folder)
+
+    history = trainer.state.log_history
+    write_text(CURVE, table(history, {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "grad_norm"}))
+    write_text(VALIDATION_CURVE, table(history, {"eval_loss": "loss"}))
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    tokens, trained = (round(count * trainer.state.epoch) for count in count_tokens(rows["train"]))
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    metrics = {
+        "loss_first": losses[0],
+        "loss_last": losses[-1],
+        "validation_loss_start": validation[0],
+        "validation_loss": validation[-1],
+        "steps": trainer.state.global_step,
+        "tokens": tokens,
+        "trained_tokens": trained,
+        "parameters": manifest["parameters"],
+        "trainable_parameters": trainable,
+        "trainable_share": round(trainable / (manifest["parameters"] + trainable), 6),
+        "base_bytes_16bit": 2 * manifest["parameters"],
+        "base_bytes_4bit": base_bytes,
+        "adapter_bytes": (ADAPTER / "adapter_model.safetensors").stat().st_size,
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+    write_json(METRICS / "train.json", metrics)
+    seconds = trainer.watch.seconds
+    cuda = torch.cuda.is_available()
+    timing = {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "train_seconds": round(seconds, 3),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "trained_tokens_per_second": round(trained / seconds, 1),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
+    }
+    return Outcome(
+        f"{metrics['steps']} steps, validation loss {validation[0]:.3f} → {validation[-1]:.3f}, "
+        f"{timing['tokens_per_second']:.0f} tokens/s, adapter in {ADAPTER}",
+        timing,
+    )
+
+
+if __name__ == "__main__":
+    run_stage("train", main)

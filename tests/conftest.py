@@ -1,0 +1,154 @@
+"""What several tests share: params from the tiny profile, and a stand-in for the hub on this machine."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from stages.shared.params import Params, read_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    return ROOT / "profiles" / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def params_of(tiny) -> Callable[..., Params]:
+    """params_of(model={"path": "x"}) is the tiny profile with model.path changed."""
+
+    def build(**sections: dict | int) -> Params:
+        values = read_yaml(tiny)
+        for name, change in sections.items():
+            values[name] = {**values[name], **change} if isinstance(change, dict) else change
+        return Params.model_validate(values)
+
+    return build
+
+
+@dataclass
+class Hub:
+    """Repositories, and how to misbehave. `files` is {"models/owner/name": {path: bytes}}."""
+
+    url: str = ""
+    commit: str = "c" * 40
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    gated: bool = False
+    status: int = 0  # answer this to everything
+    cut_at: int = 0  # close the connection once after so many bytes of a file
+    requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
+
+    def fetched(self) -> list[str]:
+        """The files whose bytes were asked for."""
+        return [path.rsplit("/", 1)[1] for method, path, _ in self.requests if method == "GET" and "/resolve/" in path]
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, *args):
+        pass
+
+    def refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def answer(self, body: bytes, headers: dict[str, str], status: int = 200) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if 0 < self.hub.cut_at < len(body):
+            body, self.hub.cut_at = body[: self.hub.cut_at], 0
+            self.close_connection = True
+        self.wfile.write(body)
+
+    def do_GET(self):
+        hub, path = self.hub, self.path.split("?")[0]
+        hub.requests.append((self.command, path, self.headers.get("Range")))
+        api = re.fullmatch(r"/api/(models|datasets)/(.+)/(revision|tree)/([^/]+)", path)
+        file = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        if not (api or file):
+            return self.refuse(404, "")
+        kind, revision = (api[1], api[4]) if api else (file[1] or "models/", file[3])
+        repository = hub.files.get(f"{kind.strip('/')}/{(api or file)[2]}")
+        if hub.status:
+            return self.refuse(hub.status, "")
+        if repository is None:
+            return self.refuse(404, "RepoNotFound")
+        if revision != hub.commit:
+            return self.refuse(404, "RevisionNotFound")
+        if api:
+            return self.answer(self.listing(api, repository), {"Content-Type": "application/json"})
+        return self.refuse(403, "GatedRepo") if hub.gated else self.content(repository[file[4]])
+
+    do_HEAD = do_GET  # noqa: N815 http.server looks the method up by this name
+
+    def listing(self, api: re.Match, repository: dict[str, bytes]) -> bytes:
+        if api[3] == "revision":
+            return json.dumps({"id": api[2], "sha": self.hub.commit, "siblings": []}).encode()
+        tree = [
+            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            for path, content in repository.items()
+        ]
+        return json.dumps(tree).encode()
+
+    def content(self, content: bytes) -> None:
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": self.hub.commit}
+        span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if not span:
+            return self.answer(content, headers)
+        headers["Content-Range"] = f"bytes {span[1]}-{len(content) - 1}/{len(content)}"
+        return self.answer(content[int(span[1]) :], headers, 206)
+
+
+@pytest.fixture
+def hub():
+    """A hub on this machine, which speaks as much of the protocol as huggingface_hub uses for a download."""
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (HubHandler,), {"hub": hub}))
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield hub
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def python_at(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """python_at(url, code, *arguments) runs code that sees the hub at `url`, a cache of its own and a token."""
+
+    def run(url: str, code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        kept = {name: value for name, value in os.environ.items() if not re.match(r"(?i)hf_|hugging|.*_proxy", name)}
+        environment = {
+            **kept,
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_TOKEN": "hf_ThisIsTheTokenThatNobodyMaySee",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONPATH": str(ROOT),
+            **variables,
+        }
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert environment["HF_TOKEN"][:20] not in done.stdout + done.stderr
+        return done
+
+    return run

@@ -1,0 +1,267 @@
+"""Rows from the standard library, from files, and from a data set of the hub: all of them, as they came."""
+
+import ast
+import json
+import sysconfig
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from stages import download_data
+from stages.download_data import file_rows, functions, stdlib_rows
+from stages.shared.errors import UserError
+from stages.shared.paths import RAW
+
+MODULE = '''
+import functools
+
+@functools.cache
+@other(1)
+def decorated(a: int, *, b="x") -> int:
+    """Adds."""
+    # a comment stays
+    return a + len(b)
+
+class Thing:
+    @property
+    def size(self):
+        """How big.
+
+        Very.
+        """
+        return 1
+
+    async def grow(self):
+        "Grows."
+        def helper(n):
+            """Helps."""
+            return n
+        return helper(2)
+
+def undocumented():
+    return 1
+
+def only_documented():
+    """Nothing else."""
+
+def on_one_line(): "Says."; return 1
+
+def with_indented_text():
+    """Text."""
+    return """
+  kept
+"""
+'''
+NAMES = ["decorated", "Thing.size", "Thing.grow", "Thing.grow.helper", "with_indented_text"]
+
+
+@pytest.fixture
+def extracted():
+    """{name: (line, row)} of MODULE."""
+    return {row["prompt"].split("`")[1]: (line, row) for line, row in functions(MODULE, "example")}
+
+
+def test_documented_functions_methods_and_nested_functions_are_found(extracted):
+    assert list(extracted) == NAMES
+    lines = MODULE.split("\n")
+    assert all(
+        lines[line - 1].split("def ")[1].startswith(name.split(".")[-1]) for name, (line, _) in extracted.items()
+    )
+
+
+def test_a_prompt_holds_name_module_signature_and_documentation(extracted):
+    assert extracted["decorated"][1]["prompt"] == (
+        "Write `decorated` of the Python module `example`.\n\ndef decorated(a: int, *, b='x') -> int:\n\nAdds."
+    )
+    assert "async def grow(self):" in extracted["Thing.grow"][1]["prompt"]
+    assert extracted["Thing.size"][1]["prompt"].endswith("\n\nHow big.\n\nVery.")
+
+
+def test_the_answer_is_the_source_without_its_docstring(extracted):
+    assert extracted["decorated"][1]["completion"] == (
+        '@functools.cache\n@other(1)\ndef decorated(a: int, *, b="x") -> int:\n    # a comment stays\n'
+        "    return a + len(b)"
+    )
+    assert extracted["Thing.size"][1]["completion"] == "@property\ndef size(self):\n    return 1"
+    assert '"""Helps."""' in extracted["Thing.grow"][1]["completion"], "only the function's own docstring goes"
+
+
+def test_the_answer_parses_to_the_function_less_its_docstring():
+    tree = {node.name: node for node in ast.walk(ast.parse(MODULE)) if hasattr(node, "body") and hasattr(node, "name")}
+    rows = {row["prompt"].split("`")[1].split(".")[-1]: row for _, row in functions(MODULE, "example")}
+    for name, row in rows.items():
+        node = tree[name]
+        del node.body[0]
+        assert ast.dump(ast.parse(row["completion"]).body[0]) == ast.dump(node)
+
+
+def test_a_function_after_a_form_feed_is_found():
+    text = 'x = 1\n\x0c\ndef f():\n    """Doc."""\n    return 1\n'
+    assert [row["completion"] for _, row in functions(text, "example")] == ["def f():\n    return 1"]
+
+
+def test_the_order_of_the_rows_is_fixed_and_mixes_the_modules():
+    root = Path(sysconfig.get_path("stdlib")) / "json"
+    rows = list(stdlib_rows(root))
+    assert rows == list(stdlib_rows(root))
+    assert len({row["source"].split(":")[0] for row in rows[:8]}) > 1
+
+
+def test_the_standard_library_gives_more_rows_than_the_tiny_profile_takes(params_of):
+    rows = list(stdlib_rows(Path(sysconfig.get_path("stdlib"))))
+    assert len(rows) > params_of().data.limit
+    assert len({row["source"] for row in rows}) == len(rows)
+    assert not [row for row in rows if "/test/" in row["source"] or "site-packages" in row["source"]]
+    for row in rows[:300]:
+        function = ast.parse(row["row"]["completion"]).body[0]
+        assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        documentation = row["row"]["prompt"].split("\n\n", 2)[2]
+        assert ast.get_docstring(function) != documentation
+
+
+def rows_of(path: Path, content: str | bytes) -> list[dict]:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(file_rows(path))
+
+
+def test_json_lines_keep_their_line_numbers(tmp_path):
+    rows = rows_of(tmp_path / "rows.jsonl", '{"a": "é"}\n\n{"a": 2}\r\n')
+    assert rows == [{"source": "rows.jsonl:1", "row": {"a": "é"}}, {"source": "rows.jsonl:3", "row": {"a": 2}}]
+
+
+@pytest.mark.parametrize("line", ['{"a": 1', "not json", "{'a': 1}", "[" * 100_000])
+def test_a_line_that_is_not_json_is_kept_as_unreadable(tmp_path, line):
+    rows = rows_of(tmp_path / "rows.jsonl", f'{{"a": 1}}\n{line}\n{{"a": 3}}\n')
+    assert rows[1] == {"source": "rows.jsonl:2", "unreadable": line}
+    assert rows[2] == {"source": "rows.jsonl:3", "row": {"a": 3}}
+
+
+def test_bytes_that_are_not_utf8_lose_no_line(tmp_path):
+    rows = rows_of(tmp_path / "rows.jsonl", b'{"a": "caf\xe9"}\n{"a": 2}\n')
+    assert [row["row"]["a"] for row in rows] == ["caf\ufffd", 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("rows.jsonl", '{"a": "1"}\n'), ("rows.json", '[{"a": "1"}]'), ("rows.csv", "a\n1\n"), ("ROWS.CSV", "a\n1\n")],
+)
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, name, content):
+    assert [row["row"] for row in rows_of(tmp_path / name, "\ufeff" + content)] == [{"a": "1"}]
+
+
+def test_a_json_list_gives_its_rows(tmp_path):
+    assert rows_of(tmp_path / "rows.json", '[{"a": 1}, "x"]') == [
+        {"source": "rows.json:1", "row": {"a": 1}},
+        {"source": "rows.json:2", "row": "x"},
+    ]
+
+
+def test_csv_rows_with_the_wrong_number_of_fields_are_kept_as_unreadable(tmp_path):
+    rows = rows_of(tmp_path / "rows.csv", 'a,b\n1,"two\nlines"\n3\n4,5,6\n7,8\n')
+    assert rows == [
+        {"source": "rows.csv:3", "row": {"a": "1", "b": "two\nlines"}},
+        {"source": "rows.csv:4", "unreadable": '["3", null]'},
+        {"source": "rows.csv:5", "unreadable": '["4", "5", ["6"]]'},
+        {"source": "rows.csv:6", "row": {"a": "7", "b": "8"}},
+    ]
+
+
+def test_a_csv_field_may_be_longer_than_the_csv_module_allows_at_first(tmp_path):
+    assert len(rows_of(tmp_path / "rows.csv", f"a\n{'x' * 200_000}\n")[0]["row"]["a"]) == 200_000
+
+
+def test_a_csv_that_names_a_column_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match="names a column twice in its first line: a, b, a"):
+        rows_of(tmp_path / "rows.csv", "a,b,a\n1,2,3\n")
+
+
+def test_parquet_rows_keep_their_types_and_order(tmp_path):
+    path = tmp_path / "rows.parquet"
+    values = [{"a": index, "turns": [{"role": "user"}]} for index in range(2500)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(values), path, row_group_size=700)
+    rows = list(file_rows(path))
+    assert [row["row"] for row in rows] == values
+    assert rows[-1]["source"] == "rows.parquet:2500"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.txt", "x", "ends in '.txt'; known are .jsonl, .json, .csv, .parquet"),
+        ("rows.json", '{"a": 1}\n{"a": 2}\n', "is not valid JSON: .* one object a line must be named .jsonl"),
+        ("rows.json", b"\xff", "is not valid JSON"),
+        ("rows.json", '{"a": 1}', "holds a JSON dict, not a list of rows"),
+        ("rows.parquet", b"PAR1PAR1", "is not a Parquet file"),
+        ("rows.parquet", b"", "is not a Parquet file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
+    with pytest.raises(UserError, match=message):
+        rows_of(tmp_path / name, content)
+
+
+def test_a_missing_file_and_a_folder_are_no_files(tmp_path):
+    for path in (tmp_path / "rows.jsonl", tmp_path):
+        with pytest.raises(UserError, match="data.path: there is no file"):
+            list(file_rows(path))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, params_of):
+    """run(**changes to the section `data`) → the rows in data/raw."""
+    monkeypatch.chdir(tmp_path)
+
+    def build(**changes):
+        download_data.main(params_of(data={"source": "file", "path": "rows.jsonl", "limit": None, **changes}))
+        return [json.loads(line) for line in (RAW / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    return build
+
+
+def test_the_limit_takes_the_first_rows(run):
+    Path("rows.jsonl").write_text('{"a": 1}\nbroken\n{"a": 3}\n')
+    assert run() == [
+        {"source": "rows.jsonl:1", "row": {"a": 1}},
+        {"source": "rows.jsonl:2", "unreadable": "broken"},
+        {"source": "rows.jsonl:3", "row": {"a": 3}},
+    ]
+    assert len(run(limit=2)) == 2
+
+
+def test_no_row_at_all_is_an_error_and_leaves_the_former_rows(run):
+    Path("rows.jsonl").write_text('{"a": 1}\n')
+    run()
+    Path("rows.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="data.source: file gave no row at all"):
+        run()
+    assert (RAW / "rows.jsonl").read_text() == '{"source": "rows.jsonl:1", "row": {"a": 1}}\n'
+
+
+HUB_ROWS = """
+import json, sys
+from stages.download_data import download_data
+from stages.shared.params import Params
+print(json.dumps(list(download_data(Params.model_validate(json.loads(sys.argv[1])).data))))
+"""
+
+
+def test_a_hub_data_set_gives_the_rows_of_its_split_only(hub, python_at, params_of):
+    hub.files["datasets/owner/name"] = {
+        "data/train-00000.jsonl": b'{"a": 1}\n',
+        "data/train-00001.jsonl": b'{"a": 2}\n',
+        "data/test.csv": b"a\n3\n",
+        "train.txt": b"unread",
+        "README.md": b"unread",
+    }
+
+    def rows(split):
+        data = {"source": "hub", "id": "owner/name", "revision": hub.commit, "split": split, "limit": None}
+        done = python_at(hub.url, HUB_ROWS, params_of(data=data).model_dump_json())
+        assert done.returncode == 0, done.stderr
+        return [(row["source"], row["row"]) for row in json.loads(done.stdout)]
+
+    assert rows("train") == [("train-00000.jsonl:1", {"a": 1}), ("train-00001.jsonl:1", {"a": 2})]
+    assert rows("test") == [("test.csv:2", {"a": "3"})], "the files of the other split are still in the cache"
+    assert "train.txt" not in hub.fetched()

@@ -1,0 +1,477 @@
+import copy
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from stages._report.charts import label, line_chart, thinned, ticks
+from stages._report.figures import duration, number, size, spread
+from stages._report.text import fenced, inline, visible
+from stages.report import TIMED, closing_table, main, report
+from stages.shared.errors import UserError
+from stages.shared.params import load_params
+from stages.shared.paths import timing_file
+
+REPOSITORY = Path(__file__).parents[1]
+HOSTILE = "<script>alert(1)</script> \x1b[31mred\x1b[0m ```\n</pre><img src=http://x/y.png> | \u202e \ud800"
+
+
+def evaluation(perplexity, **more):
+    values = {"rows": 190, "tokens": 21_345, "loss": math.log(perplexity), "perplexity": perplexity}
+    values |= {"loss_after_8": math.log(perplexity) + 0.1, "perplexity_after_8": perplexity * 1.1}
+    return values | {"generated_rows": 40, "ended_share": 0.125, "parses_share": 0.3, "chrf": 21.75} | more
+
+
+def prediction(number, output):
+    text = f"def f{number}(self, value):\n    if value is None:\n        return self.default\n    return int(value)"
+    prompt = f"Write `f{number}` of the Python module `email.header`.\n\ndef f{number}(self, value):\n\nReturn it."
+    row = {"id": f"{number:04x}", "source": f"python-3.11/email/header.py:{number}", "prompt": prompt}
+    return row | {"reference": text, "output": output, "ended": number % 2 == 0, "parses": number % 3 == 0}
+
+
+def timing(stage, number):
+    values = {"seconds": 12.3456 * number**3, "peak_rss_bytes": 123_456_789 * number}
+    if stage == "train":
+        values |= {"tokens_per_second": 1234.6, "trained_tokens_per_second": 800.1, "train_seconds": 90.5}
+        values |= {"device": "cpu", "peak_memory_bytes": 5, "resumed": False}
+    return values | ({"generated_tokens_per_second": 345.6} if stage.startswith("evaluate") else {})
+
+
+def split(rows):
+    values = {"rows": rows, "packed_rows": rows // 4, "tokens": rows * 180, "trained_tokens": rows * 100}
+    return values | {"truncated": 7, "dropped": 1, "fill": 0.93217}
+
+
+def example():
+    """Plain dicts as main() reads them."""
+    parity = {"loss_gap": 1.25e-05, "kl": 3.4e-06, "top1_agreement": 0.9987, "loss_trained": 1.51234}
+    loss = [(step, 1.4 + 1.1 * math.exp(-step / 40) + 0.06 * math.sin(step * 2.1)) for step in range(1, 241)]
+    rate = [(step, 2e-3 * min(step / 10, 0.5 + 0.5 * math.cos(math.pi * step / 240))) for step in range(1, 241)]
+    return {
+        "manifest": {"source": "path", "id": None, "path": "assets/tiny-mistral", "revision": None}
+        | {"parameters": 1_234_567, "bytes": 2_469_999, "files": {"config.json": "ab" * 32}},
+        "clean": {
+            "rows": {"read": 2400, "kept": 2287, "rejected": {"too_short": 88, "duplicate": 25}},
+            "splits": {"train": 2005, "validation": 92, "test": 190},
+        },
+        "tokenize": {"train": split(2005), "validation": split(92)},
+        "train": {
+            **{"loss_first": 2.51234567, "loss_last": 1.41234, "validation_loss_start": 2.4, "validation_loss": 1.5},
+            **{"steps": 240, "tokens": 360_900, "trained_tokens": 200_500, "trainable_parameters": 98_304},
+            **{"parameters": 1_234_567, "trainable_share": 0.073752, "base_bytes_16bit": 2_469_134},
+            **{"base_bytes_4bit": 801_234, "adapter_bytes": 395_000},
+            "versions": {"torch": "2.9.0+cpu", "transformers": "5.1.0", "trl": "1.16.0"},
+        },
+        "merge": {"parity": parity | {"loss_merged": 1.51235, "tokens": 2048}}
+        | {"bytes": 2_470_111, "tensors": 39, "merged_modules": 28, "base": "dequantized"},
+        "base": evaluation(11.38),
+        "tuned": evaluation(4.871, ended_share=0.95, parses_share=0.85, chrf=43.2),
+        "timing": {stage: timing(stage, number) for number, stage in enumerate(TIMED, 1)},
+        "curves": {
+            "train": loss,
+            "learning_rate": rate,
+            "validation": [(step, 1.5 + 0.9 * math.exp(-step / 50)) for step in range(0, 241, 50)],
+        },
+        "predictions": {
+            "base": [prediction(number, f"base answer {number}\n" * 9) for number in range(40)],
+            "tuned": [prediction(number, f"    return tuned({number})") for number in range(40)],
+        },
+    }
+
+
+def write_inputs(root, inputs):
+    def put(path, text):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, encoding="utf-8")
+
+    for name in ("clean", "tokenize", "train", "merge"):
+        put(f"metrics/{name}.json", json.dumps(inputs[name]))
+    for name in ("base", "tuned"):
+        put(f"metrics/evaluate/{name}.json", json.dumps(inputs[name]))
+        lines = "".join(json.dumps(row) + "\n" for row in inputs["predictions"][name])
+        put(f"metrics/evaluate/{name}.predictions.jsonl", lines)
+    for stage, values in inputs["timing"].items():
+        put(timing_file(stage), json.dumps(values))
+    put("metrics/download_model.json", json.dumps(inputs["manifest"]))
+    curves = inputs["curves"]
+    both = zip(curves["train"], curves["learning_rate"], strict=True)
+    lines = "".join(f"{step},{loss:.6g},{rate:.6g},0.5\n" for (step, loss), (_, rate) in both)
+    put("metrics/train_curve.csv", f"step,loss,learning_rate,grad_norm\n{lines}")
+    lines = "".join(f"{step},{loss:.6g}\n" for step, loss in curves["validation"])
+    put("metrics/validation_curve.csv", f"step,loss\n{lines}")
+
+
+@pytest.fixture
+def params():
+    return load_params(REPOSITORY / "profiles/tiny.yaml")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, params):
+    """Runs main() on the inputs in an empty repository, and gives its folder and outcome."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(inputs):
+        write_inputs(tmp_path, inputs)
+        return tmp_path, main(params)
+
+    return run
+
+
+def leaves(values):
+    for value in values.values():
+        yield from leaves(value) if isinstance(value, dict) else [value]
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: its tags, their attributes, its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def hostile_inputs():
+    inputs = example()
+    for name in ("base", "tuned"):
+        for row in inputs["predictions"][name]:
+            row |= {"source": HOSTILE, "prompt": HOSTILE, "reference": HOSTILE, "output": HOSTILE}
+    inputs["clean"]["rows"]["rejected"] = {HOSTILE.replace("\ud800", ""): 3}
+    inputs["train"]["versions"] = {HOSTILE: HOSTILE}
+    inputs["manifest"]["id"] = inputs["manifest"]["revision"] = inputs["merge"]["base"] = HOSTILE
+    inputs["timing"]["train"]["device"] = HOSTILE
+    return inputs
+
+
+def test_metrics_json_is_nested_and_holds_nothing_but_finite_numbers(run):
+    folder, _ = run(example())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"clean", "tokenize", "train", "merge", "evaluate", "timing"}
+    assert all(type(value) in (int, float) and math.isfinite(value) for value in leaves(metrics))
+    assert metrics["clean"]["rows"]["rejected"] == {"too_short": 88, "duplicate": 25}
+    assert metrics["evaluate"]["tuned"]["perplexity"] == 4.871
+    assert set(metrics["timing"]) == {stage.replace("@", "_") for stage in TIMED}
+    assert "versions" not in metrics["train"]
+    assert "base" not in metrics["merge"]
+    assert not {"device", "resumed"} & set(metrics["timing"]["train"])
+
+
+def test_floats_of_metrics_json_have_six_significant_digits_and_counts_have_all():
+    metrics = report(example(), 1)["metrics"]
+    assert metrics["train"]["loss_first"] == 2.51235
+    assert metrics["merge"]["parity"]["kl"] == 3.4e-06
+    assert metrics["train"]["base_bytes_16bit"] == 2_469_134
+
+
+def test_no_rejected_row_is_reported_as_an_empty_group():
+    inputs = example()
+    inputs["clean"]["rows"]["rejected"] = {}
+    assert report(inputs, 1)["metrics"]["clean"]["rows"]["rejected"] == {}
+
+
+def test_what_was_not_measured_is_left_out_of_metrics_json_and_shown_as_a_dash():
+    inputs = example()
+    inputs["base"]["perplexity_after_8"] = inputs["tuned"]["perplexity_after_8"] = None
+    result = report(inputs, 1)
+    assert "perplexity_after_8" not in result["metrics"]["evaluate"]["base"]
+    assert "| Perplexity after 8 tokens | – | – | – |" in result["markdown"]
+
+
+def test_two_runs_write_the_same_bytes(run):
+    names = ("metrics.json", "reports/report.md", "reports/report.html")
+    folder, _ = run(example())
+    first = [(folder / name).read_bytes() for name in names]
+    run(example())
+    assert [(folder / name).read_bytes() for name in names] == first
+
+
+def test_no_untrusted_text_becomes_a_tag_of_the_page():
+    clean = Page(report(example(), 3)["html"])
+    page = Page(report(hostile_inputs(), 3)["html"])
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert page.text.count("<script>alert(1)</script>") == 3 * 5 + 7
+    assert set(page.tags) == set(clean.tags)
+
+
+@pytest.mark.parametrize("kind", ["html", "markdown"])
+def test_control_characters_are_spelled_out_and_the_page_can_be_written(kind):
+    text = report(hostile_inputs(), 3)[kind]
+    text.encode("utf-8")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+    assert r"\x1b[31mred" in text
+    assert r"\u202e" in text
+
+
+def test_no_untrusted_text_becomes_markup_of_the_markdown_page():
+    markdown = report(hostile_inputs(), 3)["markdown"]
+    outside = re.sub(r"(?ms)^(`{3,})text$.*?^\1$", "", markdown)
+    assert not re.search(r"(?<!\\)[<>`]", outside)
+    assert markdown.count("````text") == 3 * 4
+    for table in re.findall(r"(?m)(?:^\|.*\n)+", outside):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_the_page_loads_nothing_from_anywhere():
+    page = Page(report(hostile_inputs(), 3)["html"])
+    assert not {"script", "link", "img", "iframe", "object", "base", "form"} & set(page.tags)
+    assert not {"src", "href", "action", "data", "srcset"} & {name for name, _ in page.attributes}
+    html = report(example(), 3)["html"]
+    assert not re.search(r"https?:|url\(|@import|<script|<link|<img", html)
+    assert "default-src 'none'" in html
+
+
+@pytest.mark.parametrize("kind", ["html", "markdown"])
+def test_both_pages_carry_the_numbers(kind):
+    text = report(example(), 2)[kind]
+    text = re.sub(r"<[^>]+>", " ", text) if kind == "html" else text.replace("\\", "")
+    for wanted in (
+        *("11.38", "4.871", "−57.2%, better", "12.5%", "95.0%", "+82.5 points, better", "+21.45, better"),
+        *("2,400", "too_short", "88", "25", "2,287", "2,005", "93.2%", "assets/tiny-mistral", "1,234,567"),
+        *("2.512 → 1.412", "2.400 → 1.500", "1.250e-05", "99.87%", "dequantized", "28 of 39 tensors"),
+        *("3.1× smaller", "7.38%", "6.3× smaller", "evaluate@tuned", "1 h 45 min", "988 MB"),
+        *("torch", "2.9.0+cpu", "Trained on cpu", "1,235", "345.6"),
+    ):
+        assert wanted in text, wanted
+
+
+def test_a_worse_figure_is_called_worse_and_an_equal_one_unchanged():
+    inputs = example()
+    inputs["tuned"] |= {"perplexity": 12.0, "chrf": 21.75, "ended_share": 0.1}
+    markdown = report(inputs, 0)["markdown"]
+    assert "| 11.38 | 12.00 | +5.4%, worse |" in markdown
+    assert "| 12.5% | 10.0% | −2.5 points, worse |" in markdown
+    assert "| 21.75 | 21.75 | none |" in markdown
+
+
+def test_a_folder_elsewhere_on_the_machine_is_told_by_its_name_alone():
+    inputs = example()
+    inputs["manifest"]["path"] = "/home/someone/models/mistral"
+    result = report(inputs, 1)
+    assert "/home/someone" not in result["html"] + result["markdown"]
+    assert "| Model | mistral |" in result["markdown"]
+
+
+def test_memory_of_a_gpu_has_a_column_only_where_one_was_used():
+    inputs = example()
+    assert "GPU memory" not in report(inputs, 0)["html"]
+    inputs["timing"]["train"] |= {"device": "NVIDIA H100", "peak_memory_bytes": 12_300_000_000}
+    assert "| 12.3 GB |" in report(inputs, 0)["markdown"]
+
+
+@pytest.mark.parametrize(("asked", "shown"), [(0, 0), (1, 1), (7, 7), (40, 40), (99, 40)])
+def test_as_many_samples_are_shown_as_asked_for_and_there_are(asked, shown):
+    result = report(example(), asked)
+    assert result["html"].count("<article>") == shown
+    assert len(re.findall(r"(?m)^### Sample", result["markdown"])) == shown
+
+
+def test_samples_are_spread_evenly_and_keep_their_order():
+    assert spread(list(range(40)), 4) == [5, 15, 25, 35]
+    assert spread(list(range(3)), 3) == [0, 1, 2]
+    assert spread([], 5) == []
+
+
+def test_a_sample_shows_reference_base_and_tuned_of_one_prompt():
+    markdown = report(example(), 1)["markdown"]
+    sample = markdown[markdown.index("### Sample 1: python-3.11/email/header.py:20") :]
+    assert sample.index("def f20") < sample.index("base answer 20") < sample.index("return tuned(20)")
+
+
+def test_predictions_of_other_rows_are_refused():
+    inputs = example()
+    inputs["predictions"]["tuned"][3]["id"] = "other"
+    with pytest.raises(UserError, match="prediction 4 has the id '0003' in base, 'other' in tuned"):
+        report(inputs, 1)
+
+
+def test_predictions_of_fewer_rows_are_refused():
+    inputs = example()
+    inputs["predictions"]["tuned"].pop()
+    with pytest.raises(UserError, match="base are 40, those of tuned 39"):
+        report(inputs, 1)
+
+
+def test_evaluations_of_different_rows_are_refused():
+    inputs = example()
+    inputs["tuned"]["tokens"] += 1
+    with pytest.raises(UserError, match="tokens: 21345, that of tuned 21346"):
+        report(inputs, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("clean", lambda values: values["rows"].pop("read"), r"metrics/clean\.json lacks rows\.read"),
+        ("clean", lambda values: values.update(rows=3), r"metrics/clean\.json lacks rows\.read"),
+        ("train", lambda values: values.update(loss_last="1.5"), r"train\.json has loss_last: '1.5'"),
+        ("train", lambda values: values.update(loss_last=math.nan), r"train\.json has loss_last: nan"),
+        ("merge", lambda values: values["parity"].pop("kl"), r"merge\.json lacks parity\.kl"),
+        ("tuned", lambda values: values.pop("chrf"), r"metrics/evaluate/tuned\.json lacks chrf"),
+        ("manifest", lambda values: values.pop("parameters"), r"metrics/download_model\.json lacks parameters"),
+    ],
+)
+def test_a_file_without_what_the_report_needs_is_named(run, name, change, message):
+    inputs = copy.deepcopy(example())
+    change(inputs[name])
+    with pytest.raises(UserError, match=message):
+        run(inputs)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("metrics/clean.json", "{", "is not valid JSON"),
+        ("metrics/train_curve.csv", "step,loss\n1,2\n", "not a curve with the columns step and learning_rate"),
+        ("metrics/validation_curve.csv", "step,loss\n1,high\n", "not a curve"),
+        ("metrics/evaluate/base.predictions.jsonl", "[]\n", r"predictions\.jsonl:1 lacks id"),
+        ("metrics/evaluate/base.predictions.jsonl", '{"id": "a"}\n', r"predictions\.jsonl:1 lacks source"),
+        ("metrics/train.timing.json", None, "is missing"),
+    ],
+)
+def test_a_broken_or_missing_file_is_named(run, params, path, text, message):
+    folder, _ = run(example())
+    (folder / path).unlink()
+    if text is not None:
+        (folder / path).write_text(text)
+    with pytest.raises(UserError, match=message):
+        main(params)
+
+
+def test_the_outcome_is_a_short_table_and_says_where_the_report_is(run):
+    folder, outcome = run(example())
+    lines = outcome.message.splitlines()
+    assert lines[1].split() == ["base", "tuned"]
+    assert lines[2].split() == ["Perplexity", "11.38", "4.871"]
+    assert lines[-1].endswith("reports/report.html")
+    assert (folder / "reports/report.html").is_file()
+    assert len({len(line) for line in closing_table(example()["base"], example()["tuned"]).splitlines()}) == 1
+
+
+def test_importing_the_stage_loads_no_torch():
+    code = "import stages.report, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("points", [[], [(5, 1.25)], [(1, 2.0), (2, 2.0)], [(0, 0.0)], [(1, -3.0), (900, 1e9)]])
+def test_a_chart_of_few_or_equal_points_stays_inside_its_frame(points):
+    chart = line_chart("loss", "Loss", {"train": points}, ["first"])
+    assert bool(chart.lines) == bool(points)
+    assert bool(points) or chart.description == "No point was recorded."
+    places = [place for line in chart.lines for place in line.dots]
+    assert all(chart.left <= x <= chart.right and chart.top <= y <= chart.bottom for x, y in places)
+    assert len(places) == len(points)
+    assert "nan" not in repr(chart)
+
+
+def test_each_curve_is_read_from_its_own_column(run):
+    folder, _ = run(example())
+    html = (folder / "reports/report.html").read_text()
+    assert "train: 2.525 at step 1, 1.461 at step 240, lowest 1.358. validation: 2.4 at step 0, 1.516 at" in html
+    assert "learning rate: 0.0002 at step 1, 0 at step 240, lowest 0." in html
+
+
+def test_a_rate_is_drawn_from_zero_and_a_loss_is_not():
+    points = [(1, 5.1), (2, 5.2)]
+    assert line_chart("loss", "Loss", {"train": points}, ["first"]).y_ticks[0].label != "0"
+    assert line_chart("rate", "Rate", {"rate": points}, ["first"], zero=True).y_ticks[0].label == "0"
+
+
+def test_an_answer_keeps_the_empty_line_that_it_begins_with():
+    inputs = example()
+    inputs["predictions"]["tuned"][20]["output"] = "\nfirst"
+    result = report(inputs, 1)
+    assert re.search("<pre[^>]*>\n\nfirst</pre>", result["html"])  # a browser drops the newline right after <pre>
+    assert "```text\n\nfirst\n```" in result["markdown"]
+
+
+def test_a_report_without_any_curve_says_so():
+    inputs = example()
+    inputs["curves"] = {"train": [], "learning_rate": [], "validation": []}
+    html = report(inputs, 0)["html"]
+    assert html.count(">No point was recorded.</text>") == 2
+    assert "polyline points" not in html
+
+
+def test_ticks_are_round_and_enclose_the_values():
+    assert ticks(0.0, 0.002, 5) == pytest.approx([0, 0.0005, 0.001, 0.0015, 0.002])
+    assert ticks(1, 240, 6, whole=True) == [0, 50, 100, 150, 200, 250]
+    assert ticks(3, 4, 6, whole=True) == [3, 4]
+    for low, high in ((0.013, 7.77), (-2.5, 2.5), (1e-7, 3e-7), (2.0, 2.0)):
+        found = ticks(low, high, 5)
+        assert found[0] <= low
+        assert found[-1] >= high
+        assert 2 <= len(found) <= 7
+
+
+def test_tick_labels_tell_neighbours_apart():
+    assert [label(value, 0.0005) for value in (0, 0.0005, 0.001, 0.0015)] == ["0", "5e-4", "1e-3", "1.5e-3"]
+    assert [label(value, 0.2) for value in (1.2, 1.4)] == ["1.2", "1.4"]
+    assert [label(value, 20_000) for value in (80_000, 100_000)] == ["80,000", "100k"]
+
+
+def test_a_long_curve_is_thinned_to_means():
+    points = [(step, step % 2) for step in range(10_000)]
+    kept = thinned(points)
+    assert len(kept) <= 300
+    assert line_chart("loss", "Loss", {"train": points}, ["first"]).lines[0].path.count(",") == len(kept)
+    assert all(y == pytest.approx(0.5, abs=0.02) for _, y in kept)
+
+
+def test_figures_read_as_people_write_them():
+    assert [number(value) for value in (None, 1_234_567, 4.871, 12.0, 0.0)] == [
+        "–",
+        "1,234,567",
+        "4.871",
+        "12.00",
+        "0.000",
+    ]
+    assert [size(value) for value in (0, 999, 1500, 123_456, 14_500_000_000)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "123 kB",
+        "14.5 GB",
+    ]
+    assert [duration(value) for value in (0.04, 59.94, 60, 3725)] == ["0.0 s", "59.9 s", "1 min 00 s", "1 h 02 min"]
+
+
+def test_text_keeps_its_letters_and_loses_its_tricks():
+    assert visible("naïve\t日本\r\nok 👩‍💻") == "naïve\t日本\nok 👩‍💻"
+    assert visible("\x1b]0;title\x07\r") == r"\x1b]0;title\x07\r"
+    assert inline("a|b\n`c` <d>") == r"a\|b \`c\` \<d\>"
+    assert fenced("````") == "`````text\n````\n`````"
+
+
+@pytest.mark.slow
+def test_a_browser_runs_no_script_of_the_page_and_lays_it_out_in_a_phone(run, tmp_path):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    folder, _ = run(hostile_inputs())
+    page = (folder / "reports/report.html").read_text()
+    # The page forbids scripts. Under another policy one added here runs, and tells whether the page's own text did.
+    page = re.sub("<meta http-equiv[^>]+>", "", page)
+    page = page.replace("<head>", "<head><script>window.alert = () => document.title = 'escaped'</script>")
+    probe = "<script>document.title += ' ' + (document.documentElement.scrollWidth <= innerWidth)</script></body>"
+    (tmp_path / "page.html").write_text(page.replace("</body>", probe))
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--dump-dom"]
+    dom = subprocess.run(
+        [*command, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    assert re.search("<title>(.*?)</title>", dom)[1] == "Fine-tuning report true"
