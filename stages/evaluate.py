@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FORMAT_TOKENS = 8  # the first tokens of an answer, which knowing the format alone predicts
+CHUNK = 512  # positions whose logits exist at one time
 PADDING = 0  # <unk>: never </s>, whose probability the model has to learn
 
 
@@ -59,15 +60,16 @@ def batches(lengths: list[int], size: int) -> list[list[int]]:
 def token_losses(model: "PreTrainedModel", rows: list[dict]) -> "list[torch.Tensor]":
     """For each row the cross-entropy of each of its trained tokens, in nats."""
     import torch
+    from torch.nn.functional import cross_entropy
 
     batch = packed_batch(rows, model.device)
     targets = batch.pop("labels")[:, 1:]
     kept = targets != IGNORED
     with torch.no_grad():
-        states = model.model(**batch, use_cache=False).last_hidden_state[:, :-1]
-        logits = model.lm_head(states[kept]).float()
-    losses = torch.nn.functional.cross_entropy(logits, targets[kept], reduction="none").cpu()
-    return list(losses.split(kept.sum(1).tolist()))
+        states = model.model(**batch, use_cache=False).last_hidden_state[:, :-1][kept]
+        chunks = zip(states.split(CHUNK), targets[kept].split(CHUNK), strict=True)
+        losses = [cross_entropy(model.lm_head(part).float(), target, reduction="none") for part, target in chunks]
+    return list(torch.cat(losses).cpu().split(kept.sum(1).tolist()))
 
 
 def score(model: "PreTrainedModel", records: list[Record], encoder: Encoder, params: Evaluate) -> dict[str, float]:
@@ -166,8 +168,8 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
     write_json(EVALUATIONS / f"{name}.json", metrics)
     return Outcome(
         f"{metrics['rows']} rows, perplexity {metrics['perplexity']:.2f} ({metrics['perplexity_after_8']:.2f} without "
-        f"the first {FORMAT_TOKENS} tokens); {metrics['ended_share']:.0%} of {metrics['generated_rows']} answers ended, "
-        f"{metrics['parses_share']:.0%} parse, chrF {metrics['chrf']:.1f}",
+        f"the first {FORMAT_TOKENS} tokens); of {metrics['generated_rows']} answers "
+        f"{metrics['ended_share']:.0%} ended, {metrics['parses_share']:.0%} parse, chrF {metrics['chrf']:.1f}",
         timing,
     )
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-
 
 def dequantized(module: "torch.nn.Module") -> "torch.Tensor":
     """The values a 4-bit layer computes with. Shape (out_features, in_features)."""
@@ -87,6 +85,7 @@ def merge(model: "PeftModel", base: str, folder: Path) -> int:
                     changed += 1
                 tensors[key] = weight.to(original.dtype).contiguous()
         save_file(tensors, folder / shard.name, metadata={"format": "pt"})
+        (folder / shard.name).chmod(0o644)  # the library writes for the owner alone, and servers run as others
     if deltas:
         raise UserError(f"models/base has no weight for the adapter's {sorted(deltas)[0]}. Train again")
     return changed
@@ -120,7 +119,7 @@ def compare(trained: "PeftModel", merged: "torch.nn.Module", rows: list[dict]) -
 def copy_companions(folder: Path, template: str) -> None:
     """Everything of models/base but its weights, and the chat template that training followed."""
     for path in sorted(BASE.iterdir()):
-        if path.name != "manifest.json" and not any(path.match(pattern) for pattern in WEIGHTS[:1]):
+        if path.name != "manifest.json" and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)
     write_text(folder / "chat_template.jinja", CHAT_TEMPLATES[template])
 

@@ -2,9 +2,10 @@
 
 metrics.json holds every figure under its stage's name and is the one result in Git, for `dvc metrics diff`.
 reports/report.md and reports/report.html (one self-contained file) say what was trained on what, and what came of it.
-Run it with `dvc repro report`.
+Run it with `dvc repro report`; `python -m stages.report --show` prints the last one.
 """
 
+import sys
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
@@ -115,6 +116,16 @@ def closing_table(base: dict, tuned: dict) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
+def show() -> None:
+    """Prints the last run's base against tuned."""
+    try:
+        evaluations = read_values(RESULT, "result")["evaluate"]
+    except UserError as error:
+        sys.exit(f"report: {error}")
+    print(closing_table(evaluations["base"], evaluations["tuned"]))
+    print(f"  {evaluations['tuned']['rows']} test rows; the whole report: {REPORTS / 'report.html'}")
+
+
 def main(params: Params) -> Outcome:
     inputs = {name: read_values(METRICS / f"{name}.json", name) for name in ("clean", "tokenize", "train", "merge")}
     inputs |= {name: read_values(EVALUATIONS / f"{name}.json", name) for name in ("base", "tuned")}
@@ -133,9 +144,11 @@ def main(params: Params) -> Outcome:
         write_text(folder / "report.md", result["markdown"])
         write_text(folder / "report.html", result["html"])
     write_json(RESULT, result["metrics"])
-    table = closing_table(inputs["base"], inputs["tuned"])
-    return Outcome(f"{inputs['tuned']['rows']} test rows\n{table}\n  the report is {REPORTS / 'report.html'}")
+    return Outcome(f"{RESULT} and {REPORTS} written")
 
 
 if __name__ == "__main__":
-    run_stage("report", main)
+    if sys.argv[1:] == ["--show"]:
+        show()
+    else:
+        run_stage("report", main)

@@ -44,7 +44,7 @@ def training_arguments(params: Params) -> "SFTConfig":
 
     train = params.train
     return SFTConfig(
-        output_dir=str(METRICS / ".trainer.partial"),  # nothing is written there: save_strategy is no
+        output_dir=".dvc/tmp/trainer",  # nothing is written there: save_strategy is no
         num_train_epochs=train.epochs,
         per_device_train_batch_size=train.batch_size,
         per_device_eval_batch_size=train.batch_size,
@@ -127,7 +127,7 @@ def quantized_bytes(model: "torch.nn.Module") -> int:
 
 
 def save_adapter(model: "PeftModel", folder: Path) -> None:
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub about the base
     config = read_json(folder / "adapter_config.json")
     if isinstance(config["target_modules"], list):
         config["target_modules"].sort()  # PEFT keeps a set, whose order differs from run to run

@@ -37,6 +37,37 @@ def params_of(tiny) -> Callable[..., Params]:
     return build
 
 
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory, params_of) -> Path:
+    """models/base as download_model leaves it: a Mistral of 2 layers with random weights and the real vocabulary."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    from stages.download_model import download_model
+    from stages.shared.paths import write_json
+
+    folder = tmp_path_factory.mktemp("small")
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=32768,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        sliding_window=None,
+        tie_word_embeddings=True,
+        initializer_range=0.1,  # so that attention matters: a leak between packed conversations must show
+    )
+    MistralForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "source", max_shard_size="3MB")
+    base = folder / "models" / "base"
+    base.mkdir(parents=True)
+    params = params_of(model={"path": str(folder / "source")})
+    write_json(base / "manifest.json", download_model(params.model, base))
+    return base
+
+
 @dataclass
 class Hub:
     """Repositories, and how to misbehave. `files` is {"models/owner/name": {path: bytes}}."""

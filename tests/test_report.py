@@ -13,7 +13,7 @@ import pytest
 from stages._report.charts import label, line_chart, thinned, ticks
 from stages._report.figures import duration, number, size, spread
 from stages._report.text import fenced, inline, visible
-from stages.report import TIMED, closing_table, main, report
+from stages.report import TIMED, closing_table, main, report, show
 from stages.shared.errors import UserError
 from stages.shared.params import load_params
 from stages.shared.paths import timing_file
@@ -352,14 +352,21 @@ def test_a_broken_or_missing_file_is_named(run, params, path, text, message):
         main(params)
 
 
-def test_the_outcome_is_a_short_table_and_says_where_the_report_is(run):
-    folder, outcome = run(example())
-    lines = outcome.message.splitlines()
-    assert lines[1].split() == ["base", "tuned"]
-    assert lines[2].split() == ["Perplexity", "11.38", "4.871"]
+def test_show_prints_a_short_table_and_says_where_the_report_is(run, capsys):
+    folder, _ = run(example())
+    show()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["base", "tuned"]
+    assert lines[1].split() == ["Perplexity", "11.38", "4.871"]
     assert lines[-1].endswith("reports/report.html")
     assert (folder / "reports/report.html").is_file()
     assert len({len(line) for line in closing_table(example()["base"], example()["tuned"]).splitlines()}) == 1
+
+
+def test_show_before_any_run_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"metrics\.json is missing\. `dvc repro report` makes"):
+        show()
 
 
 def test_importing_the_stage_loads_no_torch():

@@ -286,7 +286,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     if arguments.command == "train":
-        return train(arguments)
+        train(arguments)
+        return
     from transformers import MistralForCausalLM
 
     texts, _ = read_corpus()

@@ -30,6 +30,7 @@ REQUIRED = {
     ),
     "base": EVALUATION,
     "tuned": EVALUATION,
+    "result": tuple(f"evaluate.{model}.{name}" for model in ("base", "tuned") for name in EVALUATION),
     "timing": ("seconds", "peak_rss_bytes"),
 }
 # The same for what is not a figure: the type says what it must be.

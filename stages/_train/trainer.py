@@ -73,10 +73,11 @@ class Trainer(SFTTrainer):
         """Logs eval_loss: nats a trained token over the whole validation split."""
         self.model.eval()
         total, count = 0.0, 0
-        for inputs in self.get_eval_dataloader():
-            with torch.no_grad(), self.compute_loss_context_manager():
+        # A data loader draws a seed when it starts; dropout must not notice that there was an evaluation.
+        with torch.random.fork_rng(), torch.no_grad(), self.compute_loss_context_manager():
+            for inputs in self.get_eval_dataloader():
                 loss, trained = self.summed_loss(self.model, self._prepare_inputs(inputs))
-            total, count = total + loss.item(), count + trained
+                total, count = total + loss.item(), count + trained
         self.model.train()
         metrics = {"eval_loss": total / count}
         self.log(metrics)

@@ -1,6 +1,5 @@
 """Loading models: the one place that knows about the device, the dtype and the attention kernel."""
 
-import logging
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,19 +32,13 @@ def make_deterministic(seed: int, wanted: bool) -> None:
     torch.use_deterministic_algorithms(wanted and torch.cuda.is_available())
 
 
-def quiet_libraries() -> None:
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-
 def load_model(folder: Path, machine: Machine, quantization: Quantization | None = None) -> "PreTrainedModel":
     """A causal language model in bf16, ready to evaluate; its linear layers in 4 bits where `quantization` is given."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils.logging import disable_progress_bar
 
-    quiet_libraries()
+    disable_progress_bar()
     config = None
     if quantization is not None:
         config = BitsAndBytesConfig(

@@ -4,11 +4,13 @@ turn a user's mistake into one message and exit code 1, and say at the end what 
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import re
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +26,6 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONWARNINGS": "ignore",
 }
 DOWNLOADS = ("download_model", "download_data")
 HASHED_BELOW = 1 << 20  # bytes; a larger file is known by its size, mtime and inode
@@ -101,6 +102,8 @@ def explain(error: OSError) -> str:
 def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
     """Runs main(params) as the stage `stage`, and ends the process with 1 where the user made a mistake."""
     os.environ |= QUIET
+    warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what TRL passes to it
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a CPU kernel from the hub
     if stage not in DOWNLOADS:
         os.environ["HF_HUB_OFFLINE"] = "1"
     started = time.monotonic()

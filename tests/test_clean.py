@@ -1,0 +1,336 @@
+"""Cleaning: which rows are kept and why not, that none is lost, and that none changes its split."""
+
+import json
+import math
+import random
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from stages.clean import clean, main, metrics_of, read_rows, to_messages
+from stages.shared.errors import UserError
+from stages.shared.paths import CLEAN, METRICS, RAW, read_json
+from stages.shared.records import SPLITS, content_id, read_records, split_of
+
+CODE = "def double(number):\n    return 2 * number"
+LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+
+
+def pair(prompt="Double it", completion=CODE) -> dict:
+    return {"prompt": prompt, "completion": completion}
+
+
+def rows_of(*rows) -> list[dict]:
+    """What download_data writes of these rows."""
+    return [{"source": f"rows.jsonl:{number}", "row": row} for number, row in enumerate(rows, 1)]
+
+
+def numbered(count) -> list[dict]:
+    return rows_of(*(pair(f"Return {n}", f"def answer():\n    return {n}") for n in range(count)))
+
+
+def splits_by_id(cleaned) -> dict[str, str]:
+    return {record.id: split for split, records in cleaned.splits.items() for record in records}
+
+
+@pytest.fixture
+def section(params_of):
+    """section(**changes) → the params `clean`, with no limit to malformed rows unless one is set."""
+
+    def build(**changes):
+        return params_of(clean={"max_malformed_rows": 1000, **changes}).clean
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (pair(), None),
+        (pair(prompt=" \n\t"), "empty_turn"),
+        (pair(completion=" " * 50), "empty_turn"),
+        ({"messages": [{"role": "system", "content": ""}, *to_messages(pair())]}, "empty_turn"),
+        (pair(completion="x = 1"), "too_short"),
+        (pair(prompt="x" * 4000), "too_long"),
+        (pair(completion="def double(number): return 2 *"), "code_does_not_parse"),
+        (pair(completion=CODE + "\x00"), "code_does_not_parse"),
+        (pair(completion="-" * 3000 + "1"), "code_does_not_parse"),  # deeper than Python's parser goes
+        ("not an object", "malformed"),
+    ],
+)
+def test_a_row_is_kept_or_has_the_reason_why_not(section, row, reason):
+    cleaned = clean(rows_of(row), section())
+    assert [reason for _, reason in cleaned.rejected] == ([] if reason is None else [reason])
+    assert sum(map(len, cleaned.splits.values())) == (reason is None)
+
+
+@pytest.mark.parametrize(("characters", "reason"), [(20, None), (19, "too_short")])
+def test_min_characters_is_the_shortest_answer_that_is_kept(section, characters, reason):
+    cleaned = clean(rows_of(pair("?", "#" * characters)), section(min_characters=20))
+    assert [reason for _, reason in cleaned.rejected] == [reason][: reason is not None]
+
+
+@pytest.mark.parametrize(("characters", "reason"), [(100, None), (101, "too_long")])
+def test_max_characters_is_the_longest_conversation_that_is_kept(section, characters, reason):
+    cleaned = clean(rows_of(pair("?" * (characters - 40), "#" * 40)), section(max_characters=100))
+    assert [reason for _, reason in cleaned.rejected] == [reason][: reason is not None]
+
+
+def test_the_shortest_of_several_answers_counts(section):
+    messages = [*to_messages(pair()), *to_messages(pair("And now?", "x"))]
+    assert clean(rows_of({"messages": messages}), section()).rejected[0][1] == "too_short"
+
+
+def test_prose_is_kept_where_answers_need_not_be_code(section):
+    row = pair(completion="Twice a number is the number added to itself.\x00")
+    assert clean(rows_of(row), section()).rejected[0][1] == "code_does_not_parse"
+    assert not clean(rows_of(row), section(check_code=False)).rejected
+
+
+SYSTEM, USER, ASSISTANT = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
+
+
+@pytest.mark.parametrize(
+    ("row", "roles", "first"),
+    [
+        ({"messages": [USER, ASSISTANT]}, "ua", "user"),
+        ({"messages": [SYSTEM, USER, ASSISTANT, USER, ASSISTANT], "extra": 1}, "suaua", "system"),
+        ({"messages": [{**USER, "name": "x"}, ASSISTANT]}, "ua", "user"),
+        ({"prompt": "p", "completion": "c", "extra": None}, "ua", "p"),
+        ({"instruction": "i", "input": "j", "output": "o"}, "ua", "i\n\nj"),
+        ({"instruction": "i", "input": "", "output": "o"}, "ua", "i"),
+        ({"instruction": "i", "input": None, "output": "o"}, "ua", "i"),
+        ({"instruction": "i", "output": "o", "prompt": "made of the others"}, "ua", "i"),
+        ({"prompt": f"a{LONE}b", "completion": "c"}, "ua", "a?b"),
+        ({"prompt": "a\x00b", "completion": "c"}, "ua", "a\x00b"),
+    ],
+)
+def test_each_known_format_becomes_messages(row, roles, first):
+    messages = to_messages(row)
+    assert "".join(message["role"][0] for message in messages) == roles
+    assert messages[0]["content"] == first
+    assert all(message.keys() == {"role", "content"} for message in messages)
+
+
+MALFORMED = [
+    (None, "the row is NoneType"),
+    (3.5, "the row is float"),
+    (["prompt", "completion"], "the row is list"),
+    ({}, "the columns are none"),
+    ({"text": "x", "label": 1}, "the columns are label, text; known are messages; prompt and completion; or instr"),
+    ({"prompt": "x"}, "the columns are prompt"),
+    ({"prompt": "x", "completion": None}, "the assistant text is NoneType, not a string"),
+    ({"prompt": 7, "completion": "x"}, "the user text is int"),
+    ({"prompt": [USER], "completion": [ASSISTANT]}, "the user text is list"),
+    ({"instruction": "x", "input": {"deep": [{"er": [[]]}]}, "output": "y"}, "the user text is dict"),
+    ({"instruction": "x", "input": "y"}, "the columns are input, instruction"),
+    ({"messages": None}, "messages is not a list"),
+    ({"messages": "user: hello"}, "messages is not a list"),
+    ({"messages": []}, "messages is not a list"),
+    ({"messages": ["hello"]}, "a turn needs a role (system, user, assistant) and content"),
+    ({"messages": [{"role": "user"}, ASSISTANT]}, "the user text is NoneType"),
+    ({"messages": [{"role": ["user"], "content": "x"}]}, "a turn needs a role"),
+    ({"messages": [{"role": f"user{LONE}", "content": "x"}]}, "a turn needs a role"),
+    ({"messages": [USER, {"role": "tool", "content": "x"}]}, "a turn needs a role"),
+    (
+        {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "x"}]}]},
+        "the assistant text is list",
+    ),
+    ({"messages": [USER]}, "turns must go user, assistant"),
+    ({"messages": [SYSTEM]}, "turns must go user, assistant"),
+    ({"messages": [ASSISTANT, USER]}, "turns must go user, assistant"),
+    ({"messages": [USER, USER, ASSISTANT]}, "turns must go user, assistant"),
+    ({"messages": [USER, SYSTEM, ASSISTANT]}, "turns must go user, assistant"),
+    ({"messages": [SYSTEM, SYSTEM, USER, ASSISTANT]}, "turns must go user, assistant"),
+]
+
+
+@pytest.mark.parametrize(("row", "words"), MALFORMED)
+def test_what_fits_no_format_is_explained(section, row, words):
+    with pytest.raises(UserError) as caught:
+        clean([*numbered(3), {"source": "rows.jsonl:4", "row": row}], section(max_malformed_rows=0))
+    assert f"The first: rows.jsonl:4: {words}" in str(caught.value)
+
+
+def test_too_many_malformed_rows_stop_the_stage_and_the_first_is_named(section):
+    rows = [*numbered(5), {"source": "a.csv:7", "unreadable": "{oops"}, {"source": "a.csv:9", "row": None}]
+    assert [reason for _, reason in clean(rows, section(max_malformed_rows=2)).rejected] == ["malformed"] * 2
+    with pytest.raises(UserError) as caught:
+        clean(rows, section(max_malformed_rows=1))
+    text = str(caught.value)
+    assert "2 malformed rows, more than clean.max_malformed_rows (1)" in text
+    assert "The first: a.csv:7: the line cannot be read" in text
+
+
+def mixed_lot() -> list[dict]:
+    """Good rows, every malformed one, unreadable lines and random JSON, shuffled, as they come back from the file."""
+    rng = random.Random(0)
+    scalars = [None, True, -1, 1e308, "", "text\x00", LONE, "🦜\u2028"]
+
+    def anything(depth):
+        kind = rng.random()
+        if depth == 0 or kind < 0.4:
+            return rng.choice(scalars)
+        if kind < 0.6:
+            return [anything(depth - 1) for _ in range(rng.randint(0, 3))]
+        names = ["messages", "prompt", "completion", "instruction", "input", "output", "role", "content", f"{LONE}"]
+        return {name: anything(depth - 1) for name in rng.sample(names, rng.randint(0, 6))}
+
+    deep = json.loads("[" * 500 + "]" * 500)
+    good = [pair(f"{rng.choice(scalars)} {n}", f"def f():\n    return {n} # {LONE}") for n in range(200)]
+    rows = [{"row": row} for row in (*good, *good[:20], pair(completion="x"), deep, *(row for row, _ in MALFORMED))]
+    rows += [{"row": anything(4)} for _ in range(500)]
+    rows += [{"unreadable": text} for text in ("", "{", "\x00", LONE)]
+    rng.shuffle(rows)
+    return [json.loads(json.dumps({"source": f"lot.jsonl:{n}", **row})) for n, row in enumerate(rows, 1)]
+
+
+def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_path, monkeypatch, params_of):
+    monkeypatch.chdir(tmp_path)
+    rows = mixed_lot()
+    cleaned = clean(rows, section())
+    kept = [record for records in cleaned.splits.values() for record in records]
+    assert sorted(r.source for r in (*kept, *(r for r, _ in cleaned.rejected))) == sorted(row["source"] for row in rows)
+    counted = metrics_of(cleaned)["rows"]
+    assert counted["read"] == len(rows) == counted["kept"] + sum(counted["rejected"].values())
+    assert counted["kept"] == len(kept) >= 200
+    assert counted["rejected"]["duplicate"] >= 20
+    assert counted["rejected"]["malformed"] >= len(MALFORMED) + 4
+    # What was read can also be written, lone surrogates and all.
+    RAW.mkdir(parents=True)
+    (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(params_of(clean={"max_malformed_rows": 1000}))
+    assert [r.source for r in read_records(CLEAN / "rejected.parquet")] == [r.source for r, _ in cleaned.rejected]
+
+
+def test_of_equal_conversations_the_first_one_read_is_kept(section):
+    rows = rows_of(pair(), {"messages": to_messages(pair())}, pair("Another"), pair())
+    cleaned = clean(rows, section())
+    assert [(r.source, reason) for r, reason in cleaned.rejected] == [
+        ("rows.jsonl:2", "duplicate"),
+        ("rows.jsonl:4", "duplicate"),
+    ]
+    assert len(splits_by_id(cleaned)) == 2
+
+
+def test_no_conversation_stands_in_two_splits(section):
+    cleaned = clean([*numbered(300), *numbered(300)], section(validation_fraction=0.3, test_fraction=0.3))
+    ids = [record.id for records in cleaned.splits.values() for record in records]
+    assert len(ids) == len(set(ids)) == 300
+
+
+def test_the_id_is_a_hash_of_the_messages_alone():
+    messages = to_messages(pair())
+    assert content_id(messages) == content_id([dict(reversed(message.items())) for message in messages])
+    others = [pair("Double it "), pair(completion=CODE + "\n"), {"messages": [SYSTEM, *messages]}]
+    assert len({content_id(messages), *(content_id(to_messages(other)) for other in others)}) == 4
+
+
+def test_growth_or_another_order_moves_no_record_to_another_split(section):
+    rows = numbered(1500)
+    small, grown = clean(rows[:500], section()), clean(rows, section())
+    random.Random(0).shuffle(rows)
+    before, after = splits_by_id(small), splits_by_id(grown)
+    assert set(before.values()) == set(SPLITS)
+    assert before.items() < after.items()
+    assert splits_by_id(clean(rows, section())) == after
+
+
+def test_more_validation_leaves_the_test_split_alone(section):
+    few, many = (splits_by_id(clean(numbered(500), section(validation_fraction=f))) for f in (0.05, 0.5))
+    assert [i for i, split in few.items() if split == "test"] == [i for i, split in many.items() if split == "test"]
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.04, 0.1), (0.2, 0.3), (0, 0.5)])
+def test_the_splits_have_the_sizes_that_were_asked_for(validation, test):
+    count = 5000
+    ids = [content_id(to_messages(row["row"])) for row in numbered(count)]
+    expected = {"train": 1 - validation - test, "validation": validation, "test": test}
+    # Also among the lower half of the ids: of duplicates the lowest survives.
+    for some in (ids, [i for i in ids if i < "8"]):
+        found = Counter(split_of(i, validation, test) for i in some)
+        for split, share in expected.items():
+            error = math.sqrt(len(some) * share * (1 - share))
+            assert abs(found[split] - len(some) * share) <= 4 * error, split
+
+
+RUN = """
+import json, os, sys
+from stages import clean
+from stages.shared.params import Params
+os.chdir(sys.argv[1])
+print(clean.main(Params.model_validate(json.loads(sys.argv[2]))).message)
+print("heavy:", sorted({"torch", "transformers", "datasets", "mistral_common"} & sys.modules.keys()))
+"""
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """An empty working directory with 120 good rows, one short one and a duplicate in data/raw."""
+    monkeypatch.chdir(tmp_path)
+    RAW.mkdir(parents=True)
+    rows = [
+        *numbered(120),
+        {"source": "a:1", "row": pair(completion="x")},
+        {"source": "a:2", "row": numbered(1)[0]["row"]},
+    ]
+    (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_the_stage_writes_four_parquet_files_and_its_metrics(raw, params_of):
+    assert "120 of 122 rows kept" in main(params_of()).message
+    names = {path.name for path in CLEAN.iterdir()}
+    assert names == {"train.parquet", "validation.parquet", "test.parquet", "rejected.parquet"}
+    metrics = read_json(METRICS / "clean.json")
+    assert metrics["rows"] == {"read": 122, "kept": 120, "rejected": {"duplicate": 1, "too_short": 1}}
+    expected = clean(read_rows(RAW / "rows.jsonl"), params_of().clean)
+    for split in SPLITS:
+        table = pyarrow.parquet.read_table(CLEAN / f"{split}.parquet")
+        assert table.column_names == ["id", "messages", "source"]
+        assert table.num_rows == metrics["splits"][split]
+        assert read_records(CLEAN / f"{split}.parquet") == expected.splits[split]
+    rejected = pyarrow.parquet.read_table(CLEAN / "rejected.parquet")
+    assert rejected.column_names == ["id", "messages", "source", "reason"]
+    assert list(zip(*rejected.select(["source", "reason"]).to_pydict().values(), strict=True)) == [
+        ("a:1", "too_short"),
+        ("a:2", "duplicate"),
+    ]
+
+
+def test_nothing_rejected_leaves_an_empty_file_with_the_same_columns(raw, params_of):
+    (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in numbered(120)))
+    main(params_of())
+    table = pyarrow.parquet.read_table(CLEAN / "rejected.parquet")
+    assert (table.num_rows, table.column_names) == (0, ["id", "messages", "source", "reason"])
+
+
+def test_a_split_without_rows_is_refused_before_anything_is_written(raw, params_of):
+    (RAW / "rows.jsonl").write_text(json.dumps(numbered(1)[0]) + "\n")
+    with pytest.raises(UserError, match="no row is left for the (train|validation|test) split"):
+        main(params_of())
+    assert not CLEAN.exists()
+    assert not METRICS.exists()
+
+
+def test_two_runs_write_the_same_bytes_without_importing_torch(raw, python_at, params_of):
+    written = []
+    for seed in ("1", "2"):
+        done = python_at("", RUN, str(raw), params_of().model_dump_json(), PYTHONHASHSEED=seed)
+        assert done.returncode == 0, done.stderr
+        assert "heavy: []" in done.stdout
+        files = [*CLEAN.iterdir(), METRICS / "clean.json"]
+        written.append({path.name: path.read_bytes() for path in files})
+    assert len(written[0]) == 5
+    assert written[0] == written[1]
+    assert not [name for name, content in written[0].items() if str(raw).encode() in content]
+
+
+def test_a_line_separator_inside_a_row_is_no_new_row(tmp_path):
+    path = Path(tmp_path / "rows.jsonl")
+    path.write_text(
+        json.dumps({"source": "a:1", "row": pair("a\u2028b\x85c\x0cd")}, ensure_ascii=False) + "\n", "utf-8"
+    )
+    assert [row["row"]["prompt"] for row in read_rows(path)] == ["a\u2028b\x85c\x0cd"]
