@@ -104,7 +104,9 @@ def test_two_trainings_give_the_same_adapter_file_byte_for_byte(trainer_of, tmp_
 
 
 def test_training_lowers_the_loss_and_logs_both_curves(trainer_of, params):
-    trainer = trainer_of(params.model_copy(update={"train": params.train.model_copy(update={"epochs": 6, "learning_rate": 2e-2})}))
+    trainer = trainer_of(
+        params.model_copy(update={"train": params.train.model_copy(update={"epochs": 6, "learning_rate": 2e-2})})
+    )
     trainer.train()
     history = trainer.state.log_history
     losses = [entry["loss"] for entry in history if "loss" in entry]
