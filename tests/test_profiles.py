@@ -14,7 +14,7 @@ PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 def comments(path):
     """{line's key: its comment}, for keys that have one."""
     lines = [line.partition("#") for line in path.read_text().splitlines() if ":" in line.partition("#")[0]]
-    return {before.split(":")[0]: comment.strip() for before, _, comment in lines if comment}
+    return {before.split(":")[0].strip(): comment.strip() for before, _, comment in lines if comment}
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)

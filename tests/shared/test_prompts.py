@@ -166,7 +166,8 @@ def test_the_prompt_is_how_the_conversation_begins(encoder):
         assert IGNORED not in encoded.labels[len(prompt) :]
 
 
-def test_messages_are_left_as_they_were(encoder):
+def test_messages_are_left_as_they_were():
+    encoder = Encoder(Prompt(template="v3", system="Be brief"))
     for messages in PLAIN[:20]:
         before = copy.deepcopy(messages)
         encoder.conversation(messages)

@@ -1,0 +1,331 @@
+"""Scores against a loop over single rows, generation against single prompts, on a real Mistral of two layers."""
+
+import json
+import math
+import random
+
+import pytest
+
+from stages import evaluate as stage
+from stages.evaluate import FORMAT_TOKENS, batches, generate, is_code, main, predict, score, token_losses
+from stages.shared.models import load_model
+from stages.shared.paths import CLEAN, EVALUATIONS, read_json
+from stages.shared.prompts import IGNORED, Encoder
+from stages.shared.records import Record, write_records
+
+CONTEXT = 256
+CPU = {"device": "cpu"}
+
+
+def save_model(folder, seed):
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"vocab_size": 32768, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
+    # Large weights, so that the model has a favourite among the tokens at each place.
+    config = MistralConfig(**sizes, **heads, max_position_embeddings=CONTEXT, initializer_range=0.3)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        MistralForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A Mistral of two layers with random weights that reads 256 tokens."""
+    return save_model(tmp_path_factory.mktemp("tiny-model"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def model(folder):
+    """The same in 32 bits, where no two tokens are equally likely."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def encoder(params_of):
+    return Encoder(params_of().prompt)
+
+
+@pytest.fixture
+def section(params_of):
+    """section(**changes) → the params `evaluate`."""
+    small = {"max_rows": 100, "generate_rows": 100, "max_new_tokens": 8, "batch_size": 4}
+    return lambda **changes: params_of(evaluate={**small, **changes}).evaluate
+
+
+def record(*texts) -> Record:
+    roles = ["user", "assistant"] * (len(texts) // 2)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    return Record(f"{random.Random(repr(texts)).getrandbits(128):032x}", messages, f"rows.jsonl:{len(texts[0])}")
+
+
+def records_of(count) -> list[Record]:
+    """Conversations of one exchange, of lengths that lie apart."""
+    rng = random.Random(0)
+    answers = [" ".join(f"x{n} = {n}" for n in range(rng.randint(3, 12))) for _ in range(count)]
+    return [record("Set " + "x " * rng.randint(1, 40) + str(n), answer) for n, answer in enumerate(answers)]
+
+
+def row_of(encoded) -> dict:
+    ids = encoded.input_ids
+    return {"input_ids": ids, "labels": encoded.labels, "seq_lengths": [len(ids)]}
+
+
+def plain_losses(model, ids, labels) -> list[float]:
+    """The loss of each label, from one row alone and without padding."""
+    import torch
+
+    with torch.no_grad():
+        chances = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    return [-chances[at - 1, labels[at]].item() for at in range(1, len(ids)) if labels[at] != IGNORED]
+
+
+def one_by_one(model, prompt, eos, count) -> list[int]:
+    """Greedy decoding with nothing but forward passes over the whole text."""
+    import torch
+
+    ids = list(prompt)
+    with torch.no_grad():
+        while len(ids) < len(prompt) + count and ids[len(prompt) :][-1:] != [eos]:
+            ids.append(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax().item())
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def f():\n    return 1", True),
+        ("x = 1", True),
+        ("import os", True),
+        ("raise NotImplementedError", True),
+        ("# only a comment\npass", True),
+        ('"""A docstring."""\nx = 1', True),
+        ("", False),
+        ("# only a comment", False),
+        ("word", False),
+        ("'a string'", False),
+        ("first\nsecond", False),
+        ("two words", False),
+        ("def f(:\n    return 1", False),
+        ("    x = 1", False),
+        ("x = 1\x00", False),
+        ("-" * 5000 + "1", False),
+        ("x = '\ufffd🦜'", True),
+    ],
+)
+def test_code_is_what_parses_and_does_something(text, expected):
+    assert is_code(text) is expected
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 100])
+def test_batches_hold_each_row_once_longest_first(size):
+    lengths = [random.Random(0).randint(1, 9) for _ in range(10)] + [5, 30, 1, 5]
+    groups = batches(lengths, size)
+    order = [index for group in groups for index in group]
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[index] for index in order] == sorted(lengths, reverse=True)
+    assert [len(group) for group in groups[:-1]] == [size] * (len(groups) - 1)
+    assert 1 <= len(groups[-1]) <= size
+    assert batches([], size) == []
+
+
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_the_losses_are_those_of_each_row_alone(model, encoder, monkeypatch, size):
+    monkeypatch.setattr(stage, "CHUNK", 50)
+    encoded = [encoder.conversation(each.messages) for each in records_of(10)]
+    assert len({len(each.input_ids) for each in encoded}) > 5
+    found = []
+    for start in range(0, len(encoded), size):
+        found += token_losses(model, [row_of(each) for each in encoded[start : start + size]])
+    assert len(found) == len(encoded)
+    for losses, each in zip(found, encoded, strict=True):
+        assert losses.tolist() == pytest.approx(plain_losses(model, each.input_ids, each.labels), abs=1e-4)
+        assert len(losses) == sum(label != IGNORED for label in each.labels)
+
+
+def test_packed_conversations_do_not_see_each_other(model, encoder):
+    encoded = [encoder.conversation(each.messages) for each in records_of(3)]
+    packed = {
+        "input_ids": [token for each in encoded for token in each.input_ids],
+        "labels": [label for each in encoded for label in each.labels],
+        "seq_lengths": [len(each.input_ids) for each in encoded],
+    }
+    expected = [loss for each in encoded for loss in plain_losses(model, each.input_ids, each.labels)]
+    padded = row_of(encoder.conversation(record("x " * 200, "x = 1").messages))
+    found = token_losses(model, [packed, padded])[0]
+    assert found.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_row_without_an_answer_has_no_losses(model, encoder):
+    encoded = encoder.conversation(record("Hi", "x = 1").messages)
+    silent = {**row_of(encoded), "labels": [IGNORED] * len(encoded.input_ids)}
+    assert [len(losses) for losses in token_losses(model, [silent, row_of(encoded)])] == [0, len(encoded.input_ids) - 6]
+
+
+@pytest.mark.parametrize("size", [1, 4, 50])
+def test_the_score_is_the_mean_over_all_answer_tokens(model, encoder, section, size):
+    records = records_of(12)
+    found = score(model, records, encoder, section(batch_size=size))
+    encoded = [encoder.conversation(each.messages) for each in records]
+    losses = [plain_losses(model, each.input_ids, each.labels) for each in encoded]
+    every = [loss for row in losses for loss in row]
+    later = [loss for row in losses for loss in row[8:]]
+    assert len(later) == len(every) - 8 * len(records)
+    assert (found["rows"], found["tokens"]) == (12, len(every))
+    assert found["loss"] == pytest.approx(sum(every) / len(every), abs=1e-5)
+    assert found["loss_after_8"] == pytest.approx(sum(later) / len(later), abs=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    assert found["perplexity_after_8"] == pytest.approx(math.exp(found["loss_after_8"]))
+
+
+def test_the_first_tokens_of_every_answer_are_left_out(model, encoder, section):
+    texts = ["x = 1; y = 2; z = 3", "a = 4; b = 5; c = 6; d = 7"]
+    talk = record("One", texts[0], "Two", texts[1])
+    encoded = encoder.conversation(talk.messages)
+    losses = plain_losses(model, encoded.input_ids, encoded.labels)
+    first = encoded.labels[encoded.labels.index(encoder.bos) if encoder.bos in encoded.labels else 0 :]
+    first = [label for label in first if label != IGNORED].index(encoder.eos) + 1
+    later = losses[FORMAT_TOKENS:first] + losses[first + FORMAT_TOKENS :]
+    assert len(later) == len(losses) - 2 * FORMAT_TOKENS
+    found = score(model, [talk], encoder, section())
+    assert found["loss_after_8"] == pytest.approx(sum(later) / len(later), abs=1e-5)
+
+
+def test_a_conversation_longer_than_the_context_is_scored_up_to_it(model, encoder, section):
+    long = record("Count", " ".join(map(str, range(300))))
+    encoded = encoder.conversation(long.messages)
+    assert len(encoded.input_ids) > 2 * CONTEXT
+    losses = plain_losses(model, encoded.input_ids[:CONTEXT], encoded.labels[:CONTEXT])
+    found = score(model, [long], encoder, section())
+    assert found["tokens"] == len(losses)
+    assert found["loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def prompts(encoder):
+    return [encoder.prompt(each.messages[:-1]) for each in records_of(10)]
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_prompts_in_a_batch_get_the_answers_they_get_alone(model, encoder, prompts, section, size):
+    expected = [one_by_one(model, prompt, encoder.eos, 8) for prompt in prompts]
+    assert len({tuple(answer) for answer in expected}) > 5
+    assert generate(model, prompts, encoder.eos, section(batch_size=size)) == expected
+
+
+def test_an_answer_is_cut_behind_its_end(model, encoder, prompts, section):
+    answers = generate(model, prompts, encoder.eos, section())
+    stop = answers[0][3]  # as if this were </s>
+    expected = [one_by_one(model, prompt, stop, 8) for prompt in prompts]
+    assert expected[0] == answers[0][: answers[0].index(stop) + 1]
+    assert {len(answer) for answer in expected} > {8}
+    assert generate(model, prompts, stop, section()) == expected
+
+
+def test_the_models_own_habits_of_generation_do_not_shape_the_answers(model, encoder, prompts, section, monkeypatch):
+    from transformers import GenerationConfig
+
+    expected = generate(model, prompts, encoder.eos, section(max_new_tokens=32))
+    habits = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "max_length": 20, "num_beams": 2}
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(**habits, no_repeat_ngram_size=1))
+    assert generate(model, prompts, encoder.eos, section(max_new_tokens=32)) == expected
+
+
+def test_predictions_follow_the_records(model, encoder, section):
+    records = records_of(9)
+    found, metrics = predict(model, records, encoder, section(batch_size=2))
+    assert [each.id for each in found] == [each.id for each in records]
+    assert metrics["generated_rows"] == 9
+    for prediction, each in zip(found, records, strict=True):
+        prompt = encoder.prompt(each.messages[:-1])
+        assert prediction.output == encoder.decode(one_by_one(model, prompt, encoder.eos, 8))
+        assert (prediction.source, prediction.prompt) == (each.source, each.messages[0]["content"])
+        assert prediction.reference == each.messages[1]["content"]
+
+
+def test_of_a_long_talk_the_last_answer_is_predicted(model, encoder, section):
+    talk = record("One", "x = 1", "Two", "y = 2")
+    (prediction,), _ = predict(model, [talk], encoder, section())
+    assert (prediction.prompt, prediction.reference) == ("Two", "y = 2")
+    answer = one_by_one(model, encoder.prompt(talk.messages[:-1]), encoder.eos, 8)
+    assert prediction.output == encoder.decode(answer)
+
+
+def test_only_the_first_rows_are_generated(model, encoder, section):
+    records = records_of(6)
+    found, metrics = predict(model, records, encoder, section(generate_rows=4))
+    assert [each.id for each in found] == [each.id for each in records[:4]]
+    assert metrics["generated_rows"] == 4
+
+
+def test_a_prompt_that_leaves_no_room_is_skipped(model, encoder, section):
+    long, *others = records_of(4)[1], *records_of(3)[:1], record("Short", "x = 1")
+    long = record("x " * 100, "x = 1")
+    room = CONTEXT - len(encoder.prompt(long.messages[:-1]))
+    fits, _ = predict(model, [long, *others], encoder, section(max_new_tokens=room, generate_rows=2))
+    assert [each.id for each in fits] == [long.id, others[0].id]
+    skipped, metrics = predict(model, [long, *others], encoder, section(max_new_tokens=room + 1, generate_rows=2))
+    assert [each.id for each in skipped] == [each.id for each in others]
+    assert metrics["generated_rows"] == 2
+
+
+def test_what_the_answers_are_worth(model, encoder, section, monkeypatch):
+    pieces = encoder.complete.instruct_tokenizer.tokenizer
+    answers = {"x = 1": True, "def f(": True, "y = 2": False, "word": True}
+    ids = [pieces.encode(text, bos=False, eos=ended) for text, ended in answers.items()]
+    monkeypatch.setattr(stage, "generate", lambda *arguments: ids)
+    found, metrics = predict(model, [record(f"Write {text}", text) for text in answers], encoder, section())
+    assert [each.output for each in found] == list(answers)
+    assert [each.ended for each in found] == list(answers.values())
+    assert [each.parses for each in found] == [True, False, True, False]
+    assert (metrics["ended_share"], metrics["parses_share"]) == (0.75, 0.5)
+    assert metrics["chrf"] == pytest.approx(100)
+    ids[0] = ids[1]
+    assert predict(model, [record(f"Write {text}", text) for text in answers], encoder, section())[1]["chrf"] < 90
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch, params_of):
+    """evaluated(name, folder, …) → the bytes of what the stage writes about the model in `folder`."""
+    monkeypatch.chdir(tmp_path)
+    CLEAN.mkdir(parents=True)
+    write_records(CLEAN / "test.parquet", [*records_of(10), record("🦜 line\u2028separator", "s = '🦜'\n" * 4)][::-1])
+
+    def run(name, folder, **changes):
+        values = {"max_rows": 8, "generate_rows": 5, "max_new_tokens": 8, "batch_size": 4}
+        main(params_of(evaluate={**values, **changes}, machine=CPU), name, folder)
+        return {suffix: (EVALUATIONS / f"{name}.{suffix}").read_bytes() for suffix in ("json", "predictions.jsonl")}
+
+    return run
+
+
+def test_any_folder_is_measured_in_the_same_way(evaluated, folder, tmp_path):
+    base, again = evaluated("base", folder), evaluated("tuned", folder)
+    assert base == again
+    other = evaluated("tuned", save_model(tmp_path / "other", seed=1))
+    assert other["json"] != base["json"]
+    assert json.loads(other["json"]).keys() == json.loads(base["json"]).keys()
+
+
+def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, folder, params_of, encoder, section):
+    lines = evaluated("base", folder)["predictions.jsonl"].decode().split("\n")
+    assert lines.pop() == ""
+    predictions = [json.loads(line) for line in lines]
+    assert len(predictions) == 5
+    names = {"id", "source", "prompt", "reference", "output", "ended", "parses"}
+    assert all(prediction.keys() == names for prediction in predictions)
+    assert predictions[0]["prompt"] == "🦜 line\u2028separator"
+    metrics = read_json(EVALUATIONS / "base.json")
+    assert (metrics["rows"], metrics["generated_rows"]) == (8, 5)
+    assert metrics["ended_share"] == sum(each["ended"] for each in predictions) / 5
+    assert "generated_tokens_per_second" not in metrics
+    # load_model's 16 bits are the weights as they were saved
+    records = [*records_of(10)][::-1]
+    loaded = load_model(folder, params_of(machine=CPU).machine)
+    expected = score(loaded, [record("🦜 line\u2028separator", "s = '🦜'\n" * 4), *records][:8], encoder, section())
+    assert {name: metrics[name] for name in expected} == expected

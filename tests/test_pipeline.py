@@ -1,0 +1,241 @@
+"""The whole pipeline through DVC, in a clone, with parameters smaller than the tiny profile's."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.shared.params import read_yaml
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+ALL = [
+    *("download_model", "download_data", "clean", "tokenize", "train", "merge"),
+    *("evaluate@base", "evaluate@tuned", "report"),
+]
+SMALLER = {
+    "data": {"source": "file", "path": "data/source/rows.jsonl", "limit": 200},
+    "clean": {"min_characters": 1, "validation_fraction": 0.1, "test_fraction": 0.1},
+    "tokenize": {"max_length": 64},
+    "lora": {"r": 4, "alpha": 8},
+    "train": {"batch_size": 4, "warmup_steps": 1, "eval_steps": 5},
+    "merge": {"parity_rows": 2, "max_loss_gap": 0.2},
+    "evaluate": {"max_rows": 8, "generate_rows": 4, "max_new_tokens": 8, "batch_size": 4},
+    "report": {"samples": 2},
+    "machine": {"device": "cpu"},
+}
+
+
+class Repository:
+    """A clone with DVC in it, whose caches are its own."""
+
+    def __init__(self, folder: Path, cache: Path):
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_SITE_CACHE_DIR": str(cache),
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        }
+
+    def run(self, *command: str, code: int = 0) -> str:
+        """Standard output and error of a command, whose exit code must be `code`."""
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == code, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def ran(self, *command: str) -> list[str]:
+        """The stages that DVC says it ran."""
+        return re.findall(r"^Running stage '(.+)':$", self.run("dvc", *command), re.MULTILINE)
+
+    def change(self, dotted: str, value: object) -> None:
+        """Sets a key of params.yaml as a person would, its comments kept."""
+        yaml, path = YAML(), self.folder / "params.yaml"
+        values = yaml.load(path)
+        *parents, last = dotted.split(".")
+        section = values
+        for name in parents:
+            section = section[name]
+        section[last] = value
+        yaml.dump(values, path)
+
+    def commit(self) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", "state", "--allow-empty")
+
+    def hashes(self) -> dict[str, str]:
+        """{out: md5} of dvc.lock."""
+        stages = read_yaml(self.folder / "dvc.lock")["stages"].values()
+        return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, small_base):
+    """made(name) is a fresh clone of the working tree, with a small model and 200 rows in it."""
+
+    def make(name: str) -> Repository:
+        folder = tmp_path_factory.mktemp(name) / "clone"
+        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+        files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+        for file in filter(None, files):
+            if (ROOT / file).is_file() and file not in ("dvc.lock", "metrics.json"):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / file, folder / file)
+        shutil.rmtree(folder / "assets/tiny-mistral")
+        shutil.copytree(small_base.parents[1] / "source", folder / "assets/tiny-mistral")
+        rows = [{"prompt": f"Add {n} to a number.", "completion": f"def f(x):\n    return x + {n}"} for n in range(200)]
+        (folder / "data/source/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        shutil.copy2(folder / "profiles/tiny.yaml", folder / "params.yaml")
+        repository = Repository(folder, folder.parent / "site-cache")
+        for section, changes in SMALLER.items():
+            for key, value in changes.items():
+                repository.change(f"{section}.{key}", value)
+        repository.run("git", "init", "--quiet")
+        repository.commit()
+        return repository
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def repository(made) -> Repository:
+    """A clone in which everything has run once."""
+    repository = made("first")
+    assert sorted(repository.ran("repro")) == sorted(ALL)
+    repository.commit()
+    return repository
+
+
+def test_after_a_run_nothing_runs_again_and_git_is_clean(repository):
+    assert repository.ran("repro") == []
+    repository.run("dvc", "status")
+    assert repository.run("git", "status", "--porcelain") == ""
+
+
+def test_a_comment_or_the_machine_section_reruns_nothing(repository):
+    params = repository.folder / "params.yaml"
+    params.write_text("# a comment\n" + params.read_text())
+    repository.change("machine.gradient_checkpointing", True)
+    assert repository.ran("repro") == []
+    repository.run("git", "checkout", "params.yaml")
+
+
+def test_an_experiment_with_another_learning_rate_runs_training_and_what_follows_and_the_way_back_runs_no_training(
+    repository,
+):
+    changed = repository.ran("exp", "run", "--set-param", "train.learning_rate=0.01")
+    assert changed == ["train", "merge", "evaluate@tuned", "report"]
+    learned = json.loads((repository.folder / "metrics.json").read_text())["evaluate"]["tuned"]["loss"]
+    repository.change("train.learning_rate", 2e-3)
+    back = repository.run("dvc", "repro")
+    assert "Running stage 'train'" not in back
+    assert "Stage 'train' is cached - skipping run, checking out outputs" in back
+    assert json.loads((repository.folder / "metrics.json").read_text())["evaluate"]["tuned"]["loss"] != learned
+    repository.run("git", "checkout", "--", ".")
+    assert repository.ran("repro") == []
+
+
+def test_a_change_of_evaluate_runs_the_two_evaluations_and_the_report(repository):
+    assert repository.ran("exp", "run", "-S", "evaluate.max_new_tokens=4") == [
+        *("evaluate@base", "evaluate@tuned", "report")
+    ]
+    repository.run("git", "checkout", "--", ".")
+    assert repository.ran("repro") == []
+
+
+def test_an_edited_data_file_runs_download_data_again(repository):
+    data = repository.folder / "data/source/rows.jsonl"
+    original = data.read_text()
+    data.write_text(original + "\n")  # a blank line: the rows are the same
+    assert repository.ran("repro")[:1] == ["download_data"]
+    assert "clean" not in repository.ran("repro")
+    data.write_text(original)
+    repository.run("dvc", "repro")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.learning_rate", "fast", "params.yaml: train.learning_rate is 'fast'"),
+        ("evaluate.max_row", 5, "params.yaml: evaluate.max_row is not a known key"),
+        ("data.path", "data/source/absent.jsonl", "data/source/absent.jsonl"),
+    ],
+)
+def test_a_mistake_in_params_ends_at_once_with_one_message(repository, key, value, message):
+    repository.change(key, value)
+    printed = repository.run("dvc", "repro", "--force", "download_data", code=255)
+    assert message in printed
+    assert "Traceback" not in printed
+    repository.run("git", "checkout", "params.yaml")
+
+
+def test_a_bad_row_stops_clean_and_names_its_line(repository):
+    data = repository.folder / "data/source/rows.jsonl"
+    original = data.read_text()
+    data.write_text("{broken\n" + original)
+    printed = repository.run("dvc", "repro", code=255)
+    assert "rows.jsonl:1" in printed
+    assert "Traceback" not in printed
+    assert "Running stage 'tokenize'" not in printed
+    data.write_text(original)
+    repository.run("dvc", "repro")
+
+
+def test_metrics_json_is_in_git_and_what_dvc_compares(repository):
+    assert "metrics.json" in repository.run("git", "ls-files")
+    metrics = json.loads((repository.folder / "metrics.json").read_text())
+    assert metrics["clean"]["rows"]["read"] == 200
+    assert metrics["evaluate"]["base"]["rows"] == metrics["evaluate"]["tuned"]["rows"] == 8
+    assert metrics["train"]["validation_loss"] < metrics["train"]["validation_loss_start"]
+    assert "evaluate.tuned.perplexity" in repository.run("dvc", "metrics", "show", "--md")
+
+
+def test_the_merged_model_loads_with_nothing_of_ours(repository, tmp_path):
+    code = (
+        "import sys\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "chat = [{'role': 'user', 'content': 'Add 3 to a number.'}]\n"
+        "inputs = tokenizer.apply_chat_template(chat, return_tensors='pt', return_dict=True)\n"
+        "print(model.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=0).shape[1] > 3)\n"
+    )
+    merged = repository.folder / "models/merged"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(merged)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "True"
+
+
+def test_another_run_with_empty_caches_gives_every_output_the_same_hash(repository, made):
+    other = made("second")
+    other.ran("repro")
+    ours, theirs = repository.hashes(), other.hashes()
+    assert ours.keys() == theirs.keys()
+    free = {path for path in ours if path.endswith(".timing.json")} | {"reports", "metrics.json"}
+    assert {path: ours[path] for path in ours.keys() - free} == {path: theirs[path] for path in theirs.keys() - free}
+
+
+def test_the_hub_out_of_reach_ends_with_what_to_do(made):
+    repository = made("offline")
+    shutil.copy2(repository.folder / "profiles/mistral-7b.yaml", repository.folder / "params.yaml")
+    repository.environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(repository.folder.parent / "hf")}
+    printed = repository.run("dvc", "repro", "download_model", code=255)
+    assert "Traceback" not in printed
+    assert all(word in printed for word in ("network", "HF_TOKEN", "licence", "model.source: path"))
