@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: help run test lint format clean
+.PHONY: help run test test-fast lint format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,7 +20,10 @@ run: .venv/installed ## install what is needed, run what changed, show base agai
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@$(BIN)/python -m stages.report --show
 
-test: .venv/installed-dev ## the tests, slow ones included
+test: .venv/installed-dev ## all tests that need no GPU
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not gpu"
+
+test-fast: .venv/installed-dev ## the tests without the slow ones
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 lint: .venv/installed-dev ## ruff, as CI runs it
