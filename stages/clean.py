@@ -112,7 +112,7 @@ def clean(rows: Iterable[dict], params: Clean) -> Cleaned:
         splits[split_of(record.id, params.validation_fraction, params.test_fraction)].append(record)
     if len(malformed) > params.max_malformed_rows:
         raise UserError(
-            f"{len(malformed)} malformed rows, more than clean.max_malformed_rows ({params.max_malformed_rows}). The "
+            f"malformed rows: {len(malformed)}, more than clean.max_malformed_rows ({params.max_malformed_rows}). The "
             f"first: {malformed[0]}. Mend them, or raise the limit to have them rejected and counted"
         )
     return Cleaned(splits, rejected)

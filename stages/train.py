@@ -8,12 +8,11 @@ TRL's SFTTrainer. Run it with `dvc repro train`.
 import csv
 import importlib.metadata
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.shared.errors import UserError
-from stages.shared.models import load_model, make_deterministic, packed_batch, pick_device, quantized_modules
-from stages.shared.params import Lora, Params
+from stages._train.adapter import add_adapter, quantized_bytes, save_adapter
+from stages.shared.models import load_model, make_deterministic, packed_batch, pick_device
+from stages.shared.params import Params
 from stages.shared.paths import (
     ADAPTER,
     BASE,
@@ -29,7 +28,6 @@ from stages.shared.paths import (
 from stages.shared.stage import Outcome, peak_memory, run_stage
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from peft import PeftModel
     from trl import SFTConfig
@@ -72,27 +70,6 @@ def training_arguments(params: Params) -> "SFTConfig":
     )
 
 
-def add_adapter(model: "torch.nn.Module", lora: Lora, manifest: dict) -> "PeftModel":
-    """The model with fresh LoRA weights, which name the base that they belong to."""
-    from peft import LoraConfig, get_peft_model
-
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else sorted(lora.target_modules)
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-        revision=manifest["revision"],
-    )
-    try:
-        peft_model = get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(f"lora.target_modules does not fit the base model: {error}") from None
-    peft_model.peft_config["default"].base_model_name_or_path = manifest["id"] or manifest["path"]
-    return peft_model
-
-
 def make_trainer(model: "PeftModel", rows: "dict[str, Dataset]", params: Params) -> "Trainer":
     from transformers import AutoTokenizer
 
@@ -113,26 +90,6 @@ def load_rows() -> "dict[str, Dataset]":
 
     disable_progress_bars()
     return {split: Dataset.from_file(str(TOKENIZED / f"{split}.arrow")) for split in ("train", "validation")}
-
-
-def quantized_bytes(model: "torch.nn.Module") -> int:
-    """Bytes that the weights take in memory, the quantization constants included."""
-    total = sum(parameter.nbytes for parameter in model.parameters())
-    for _, module in quantized_modules(model):
-        state = module.weight.quant_state
-        total += state.absmax.nbytes + state.code.nbytes
-        if state.nested:
-            total += state.state2.absmax.nbytes + state.state2.code.nbytes
-    return total
-
-
-def save_adapter(model: "PeftModel", folder: Path) -> None:
-    model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub about the base
-    config = read_json(folder / "adapter_config.json")
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()  # PEFT keeps a set, whose order differs from run to run
-    write_json(folder / "adapter_config.json", config)
-    (folder / "README.md").unlink()  # PEFT's card is an empty form
 
 
 def table(rows: list[dict], columns: dict[str, str]) -> str:

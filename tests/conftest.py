@@ -19,6 +19,14 @@ from stages.shared.params import Params, read_yaml
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """On models this small several threads mostly wait for each other, the more so where the cores are shared."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Path:
     return ROOT / "profiles" / "tiny.yaml"

@@ -36,13 +36,16 @@ def splits_by_id(cleaned) -> dict[str, str]:
 
 
 @pytest.fixture
-def section(params_of):
-    """section(**changes) → the params `clean`, with no limit to malformed rows unless one is set."""
+def params(params_of):
+    """params(**changes to the section `clean`), with no limit to malformed rows unless one is set."""
+    limits = {"min_characters": 20, "max_characters": 4000, "check_code": True, "max_malformed_rows": 1000}
+    return lambda **changes: params_of(clean={**limits, "validation_fraction": 0.04, "test_fraction": 0.1, **changes})
 
-    def build(**changes):
-        return params_of(clean={"max_malformed_rows": 1000, **changes}).clean
 
-    return build
+@pytest.fixture
+def section(params):
+    """section(**changes) → the params `clean` alone."""
+    return lambda **changes: params(**changes).clean
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def section(params_of):
         (pair(prompt="x" * 4000), "too_long"),
         (pair(completion="def double(number): return 2 *"), "code_does_not_parse"),
         (pair(completion=CODE + "\x00"), "code_does_not_parse"),
-        (pair(completion="-" * 3000 + "1"), "code_does_not_parse"),  # deeper than Python's parser goes
+        (pair(completion="-" * 3900 + "1"), "code_does_not_parse"),  # deeper than Python's parser goes
         ("not an object", "malformed"),
     ],
 )
@@ -160,7 +163,7 @@ def test_too_many_malformed_rows_stop_the_stage_and_the_first_is_named(section):
     with pytest.raises(UserError) as caught:
         clean(rows, section(max_malformed_rows=1))
     text = str(caught.value)
-    assert "2 malformed rows, more than clean.max_malformed_rows (1)" in text
+    assert "malformed rows: 2, more than clean.max_malformed_rows (1)" in text
     assert "The first: a.csv:7: the line cannot be read" in text
 
 
@@ -187,7 +190,7 @@ def mixed_lot() -> list[dict]:
     return [json.loads(json.dumps({"source": f"lot.jsonl:{n}", **row})) for n, row in enumerate(rows, 1)]
 
 
-def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_path, monkeypatch, params_of):
+def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_path, monkeypatch, params):
     monkeypatch.chdir(tmp_path)
     rows = mixed_lot()
     cleaned = clean(rows, section())
@@ -201,7 +204,7 @@ def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_pat
     # What was read can also be written, lone surrogates and all.
     RAW.mkdir(parents=True)
     (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    main(params_of(clean={"max_malformed_rows": 1000}))
+    main(params())
     assert [r.source for r in read_records(CLEAN / "rejected.parquet")] == [r.source for r, _ in cleaned.rejected]
 
 
@@ -280,13 +283,13 @@ def raw(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_stage_writes_four_parquet_files_and_its_metrics(raw, params_of):
-    assert "120 of 122 rows kept" in main(params_of()).message
+def test_the_stage_writes_four_parquet_files_and_its_metrics(raw, params):
+    assert "120 of 122 rows kept" in main(params()).message
     names = {path.name for path in CLEAN.iterdir()}
     assert names == {"train.parquet", "validation.parquet", "test.parquet", "rejected.parquet"}
     metrics = read_json(METRICS / "clean.json")
     assert metrics["rows"] == {"read": 122, "kept": 120, "rejected": {"duplicate": 1, "too_short": 1}}
-    expected = clean(read_rows(RAW / "rows.jsonl"), params_of().clean)
+    expected = clean(read_rows(RAW / "rows.jsonl"), params().clean)
     for split in SPLITS:
         table = pyarrow.parquet.read_table(CLEAN / f"{split}.parquet")
         assert table.column_names == ["id", "messages", "source"]
@@ -300,25 +303,25 @@ def test_the_stage_writes_four_parquet_files_and_its_metrics(raw, params_of):
     ]
 
 
-def test_nothing_rejected_leaves_an_empty_file_with_the_same_columns(raw, params_of):
+def test_nothing_rejected_leaves_an_empty_file_with_the_same_columns(raw, params):
     (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in numbered(120)))
-    main(params_of())
+    main(params())
     table = pyarrow.parquet.read_table(CLEAN / "rejected.parquet")
     assert (table.num_rows, table.column_names) == (0, ["id", "messages", "source", "reason"])
 
 
-def test_a_split_without_rows_is_refused_before_anything_is_written(raw, params_of):
+def test_a_split_without_rows_is_refused_before_anything_is_written(raw, params):
     (RAW / "rows.jsonl").write_text(json.dumps(numbered(1)[0]) + "\n")
     with pytest.raises(UserError, match="no row is left for the (train|validation|test) split"):
-        main(params_of())
+        main(params())
     assert not CLEAN.exists()
     assert not METRICS.exists()
 
 
-def test_two_runs_write_the_same_bytes_without_importing_torch(raw, python_at, params_of):
+def test_two_runs_write_the_same_bytes_without_importing_torch(raw, python_at, params):
     written = []
     for seed in ("1", "2"):
-        done = python_at("", RUN, str(raw), params_of().model_dump_json(), PYTHONHASHSEED=seed)
+        done = python_at("", RUN, str(raw), params().model_dump_json(), PYTHONHASHSEED=seed)
         assert done.returncode == 0, done.stderr
         assert "heavy: []" in done.stdout
         files = [*CLEAN.iterdir(), METRICS / "clean.json"]

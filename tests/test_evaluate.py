@@ -3,30 +3,23 @@
 import json
 import math
 import random
-import shutil
 
 import pytest
 
 from stages import evaluate as stage
-from stages.evaluate import FORMAT_TOKENS, batches, generate, is_code, main, predict, score, token_losses
+from stages._evaluate import scoring
+from stages._evaluate.batching import batches
+from stages._evaluate.generation import generate
+from stages._evaluate.scoring import FORMAT_TOKENS, score, token_losses
+from stages.evaluate import is_code, main, predict
 from stages.shared.models import load_model
+from stages.shared.params import Prompt
 from stages.shared.paths import CLEAN, EVALUATIONS, read_json
 from stages.shared.prompts import IGNORED, Encoder
 from stages.shared.records import Record, read_records, write_records
 
 CONTEXT = 256
 CPU = {"device": "cpu"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """For so small a model threads only wait for each other, on a busy machine a hundred times as long."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def save_model(folder, seed):
@@ -58,9 +51,15 @@ def model(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
+@pytest.fixture
+def load(params_of):
+    """load(folder) → the model as the stage loads it, on the CPU."""
+    return lambda folder: load_model(folder, params_of(machine=CPU).machine)
+
+
 @pytest.fixture(scope="module")
-def encoder(params_of):
-    return Encoder(params_of().prompt)
+def encoder():
+    return Encoder(Prompt(template="v3", system=None))
 
 
 @pytest.fixture
@@ -148,7 +147,7 @@ def test_batches_hold_each_row_once_longest_first(size):
 
 @pytest.mark.parametrize("size", [1, 3, 20])
 def test_the_losses_are_those_of_each_row_alone(model, encoder, monkeypatch, size):
-    monkeypatch.setattr(stage, "CHUNK", 50)
+    monkeypatch.setattr(scoring, "CHUNK", 50)
     encoded = [encoder.conversation(each.messages) for each in records_of(10)]
     assert len({len(each.input_ids) for each in encoded}) > 5
     found = []
@@ -240,15 +239,12 @@ def test_an_answer_is_cut_behind_its_end(model, encoder, prompts, section):
     assert generate(model, prompts, stop, section()) == expected
 
 
-def test_the_models_own_habits_of_generation_do_not_shape_the_answers(
-    folder, encoder, prompts, section, params_of, tmp_path
-):
-    shutil.copytree(folder, tmp_path / "habits")
+def test_the_models_own_habits_of_generation_do_not_shape_the_answers(load, tmp_path, encoder, prompts, section):
+    save_model(tmp_path, seed=0)
+    expected = generate(load(tmp_path), prompts, encoder.eos, section(max_new_tokens=32))
     habits = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "no_repeat_ngram_size": 1}
-    (tmp_path / "habits" / "generation_config.json").write_text(json.dumps(habits))
-    plain, shaped = (load_model(path, params_of(machine=CPU).machine) for path in (folder, tmp_path / "habits"))
-    expected = generate(plain, prompts, encoder.eos, section(max_new_tokens=32))
-    assert generate(shaped, prompts, encoder.eos, section(max_new_tokens=32)) == expected
+    (tmp_path / "generation_config.json").write_text(json.dumps(habits))
+    assert generate(load(tmp_path), prompts, encoder.eos, section(max_new_tokens=32)) == expected
 
 
 def test_predictions_follow_the_records(model, encoder, section):
@@ -312,7 +308,7 @@ def evaluated(tmp_path, monkeypatch, params_of):
 
     def run(name, folder, **changes):
         values = {"max_rows": 8, "generate_rows": 5, "max_new_tokens": 8, "batch_size": 4}
-        main(params_of(evaluate={**values, **changes}, machine=CPU), name, folder)
+        main(params_of(prompt={"system": None}, evaluate={**values, **changes}, machine=CPU), name, folder)
         return {suffix: (EVALUATIONS / f"{name}.{suffix}").read_bytes() for suffix in ("json", "predictions.jsonl")}
 
     return run
@@ -326,7 +322,7 @@ def test_any_folder_is_measured_in_the_same_way(evaluated, folder, tmp_path):
     assert json.loads(other["json"]).keys() == json.loads(base["json"]).keys()
 
 
-def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, folder, params_of, encoder, section):
+def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, folder, load, encoder, section):
     lines = evaluated("base", folder)["predictions.jsonl"].decode().split("\n")
     assert lines.pop() == ""
     predictions = [json.loads(line) for line in lines]
@@ -339,5 +335,5 @@ def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, fo
     assert metrics["ended_share"] == sum(each["ended"] for each in predictions) / 5
     assert "generated_tokens_per_second" not in metrics
     tested = read_records(CLEAN / "test.parquet")[:8]
-    expected = score(load_model(folder, params_of(machine=CPU).machine), tested, encoder, section())
+    expected = score(load(folder), tested, encoder, section())
     assert {name: metrics[name] for name in expected} == expected

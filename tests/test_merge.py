@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages import merge as merge_stage
+from stages._train.adapter import add_adapter, save_adapter
 from stages.merge import adapter_deltas, compare, copy_companions, dequantized, merge
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic, quantized_modules
-from stages.train import add_adapter, save_adapter
 
 MANIFEST = {"id": None, "path": "somewhere", "revision": None}
 

@@ -206,6 +206,13 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture
+def params(params_of):
+    """params(**changes to the section `tokenize`)."""
+    section = {"max_length": CAPACITY, "packing": True}
+    return lambda **changes: params_of(prompt={"system": None}, tokenize={**section, **changes})
+
+
+@pytest.fixture
 def inputs(tmp_path, monkeypatch, tokenizer):
     """A working directory with 300 records in two splits, and a base model of 1024 positions without weights."""
     monkeypatch.chdir(tmp_path)
@@ -219,10 +226,10 @@ def inputs(tmp_path, monkeypatch, tokenizer):
     return tmp_path
 
 
-def test_the_stage_writes_both_splits_and_their_counts(inputs, params_of):
+def test_the_stage_writes_both_splits_and_their_counts(inputs, params):
     from datasets import Dataset
 
-    message = main(params_of()).message
+    message = main(params()).message
     assert {path.name for path in TOKENIZED.iterdir()} == {"train.arrow", "validation.arrow"}
     metrics = read_json(METRICS / "tokenize.json")
     assert message.startswith(f"280 conversations in {metrics['train']['packed_rows']} rows, ")
@@ -244,10 +251,10 @@ print("heavy:", sorted({"torch", "datasets", "trl"} & sys.modules.keys()))
 """
 
 
-def test_two_runs_write_the_same_bytes_without_importing_torch(inputs, python_at, params_of):
+def test_two_runs_write_the_same_bytes_without_importing_torch(inputs, python_at, params):
     written = []
     for seed in ("1", "2"):
-        done = python_at("", RUN, str(inputs), params_of().model_dump_json(), PYTHONHASHSEED=seed)
+        done = python_at("", RUN, str(inputs), params().model_dump_json(), PYTHONHASHSEED=seed)
         assert done.returncode == 0, done.stderr
         assert "heavy: []" in done.stdout
         files = [*TOKENIZED.iterdir(), METRICS / "tokenize.json"]
@@ -261,27 +268,27 @@ def nothing_written() -> bool:
     return not METRICS.exists() and not [*Path("data").glob("*tokenized*"), *Path("data").glob(".*")]
 
 
-def test_rows_longer_than_the_model_reads_are_refused_before_anything_is_written(inputs, params_of, monkeypatch):
-    main(params_of(tokenize={"max_length": 1024}))
+def test_rows_longer_than_the_model_reads_are_refused_before_anything_is_written(inputs, params, monkeypatch):
+    main(params(max_length=1024))
     shutil.rmtree(TOKENIZED)
     shutil.rmtree(METRICS)
     monkeypatch.setattr(stage, "tokenize", lambda *arguments: pytest.fail("tokenized"))
     with pytest.raises(UserError, match="tokenize.max_length is 1025, but the base model reads 1024 tokens"):
-        main(params_of(tokenize={"max_length": 1025}))
+        main(params(max_length=1025))
     assert nothing_written()
 
 
-def test_another_tokenizer_is_refused_before_anything_is_written(inputs, params_of):
+def test_another_tokenizer_is_refused_before_anything_is_written(inputs, params):
     (BASE / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
-        main(params_of())
+        main(params())
     assert nothing_written()
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_split_with_nothing_to_train_is_refused_and_leaves_nothing(inputs, params_of, split):
+def test_a_split_with_nothing_to_train_is_refused_and_leaves_nothing(inputs, params, split):
     long_prompt = [{"role": "user", "content": "why " * 1000}, {"role": "assistant", "content": "So."}]
     write_records(CLEAN / f"{split}.parquet", [Record("0" * 32, long_prompt, "x:1")])
     with pytest.raises(UserError, match=f"no row of the {split} split has an answer within tokenize.max_length"):
-        main(params_of())
+        main(params())
     assert nothing_written()

@@ -8,11 +8,12 @@ from datasets import Dataset
 from trl import SFTTrainer
 
 from stages._train import loss as loss_module
+from stages._train.adapter import add_adapter, save_adapter
 from stages._train.loss import LinearCrossEntropy
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic, packed_batch, quantized_modules
 from stages.shared.prompts import IGNORED
-from stages.train import add_adapter, make_trainer, save_adapter
+from stages.train import make_trainer
 
 MANIFEST = {"id": "owner/name", "path": None, "revision": "a" * 40}
 

@@ -59,8 +59,8 @@ class Clean(Section):
     max_characters: Count
     check_code: bool
     max_malformed_rows: CountOrZero
-    validation_fraction: Share
-    test_fraction: Share
+    validation_fraction: Annotated[Share, Field(gt=0)]
+    test_fraction: Annotated[Share, Field(gt=0)]
 
     @model_validator(mode="after")
     def leaves_rows_to_train(self):

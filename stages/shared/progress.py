@@ -28,7 +28,7 @@ class Progress:
             self.printed = now
             left = (now - self.started) / self.done * (self.total - self.done)
             shown = "".join(f", {name} {value}" for name, value in figures.items())
-            print(f"{self.label}: {self.done} of {self.total} {self.unit}{shown}, {left:.0f} s to go", flush=True)
+            print(f"{self.label}: {self.done} of {self.total}{self.unit}{shown}, {left:.0f} s to go", flush=True)
 
 
 @contextmanager
