@@ -80,11 +80,11 @@ def stdlib_rows(root: Path) -> Iterator[dict]:
     return iter(sorted(rows, key=lambda row: hashlib.sha256(row["source"].encode()).digest()))
 
 
-def jsonl_rows(path: Path) -> Iterator[dict]:
+def jsonl_rows(path: Path, name: str) -> Iterator[dict]:
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield {"source": f"{path.name}:{number}", **parsed(line)}
+                yield {"source": f"{name}:{number}", **parsed(line)}
 
 
 def parsed(line: str) -> dict:
@@ -94,7 +94,7 @@ def parsed(line: str) -> dict:
         return {"unreadable": line.rstrip("\n")}
 
 
-def json_rows(path: Path) -> Iterator[dict]:
+def json_rows(path: Path, name: str) -> Iterator[dict]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -103,10 +103,10 @@ def json_rows(path: Path) -> Iterator[dict]:
         ) from None
     if not isinstance(rows, list):
         raise UserError(f"{path} holds a JSON {type(rows).__name__}, not a list of rows")
-    return ({"source": f"{path.name}:{number}", "row": row} for number, row in enumerate(rows, 1))
+    return ({"source": f"{name}:{number}", "row": row} for number, row in enumerate(rows, 1))
 
 
-def csv_rows(path: Path) -> Iterator[dict]:
+def csv_rows(path: Path, name: str) -> Iterator[dict]:
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         csv.field_size_limit(sys.maxsize)  # its 128 kB would end the stage at the first longer text
         reader = csv.DictReader(file)
@@ -115,12 +115,12 @@ def csv_rows(path: Path) -> Iterator[dict]:
             raise UserError(f"{path} names a column twice in its first line: {', '.join(columns)}. Rename one")
         for row in reader:
             if None in row or None in row.values():
-                yield {"source": f"{path.name}:{reader.line_num}", "unreadable": json.dumps(list(row.values()))}
+                yield {"source": f"{name}:{reader.line_num}", "unreadable": json.dumps(list(row.values()))}
             else:
-                yield {"source": f"{path.name}:{reader.line_num}", "row": row}
+                yield {"source": f"{name}:{reader.line_num}", "row": row}
 
 
-def parquet_rows(path: Path) -> Iterator[dict]:
+def parquet_rows(path: Path, name: str) -> Iterator[dict]:
     import pyarrow
     import pyarrow.parquet
 
@@ -129,19 +129,19 @@ def parquet_rows(path: Path) -> Iterator[dict]:
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is not a Parquet file: {error}") from None
     rows = (row for batch in file.iter_batches(batch_size=1000) for row in batch.to_pylist())
-    return ({"source": f"{path.name}:{number}", "row": row} for number, row in enumerate(rows, 1))
+    return ({"source": f"{name}:{number}", "row": row} for number, row in enumerate(rows, 1))
 
 
 READERS = {".jsonl": jsonl_rows, ".json": json_rows, ".csv": csv_rows, ".parquet": parquet_rows}
 
 
-def file_rows(path: Path) -> Iterator[dict]:
-    """Every row of a .json, .jsonl, .csv or .parquet file, with where it stood."""
+def file_rows(path: Path, name: str) -> Iterator[dict]:
+    """Every row of a .json, .jsonl, .csv or .parquet file, with where it stood: `name` and the line."""
     if not path.is_file():
         raise UserError(f"data.path: there is no file {path}. Set data.path to a file ending in {', '.join(READERS)}")
     if path.suffix.lower() not in READERS:
         raise UserError(f"data.path: {path} ends in {path.suffix!r}; known are {', '.join(READERS)}")
-    return READERS[path.suffix.lower()](path)
+    return READERS[path.suffix.lower()](path, name)
 
 
 def hub_rows(data: Data) -> Iterator[dict]:
@@ -153,7 +153,7 @@ def hub_rows(data: Data) -> Iterator[dict]:
     for path in sorted(folder.rglob("*")):
         # The folder also keeps the files of a split that was asked for before.
         if any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in patterns):
-            yield from file_rows(path)
+            yield from file_rows(path, path.relative_to(folder).as_posix())
 
 
 def download_data(data: Data) -> Iterable[dict]:
@@ -165,7 +165,7 @@ def download_data(data: Data) -> Iterable[dict]:
     if data.source == "stdlib":
         rows = stdlib_rows(Path(sysconfig.get_path("stdlib")))
     else:
-        rows = file_rows(Path(data.path)) if data.source == "file" else hub_rows(data)
+        rows = file_rows(Path(data.path), Path(data.path).name) if data.source == "file" else hub_rows(data)
     return islice(rows, data.limit)
 
 

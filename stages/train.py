@@ -8,6 +8,7 @@ TRL's SFTTrainer. Run it with `dvc repro train`.
 import csv
 import importlib.metadata
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._train.adapter import add_adapter, quantized_bytes, save_adapter
@@ -25,6 +26,7 @@ from stages.shared.paths import (
     write_json,
     write_text,
 )
+from stages.shared.prompts import IGNORED
 from stages.shared.stage import Outcome, peak_memory, run_stage
 
 if TYPE_CHECKING:
@@ -106,12 +108,52 @@ def table(rows: list[dict], columns: dict[str, str]) -> str:
 def count_tokens(dataset: "Dataset") -> tuple[int, int]:
     """(all, trained) tokens of one epoch."""
     tokens = sum(map(len, dataset["input_ids"]))
-    return tokens, sum(label != -100 for labels in dataset["labels"] for label in labels)
+    return tokens, sum(label != IGNORED for labels in dataset["labels"] for label in labels)
+
+
+def curves(history: list[dict]) -> dict[Path, str]:
+    """{file: CSV text} of the trainer's log."""
+    training = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "grad_norm"}
+    return {CURVE: table(history, training), VALIDATION_CURVE: table(history, {"eval_loss": "loss"})}
+
+
+def losses(history: list[dict]) -> dict[str, float]:
+    training = [entry["loss"] for entry in history if "loss" in entry]
+    validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    return {
+        "loss_first": training[0],
+        "loss_last": training[-1],
+        "validation_loss_start": validation[0],
+        "validation_loss": validation[-1],
+    }
+
+
+def sizes(model: "PeftModel", base_bytes: int, parameters: int) -> dict[str, float]:
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {
+        "parameters": parameters,
+        "trainable_parameters": trainable,
+        "trainable_share": round(trainable / (parameters + trainable), 6),
+        "base_bytes_16bit": 2 * parameters,
+        "base_bytes_4bit": base_bytes,
+        "adapter_bytes": (ADAPTER / "adapter_model.safetensors").stat().st_size,
+    }
+
+
+def speed(trainer: "Trainer", tokens: int, trained: int) -> dict[str, float | str]:
+    import torch
+
+    seconds, cuda = trainer.watch.seconds, trainer.args.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "train_seconds": round(seconds, 3),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "trained_tokens_per_second": round(trained / seconds, 1),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
+    }
 
 
 def main(params: Params) -> Outcome:
-    import torch
-
     manifest = read_json(BASE / "manifest.json")
     make_deterministic(params.seed, params.train.deterministic)
     model = load_model(BASE, params.machine, params.quantization)
@@ -122,43 +164,22 @@ def main(params: Params) -> Outcome:
     trainer.train()
     with whole_directory(ADAPTER) as folder:
         save_adapter(model, folder)
-
-    history = trainer.state.log_history
-    write_text(CURVE, table(history, {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "grad_norm"}))
-    write_text(VALIDATION_CURVE, table(history, {"eval_loss": "loss"}))
-    losses = [entry["loss"] for entry in history if "loss" in entry]
-    validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    for path, text in curves(trainer.state.log_history).items():
+        write_text(path, text)
     tokens, trained = (round(count * trainer.state.epoch) for count in count_tokens(rows["train"]))
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     metrics = {
-        "loss_first": losses[0],
-        "loss_last": losses[-1],
-        "validation_loss_start": validation[0],
-        "validation_loss": validation[-1],
+        **losses(trainer.state.log_history),
+        **sizes(model, base_bytes, manifest["parameters"]),
         "steps": trainer.state.global_step,
         "tokens": tokens,
         "trained_tokens": trained,
-        "parameters": manifest["parameters"],
-        "trainable_parameters": trainable,
-        "trainable_share": round(trainable / (manifest["parameters"] + trainable), 6),
-        "base_bytes_16bit": 2 * manifest["parameters"],
-        "base_bytes_4bit": base_bytes,
-        "adapter_bytes": (ADAPTER / "adapter_model.safetensors").stat().st_size,
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     write_json(METRICS / "train.json", metrics)
-    seconds = trainer.watch.seconds
-    cuda = torch.cuda.is_available()
-    timing = {
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "train_seconds": round(seconds, 3),
-        "tokens_per_second": round(tokens / seconds, 1),
-        "trained_tokens_per_second": round(trained / seconds, 1),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
-    }
+    timing = speed(trainer, tokens, trained)
     return Outcome(
-        f"{metrics['steps']} steps, validation loss {validation[0]:.3f} → {validation[-1]:.3f}, "
-        f"{timing['tokens_per_second']:.0f} tokens/s, adapter in {ADAPTER}",
+        f"{metrics['steps']} steps, validation loss {metrics['validation_loss_start']:.3f} → "
+        f"{metrics['validation_loss']:.3f}, {timing['tokens_per_second']:.0f} tokens/s, adapter in {ADAPTER}",
         timing,
     )
 

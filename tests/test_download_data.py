@@ -123,7 +123,7 @@ def test_the_standard_library_gives_more_rows_than_the_tiny_profile_takes(params
 
 def rows_of(path: Path, content: str | bytes) -> list[dict]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(file_rows(path))
+    return list(file_rows(path, path.name))
 
 
 def test_json_lines_keep_their_line_numbers(tmp_path):
@@ -181,7 +181,7 @@ def test_parquet_rows_keep_their_types_and_order(tmp_path):
     path = tmp_path / "rows.parquet"
     values = [{"a": index, "turns": [{"role": "user"}]} for index in range(2500)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(values), path, row_group_size=700)
-    rows = list(file_rows(path))
+    rows = list(file_rows(path, path.name))
     assert [row["row"] for row in rows] == values
     assert rows[-1]["source"] == "rows.parquet:2500"
 
@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
 def test_a_missing_file_and_a_folder_are_no_files(tmp_path):
     for path in (tmp_path / "rows.jsonl", tmp_path):
         with pytest.raises(UserError, match="data.path: there is no file"):
-            list(file_rows(path))
+            list(file_rows(path, path.name))
 
 
 @pytest.fixture
@@ -262,6 +262,6 @@ def test_a_hub_data_set_gives_the_rows_of_its_split_only(hub, python_at, params_
         assert done.returncode == 0, done.stderr
         return [(row["source"], row["row"]) for row in json.loads(done.stdout)]
 
-    assert rows("train") == [("train-00000.jsonl:1", {"a": 1}), ("train-00001.jsonl:1", {"a": 2})]
-    assert rows("test") == [("test.csv:2", {"a": "3"})], "the files of the other split are still in the cache"
+    assert rows("train") == [("data/train-00000.jsonl:1", {"a": 1}), ("data/train-00001.jsonl:1", {"a": 2})]
+    assert rows("test") == [("data/test.csv:2", {"a": "3"})], "the files of the other split are still in the cache"
     assert "train.txt" not in hub.fetched()

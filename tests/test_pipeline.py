@@ -223,6 +223,46 @@ def test_the_merged_model_loads_with_nothing_of_ours(repository, tmp_path):
     assert done.stdout.splitlines()[-1] == "True"
 
 
+def readme_commands() -> list[str]:
+    """The commands of README.md's code blocks, without their comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+def test_every_command_of_the_readme_is_run_here_or_by_ci():
+    run_by_ci = {"make run", "make test"}
+    the_same_without_make = {line for line in readme_commands() if line.startswith("python3 -m venv .venv && ")}
+    assert len(the_same_without_make) == 2
+    needs_a_gpu = {"cp profiles/mistral-7b.yaml params.yaml && dvc repro"}
+    assert set(readme_commands()) - the_same_without_make - needs_a_gpu - run_by_ci == {
+        "dvc exp run -S train.learning_rate=1e-3",
+        "dvc exp show --only-changed --md",
+        "dvc metrics diff --md",
+        "dvc params diff --md",
+        "dvc plots diff",
+        "dvc repro",
+    }
+
+
+def test_the_readmes_commands_on_changes_work(repository):
+    printed = {command: repository.run(*command.split()) for command in readme_commands() if command.startswith("dvc ")}
+    assert "train.learning_rate" in printed["dvc params diff --md"]
+    assert "evaluate.tuned.perplexity" in printed["dvc metrics diff --md"]
+    assert "index.html" in printed["dvc plots diff"]
+    assert "learning_rate" in printed["dvc exp show --only-changed --md"]
+    repository.run("git", "checkout", "--", ".")
+    assert repository.ran("repro") == []
+
+
+def test_make_runs_the_commands_that_the_readme_gives_without_make():
+    makefile = (ROOT / "Makefile").read_text()
+    readme = (ROOT / "README.md").read_text()
+    for command in ("dvc repro", "python -m stages.report --show", 'pytest -m "not gpu"'):
+        assert command.removeprefix("python ") in makefile
+        assert command in readme
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "exec make test"
+
+
 def test_another_run_with_empty_caches_gives_every_output_the_same_hash(repository, made):
     other = made("second")
     other.ran("repro")

@@ -1,5 +1,6 @@
 """Loading models: the one place that knows about the device, the dtype and the attention kernel."""
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ def make_deterministic(seed: int, wanted: bool) -> None:
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+    if wanted:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS refuses to repeat itself
     torch.use_deterministic_algorithms(wanted and torch.cuda.is_available())
 
 

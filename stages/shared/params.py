@@ -152,7 +152,8 @@ def read_yaml(path: Path) -> dict:
     try:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing. Copy a profile: cp profiles/tiny.yaml {path}") from None
+        advice = f"Copy a profile: cp profiles/tiny.yaml {path}" if path.name == PARAMS.name else "Restore it from Git"
+        raise UserError(f"{path} is missing. {advice}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
