@@ -6,7 +6,6 @@ Run it with `dvc repro download_model`.
 """
 
 import hashlib
-import importlib.resources
 import json
 import math
 import re
@@ -32,6 +31,7 @@ from stages.shared.hub import fetch
 from stages.shared.params import Model, Params
 from stages.shared.paths import BASE, METRICS, read_json, whole_directory, write_json, write_text
 from stages.shared.stage import Outcome, run_stage
+from stages.shared.vocabulary import wheel_file
 
 GENERATION = "generation_config.json"
 GIB = 1 << 30
@@ -49,12 +49,12 @@ def source_folder(model: Model) -> Path:
     return fetch(model.id, model.revision, "model", names, "model")
 
 
-def convert_tokenizer(target: Path) -> None:
-    """Writes Mistral-7B v0.3's tokenizer, made from the SentencePiece model in the mistral-common wheel."""
+def convert_tokenizer(version: str, target: Path) -> None:
+    """Writes Mistral's tokenizer of v1, v2 or v3, made from the SentencePiece model in the mistral-common wheel."""
     from sentencepiece import SentencePieceProcessor
     from transformers import LlamaTokenizer
 
-    source = importlib.resources.files("mistral_common") / "data" / "mistral_instruct_tokenizer_240323.model.v3"
+    source = wheel_file(version)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "tokenizer.model").write_bytes(source.read_bytes())
         LlamaTokenizer.from_pretrained(folder, legacy=False, add_bos_token=True).save_pretrained(target)
@@ -103,7 +103,7 @@ def download_model(model: Model, target: Path) -> dict:
     check_weights(folder, config, shapes)
     own = tokenizer_files(folder) if model.tokenizer == "own" else []
     if not own:
-        convert_tokenizer(target)
+        convert_tokenizer(model.tokenizer.removeprefix("mistral-common-"), target)
     check_vocabulary((folder if own else target) / "tokenizer.json", config, model.tokenizer)
     names = [CONFIG, *([GENERATION] if (folder / GENERATION).is_file() else []), *own, *weights]
     for name in names:

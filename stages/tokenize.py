@@ -2,17 +2,22 @@
 
 data/tokenized/{train,validation}.arrow have columns input_ids, labels (-100 on all but the assistant's turns and their
 end-of-sequence token) and seq_lengths (the lengths of the conversations packed into the row, in TRL's name for it).
+data/tokenized/rejected.parquet has the conversations of which nothing fits into `tokenize.max_length`.
 Run it with `dvc repro tokenize`; always as a module, since a plain script would shadow Python's own `tokenize`.
+`python -m stages.tokenize --show 3` prints rows with the trained tokens highlighted.
 """
 
+import hashlib
+import sys
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 from stages.shared.errors import UserError
-from stages.shared.params import Params, Tokenize
+from stages.shared.params import Params, Tokenize, load_params
 from stages.shared.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json, whole_directory, write_json
-from stages.shared.prompts import IGNORED, Encoded, Encoder, check_base
-from stages.shared.records import Record, read_records
+from stages.shared.prompts import CHAT_TEMPLATES, IGNORED, Encoded, Encoder, check_base
+from stages.shared.records import Record, read_records, write_records
 from stages.shared.stage import Outcome, run_stage
 
 
@@ -25,30 +30,58 @@ class Row:
     seq_lengths: list[int]
 
 
-def tokenize(records: list[Record], encoder: Encoder, params: Tokenize) -> tuple[list[Row], dict[str, float]]:
-    """The rows to train on, in the records' order unless packed, and their counts."""
+def fitting(messages: list[dict[str, str]], encoder: Encoder, params: Tokenize) -> list[Encoded]:
+    """The conversation, or what `tokenize.too_long` leaves of it: whole turns only, so that each part ends in </s>."""
+    whole = encoder.conversation(messages)
+    if len(whole.input_ids) <= params.max_length:
+        return [whole]
+    if params.too_long == "drop":
+        return []
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    turns, parts = messages[len(system) :], []
+    while turns:
+        for count in range(len(turns), 0, -2):
+            part = encoder.conversation(system + turns[:count])
+            if len(part.input_ids) <= params.max_length:
+                parts.append(part)
+                break
+        if params.too_long == "truncate":
+            break
+        turns = turns[count:]  # where not even one exchange fits, it alone is left out
+    return parts
+
+
+def tokenize(
+    records: list[Record], encoder: Encoder, params: Tokenize
+) -> tuple[list[Row], dict[str, float], list[Record]]:
+    """The rows to train on, their counts, and the records of which nothing fits."""
     kept: list[Encoded] = []
-    counts = {"truncated": 0, "dropped": 0}
+    dropped, truncated, answers = [], 0, 0
     for record in records:
-        encoded = encoder.conversation(record.messages)
-        if len(encoded.input_ids) > params.max_length:
-            counts["truncated"] += 1
-            encoded = Encoded(encoded.input_ids[: params.max_length], encoded.labels[: params.max_length])
-        # The first position predicts nothing, so a label there would not be trained either.
-        if all(label == IGNORED for label in encoded.labels[1:]):
-            counts["dropped"] += 1
-            continue
-        kept.append(encoded)
-    groups = (
-        pack([len(row.input_ids) for row in kept], params.max_length)
-        if params.packing
-        else [[i] for i in range(len(kept))]
-    )
+        parts = fitting(record.messages, encoder, params)
+        found = sum(part.labels.count(encoder.eos) for part in parts)
+        expected = sum(message["role"] == "assistant" for message in record.messages)
+        kept += parts
+        answers += found
+        if not parts:
+            dropped.append(record)
+        elif found < expected:
+            truncated += 1
+    lengths = [len(row.input_ids) for row in kept]
+    groups = pack(lengths, params.max_length) if params.packing else [[index] for index in range(len(kept))]
     rows = [join([kept[index] for index in group]) for group in groups]
-    tokens = sum(len(row.input_ids) for row in rows)
-    trained = sum(label != IGNORED for row in rows for label in row.labels)
-    counts |= {"rows": len(kept), "packed_rows": len(rows), "tokens": tokens, "trained_tokens": trained}
-    return rows, counts | {"fill": round(tokens / (len(rows) * params.max_length), 4) if rows else 0.0}
+    tokens = sum(lengths)
+    counts = {
+        "rows": len(kept),
+        "answers": answers,
+        "truncated": truncated,
+        "dropped": len(dropped),
+        "packed_rows": len(rows),
+        "tokens": tokens,
+        "trained_tokens": sum(label != IGNORED for row in rows for label in row.labels),
+        "fill": round(tokens / (len(rows) * params.max_length), 4) if rows else 0.0,
+    }
+    return rows, counts, dropped
 
 
 def pack(lengths: list[int], capacity: int) -> list[list[int]]:
@@ -90,21 +123,51 @@ def write_rows(path: Path, rows: list[Row]) -> None:
             writer.write(pyarrow.RecordBatch.from_pylist([asdict(row) for row in rows[start : start + 1000]], schema))
 
 
+def readable(text: str) -> str:
+    """Text of unknown origin for a terminal: control characters, newlines apart, are spelled out."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def highlight(row: Row, encoder: Encoder, colour: bool) -> str:
+    """The row's text, the trained tokens in green on a terminal, between « and » elsewhere."""
+    before, after = ("\x1b[32m", "\x1b[0m") if colour else ("«", "»")
+    # A label that `join` took away is only that of a conversation's first token, <s>, which is never trained.
+    runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORED)
+    texts = [(trained, readable(encoder.spell([token for token, _ in run]))) for trained, run in runs]
+    return "".join(f"{before}{text}{after}" if trained else text for trained, text in texts)
+
+
+def show(count: int) -> None:
+    """Prints the first rows of data/tokenized/train.arrow, so that people look at their masks."""
+    import pyarrow
+
+    params, path = load_params(), TOKENIZED / "train.arrow"
+    if not path.is_file():
+        raise UserError(f"{path} is missing. `dvc repro tokenize` makes it")
+    encoder = Encoder(params.prompt)
+    rows = pyarrow.ipc.open_stream(path).read_all().slice(0, count).to_pylist()
+    for number, row in enumerate(rows, 1):
+        print(f"row {number}: {len(row['input_ids'])} tokens, conversations of {row['seq_lengths']}")
+        print(highlight(Row(**row), encoder, sys.stdout.isatty()))
+
+
 def main(params: Params) -> Outcome:
     encoder = Encoder(params.prompt)
     check_base(encoder, BASE)
     context = read_json(BASE / "config.json")["max_position_embeddings"]
     if params.tokenize.max_length > context:
-        raise UserError(
-            f"tokenize.max_length is {params.tokenize.max_length}, but the base model reads {context} tokens"
-        )
-    metrics = {}
+        raise UserError(f"tokenize.max_length is {params.tokenize.max_length}; the base model reads {context} tokens")
+    template = hashlib.sha256(CHAT_TEMPLATES[params.prompt.template].encode()).hexdigest()
+    metrics, dropped = {"chat_template_sha256": template}, []
     with whole_directory(TOKENIZED) as folder:
         for split in ("train", "validation"):
-            rows, metrics[split] = tokenize(read_records(CLEAN / f"{split}.parquet"), encoder, params.tokenize)
+            records = read_records(CLEAN / f"{split}.parquet")
+            rows, metrics[split], left_out = tokenize(records, encoder, params.tokenize)
             if not rows:
                 raise UserError(f"no row of the {split} split has an answer within tokenize.max_length")
             write_rows(folder / f"{split}.arrow", rows)
+            dropped += left_out
+        write_records(folder / "rejected.parquet", dropped, ["longer_than_max_length"] * len(dropped))
     write_json(METRICS / "tokenize.json", metrics)
     train = metrics["train"]
     return Outcome(
@@ -114,4 +177,10 @@ def main(params: Params) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_stage("tokenize", main)
+    if sys.argv[1:2] == ["--show"] and sys.argv[2:3] and sys.argv[2].isdigit():
+        try:
+            show(int(sys.argv[2]))
+        except UserError as error:
+            sys.exit(f"tokenize: {error}")
+    else:
+        run_stage("tokenize", main)

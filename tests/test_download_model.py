@@ -65,7 +65,7 @@ def save_shards(folder: Path) -> None:
 def converted(tmp_path_factory):
     """Mistral-7B v0.3's tokenizer, as the stage writes it."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    download_model.convert_tokenizer(folder)
+    download_model.convert_tokenizer("v3", folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -39,20 +40,33 @@ def encoder():
 
 
 class Lettered:
-    """An encoder whose conversation ids are spelled in the record: "..ab" is two prompt tokens and two of an answer."""
+    """An encoder of one letter a token: prompts are dots, answers letters, and $ ends an answer."""
+
+    eos = ord("$")
 
     def conversation(self, messages) -> Encoded:
-        text = messages[0]["content"]
-        ids = [ord(letter) for letter in text]
-        return Encoded(ids, [IGNORED if letter == "." else token for letter, token in zip(text, ids, strict=True)])
+        ids, labels = [], []
+        for message in messages:
+            text = message["content"] + "$" * (message["role"] == "assistant")
+            ids += map(ord, text)
+            labels += [ord(letter) if message["role"] == "assistant" else IGNORED for letter in text]
+        return Encoded(ids, labels)
 
 
 def lettered(*texts) -> list[Record]:
-    return [Record(text, [{"role": "user", "content": text}], "x:1") for text in texts]
+    """Records from spellings such as "..ab$.c$", two exchanges; a leading s is a system prompt of one token."""
+    records = []
+    for text in texts:
+        messages = [{"role": "system", "content": "s"}] if text.startswith("s") else []
+        for prompt, answer in re.findall(r"(\.+)(\w*)\$", text):
+            messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        records.append(Record(text, messages, "x:1"))
+    return records
 
 
-def tokenized(*texts, max_length=8, packing=False):
-    return tokenize(lettered(*texts), Lettered(), Tokenize(max_length=max_length, packing=packing))
+def tokenized(*texts, max_length=8, packing=False, too_long="drop"):
+    params = Tokenize(max_length=max_length, packing=packing, too_long=too_long)
+    return tokenize(lettered(*texts), Lettered(), params)
 
 
 def spelled(row) -> str:
@@ -110,67 +124,82 @@ def test_packing_needs_no_more_rows_than_trl(seed):
 
 
 def test_unpacked_each_conversation_is_a_row_in_the_order_of_the_records():
-    texts = ["..ab", ".....abc", ".a", "..abcd"]
-    rows, counts = tokenized(*texts)
+    texts = ["..ab$", "....abc$", ".a$", "..a$..b$"]
+    rows, counts, dropped = tokenized(*texts)
     assert [spelled(row) for row in rows] == texts
     assert [trained(row) for row in rows] == texts
-    assert [row.seq_lengths for row in rows] == [[4], [8], [2], [6]]
+    assert [row.seq_lengths for row in rows] == [[5], [8], [3], [8]]
+    assert dropped == []
     assert counts == {
-        **{"truncated": 0, "dropped": 0, "rows": 4, "packed_rows": 4},
-        **{"tokens": 20, "trained_tokens": 10, "fill": 0.625},
+        **{"truncated": 0, "dropped": 0, "rows": 4, "answers": 5, "packed_rows": 4},
+        **{"tokens": 24, "trained_tokens": 13, "fill": 0.75},
     }
 
 
-def test_what_is_too_long_is_truncated_and_counted():
-    rows, counts = tokenized("..abcdef", "..abcdefg", "..abcdefghij")
-    assert [spelled(row) for row in rows] == ["..abcdef"] * 3
-    assert [trained(row) for row in rows] == ["..abcdef"] * 3
-    assert counts["truncated"] == 2
-    assert counts["dropped"] == 0
-
-
 @pytest.mark.parametrize(
-    ("text", "truncated"),
+    ("too_long", "text", "kept"),
     [
-        (".", 0),
-        ("......", 0),
-        ("........ab", 1),  # the answer begins behind max_length
-        ("a.", 0),  # the first token is predicted from nothing, so it is no target
+        ("drop", "..ab$", ["..ab$"]),
+        ("drop", "..abcdef$", []),
+        ("drop", "..ab$..cd$", []),
+        ("truncate", "..ab$..cd$", ["..ab$"]),
+        ("truncate", ".a$.b$.c$", [".a$.b$"]),
+        ("truncate", "..abcdef$.a$", []),
+        ("truncate", "s..ab$..cd$", ["s..ab$"]),
+        ("split", "..ab$..cd$", ["..ab$", "..cd$"]),
+        ("split", ".a$.b$.c$", [".a$.b$", ".c$"]),
+        ("split", "s.a$.b$.c$", ["s.a$.b$", "s.c$"]),
+        ("split", "..ab$..abcdef$.c$", ["..ab$", ".c$"]),
+        ("split", "..abcdef$", []),
     ],
 )
-def test_what_has_nothing_to_train_is_dropped_and_counted(text, truncated):
-    rows, counts = tokenized("..ab", text, "..cd")
-    assert [spelled(row) for row in rows] == ["..ab", "..cd"]
-    assert (counts["dropped"], counts["truncated"], counts["rows"]) == (1, truncated, 2)
-    assert counts["tokens"] == 8
+def test_of_a_conversation_that_is_too_long_whole_turns_are_kept_as_asked(too_long, text, kept):
+    rows, counts, dropped = tokenized(text, too_long=too_long)
+    assert [spelled(row) for row in rows] == kept
+    assert [record.id for record in dropped] == ([] if kept else [text])
+    assert counts["dropped"] == len(dropped)
+    assert counts["answers"] == sum(each.count("$") for each in kept)
+    assert counts["truncated"] == (bool(kept) and counts["answers"] < text.count("$"))
 
 
-def test_one_answer_token_within_max_length_is_enough():
-    rows, counts = tokenized(".......abc")
-    assert [trained(row) for row in rows] == [".......a"]
-    assert (counts["truncated"], counts["dropped"]) == (1, 0)
+@pytest.mark.parametrize("too_long", ["drop", "truncate", "split"])
+def test_every_row_that_is_kept_teaches_the_end_of_each_of_its_answers(too_long):
+    rng = random.Random(0)
+    exchanges = ["." * rng.randint(1, 5) + "a" * rng.randint(1, 5) + "$" for _ in range(300)]
+    texts = ["".join(exchanges[start : start + rng.randint(1, 4)]) for start in range(0, 300, 3)]
+    rows, counts, _ = tokenized(*texts, too_long=too_long)
+    assert all(trained(row).endswith("$") and len(row.input_ids) <= 8 for row in rows)
+    assert sum(trained(row).count("$") for row in rows) == counts["answers"] > 10
 
 
 def test_the_first_token_of_a_packed_conversation_is_not_predicted_from_the_one_before():
-    rows, counts = tokenized("abcd", "efg", packing=True)
-    assert [spelled(row) for row in rows] == ["abcdefg"]
-    assert [trained(row) for row in rows] == [".bcd.fg"]
+    class Bare(Lettered):
+        def conversation(self, messages):
+            ids = super().conversation(messages).input_ids
+            return Encoded(ids, ids)
+
+    params = Tokenize(max_length=8, packing=True, too_long="drop")
+    rows, counts, _ = tokenize(lettered(".ab$", ".c$"), Bare(), params)
+    assert [spelled(row) for row in rows] == [".ab$.c$"]
+    assert rows[0].labels == [IGNORED, *map(ord, "ab$"), IGNORED, *map(ord, "c$")]
     assert rows[0].seq_lengths == [4, 3]
     assert counts["trained_tokens"] == 5
 
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_no_rows_are_no_error(packing):
-    rows, counts = tokenized("....", packing=packing)
+    rows, counts, dropped = tokenized("..abcdefgh$", packing=packing)
     assert rows == []
-    assert (counts["rows"], counts["packed_rows"], counts["fill"], counts["dropped"]) == (0, 0, 0.0, 1)
+    assert len(dropped) == 1
+    assert (counts["rows"], counts["packed_rows"], counts["fill"]) == (0, 0, 0.0)
 
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_real_conversations_come_out_whole(encoder, packing):
     rng = random.Random(0)
     records = [record(number, rng.randint(1, 60)) for number in range(200)]
-    rows, counts = tokenize(records, encoder, Tokenize(max_length=CAPACITY, packing=packing))
+    params = Tokenize(max_length=CAPACITY, packing=packing, too_long="drop")
+    rows, counts, _ = tokenize(records, encoder, params)
     parts = []
     for row in rows:
         assert len(row.input_ids) == len(row.labels) == sum(row.seq_lengths) <= CAPACITY
@@ -191,7 +220,8 @@ def test_real_conversations_come_out_whole(encoder, packing):
 def test_the_files_are_what_datasets_reads(tmp_path):
     from datasets import Dataset
 
-    rows, _ = tokenized(*("." + "ab" * (number % 4 + 1) for number in range(2500)), max_length=20, packing=True)
+    texts = ("." + "ab" * (number % 4 + 1) + "$" for number in range(2500))
+    rows, _, _ = tokenized(*texts, max_length=20, packing=True)
     write_rows(tmp_path / "train.arrow", rows)
     dataset = Dataset.from_file(str(tmp_path / "train.arrow"))
     assert dataset.column_names == ["input_ids", "labels", "seq_lengths"]
@@ -201,7 +231,7 @@ def test_the_files_are_what_datasets_reads(tmp_path):
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    convert_tokenizer(folder)
+    convert_tokenizer("v3", folder)
     return folder
 
 
@@ -230,7 +260,7 @@ def test_the_stage_writes_both_splits_and_their_counts(inputs, params):
     from datasets import Dataset
 
     message = main(params()).message
-    assert {path.name for path in TOKENIZED.iterdir()} == {"train.arrow", "validation.arrow"}
+    assert {path.name for path in TOKENIZED.iterdir()} == {"train.arrow", "validation.arrow", "rejected.parquet"}
     metrics = read_json(METRICS / "tokenize.json")
     assert message.startswith(f"280 conversations in {metrics['train']['packed_rows']} rows, ")
     for split, count in (("train", 280), ("validation", 20)):
@@ -259,7 +289,7 @@ def test_two_runs_write_the_same_bytes_without_importing_torch(inputs, python_at
         assert "heavy: []" in done.stdout
         files = [*TOKENIZED.iterdir(), METRICS / "tokenize.json"]
         written.append({path.name: path.read_bytes() for path in files})
-    assert len(written[0]) == 3
+    assert len(written[0]) == 4
     assert written[0] == written[1]
     assert not [name for name, content in written[0].items() if str(inputs).encode() in content]
 
@@ -273,7 +303,7 @@ def test_rows_longer_than_the_model_reads_are_refused_before_anything_is_written
     shutil.rmtree(TOKENIZED)
     shutil.rmtree(METRICS)
     monkeypatch.setattr(stage, "tokenize", lambda *arguments: pytest.fail("tokenized"))
-    with pytest.raises(UserError, match="tokenize.max_length is 1025, but the base model reads 1024 tokens"):
+    with pytest.raises(UserError, match="tokenize.max_length is 1025; the base model reads 1024 tokens"):
         main(params(max_length=1025))
     assert nothing_written()
 
@@ -292,3 +322,36 @@ def test_a_split_with_nothing_to_train_is_refused_and_leaves_nothing(inputs, par
     with pytest.raises(UserError, match=f"no row of the {split} split has an answer within tokenize.max_length"):
         main(params())
     assert nothing_written()
+
+
+def test_what_is_left_out_stands_in_a_file_with_its_reason_and_place(inputs, params):
+    import pyarrow.parquet
+
+    rows = [record(1), record(2, words=2000)]
+    write_records(CLEAN / "train.parquet", rows)
+    main(params())
+    left_out = pyarrow.parquet.read_table(TOKENIZED / "rejected.parquet").to_pylist()
+    assert [(row["id"], row["source"], row["reason"]) for row in left_out] == [
+        (rows[1].id, rows[1].source, "longer_than_max_length")
+    ]
+    assert read_json(METRICS / "tokenize.json")["train"]["dropped"] == 1
+
+
+def test_show_prints_rows_with_the_trained_tokens_marked(inputs, params, capsys, tiny):
+    hostile = [{"role": "user", "content": "a \x1b[31m[INST] b"}, {"role": "assistant", "content": "Done.\nYes"}]
+    write_records(CLEAN / "train.parquet", [Record("0" * 32, hostile, "x:1")])
+    main(params(packing=False))
+    shutil.copy(tiny, "params.yaml")
+    stage.show(3)
+    lines = capsys.readouterr().out
+    assert "<s>[INST]" in lines
+    assert "[/INST]«Done.\nYes</s>»" in lines
+    assert "\\x1b[31m" in lines
+    assert "\x1b" not in lines
+
+
+def test_show_before_a_run_says_what_to_do(tmp_path, monkeypatch, tiny):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny, tmp_path / "params.yaml")
+    with pytest.raises(UserError, match=r"train\.arrow is missing\. `dvc repro tokenize` makes it"):
+        stage.show(1)

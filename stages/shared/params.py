@@ -45,7 +45,7 @@ class HubSource(Section):
 
 class Model(HubSource):
     source: Literal["path", "hub"]
-    tokenizer: Literal["own", "mistral-common-v3"]
+    tokenizer: Literal["own", "mistral-common-v1", "mistral-common-v2", "mistral-common-v3"]
 
 
 class Data(HubSource):
@@ -72,12 +72,13 @@ class Clean(Section):
 
 
 class Prompt(Section):
-    template: Literal["v3"]
+    template: Literal["v1", "v2", "v3"]
     system: str | None
 
 
 class Tokenize(Section):
     max_length: Annotated[StrictInt, Field(ge=8)]
+    too_long: Literal["drop", "truncate", "split"]
     packing: bool
 
 

@@ -10,7 +10,8 @@ import pytest
 from stages.download_model import convert_tokenizer
 from stages.shared.errors import UserError
 from stages.shared.params import Prompt
-from stages.shared.prompts import CHAT_TEMPLATES, IGNORED, Encoder, check_base, wheel_file
+from stages.shared.prompts import CHAT_TEMPLATES, IGNORED, Encoder, check_base
+from stages.shared.vocabulary import wheel_file
 
 PIECES = [
     *("a", "The answer is", "def f(x):\n    return x", "x  =  1", "0123456789", "\t", "\n", "\n\n", " ", "   ", "    "),
@@ -48,57 +49,67 @@ def conversations(count, pieces, seed=0) -> list[list[dict]]:
     return found
 
 
-PLAIN = conversations(200, PIECES)
-HOSTILE = conversations(200, PIECES + LOOK_ALIKES * 2)
+PLAIN = conversations(400, PIECES)
+HOSTILE = conversations(700, PIECES + LOOK_ALIKES * 2)
 SIMPLE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    return Encoder(Prompt(template="v3", system=None))
+@pytest.fixture(scope="module", params=["v1", "v2", "v3"])
+def version(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def pieces():
+def encoder(version):
+    return Encoder(Prompt(template=version, system=None))
+
+
+@pytest.fixture(scope="module")
+def pieces(version):
     """SentencePiece with Mistral's vocabulary, which knows nothing of conversations."""
     from sentencepiece import SentencePieceProcessor
 
-    return SentencePieceProcessor(model_file=str(wheel_file("v3")))
+    return SentencePieceProcessor(model_file=str(wheel_file(version)))
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tmp_path_factory, version):
     """A folder with the tokenizer as download_model writes it."""
     folder = tmp_path_factory.mktemp("base")
-    convert_tokenizer(folder)
+    convert_tokenizer(version, folder)
     return folder
 
 
-def by_hand(pieces, messages) -> tuple[list[int], list[int]]:
-    """(ids, labels) of a conversation in v3, spelled out turn by turn."""
+def by_hand(pieces, messages, version) -> tuple[list[int], list[int]]:
+    """(ids, labels) of a conversation, spelled out turn by turn."""
     system = [message["content"] for message in messages if message["role"] == "system"]
     turns = [message for message in messages if message["role"] != "system"]
+    with_system = 0 if version == "v1" else len(turns) - 2
     ids, labels = [pieces.bos_id()], [IGNORED]
     for index, message in enumerate(turns):
         if message["role"] == "user":
-            text = "\n\n".join([*system, message["content"]]) if index == len(turns) - 2 else message["content"]
-            segment = [pieces.piece_to_id("[INST]"), *pieces.encode(text), pieces.piece_to_id("[/INST]")]
+            text = "\n\n".join([*system, message["content"]]) if index == with_system else message["content"]
+            if version == "v1":  # there the marks are text
+                segment = pieces.encode(f"[INST] {text} [/INST]")
+            else:
+                segment = [pieces.piece_to_id("[INST]"), *pieces.encode(text), pieces.piece_to_id("[/INST]")]
             labels += [IGNORED] * len(segment)
         else:
-            segment = [*pieces.encode(message["content"].rstrip(" ")), pieces.eos_id()]
+            text = message["content"] if version == "v1" else message["content"].rstrip(" ")
+            segment = [*pieces.encode(text), pieces.eos_id()]
             labels += segment
         ids += segment
     return ids, labels
 
 
-def test_the_ids_are_those_of_mistral_common_in_finetuning_mode(encoder):
+def test_the_ids_are_those_of_mistral_common_in_finetuning_mode(encoder, version):
     from mistral_common.protocol.instruct import messages as kinds
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
     from mistral_common.protocol.instruct.validator import ValidationMode
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-    mistral = MistralTokenizer.from_file(wheel_file("v3"), mode=ValidationMode.finetuning)
-    assert mistral.instruct_tokenizer.tokenizer.version == "v3"
+    mistral = MistralTokenizer.from_file(str(wheel_file(version)), mode=ValidationMode.finetuning)
+    assert mistral.instruct_tokenizer.tokenizer.version == version
     kind = {
         "system": kinds.SystemMessage,
         "user": kinds.UserMessage,
@@ -110,13 +121,13 @@ def test_the_ids_are_those_of_mistral_common_in_finetuning_mode(encoder):
         assert encoder.conversation(messages).input_ids == expected, messages
 
 
-def test_the_answers_and_their_ends_are_trained_and_nothing_else(encoder, pieces):
+def test_the_answers_and_their_ends_are_trained_and_nothing_else(encoder, pieces, version):
     for messages in PLAIN + HOSTILE:
         encoded = encoder.conversation(messages)
-        assert (encoded.input_ids, encoded.labels) == by_hand(pieces, messages), messages
+        assert (encoded.input_ids, encoded.labels) == by_hand(pieces, messages, version), messages
 
 
-def test_the_labels_decode_to_the_answers(encoder):
+def test_the_labels_decode_to_the_answers(encoder, version):
     for messages in PLAIN + HOSTILE:
         answers, current = [], []
         for label in encoder.conversation(messages).labels:
@@ -126,17 +137,18 @@ def test_the_labels_decode_to_the_answers(encoder):
                 answers.append(encoder.decode(current))
                 current = []
         assert not current
-        # mistral-common drops the blanks, not the new lines, at the end of an answer.
-        assert answers == [m["content"].rstrip(" ") for m in messages if m["role"] == "assistant"]
+        # From v2 on mistral-common drops the blanks, not the new lines, at the end of an answer.
+        expected = [message["content"] for message in messages if message["role"] == "assistant"]
+        assert answers == (expected if version == "v1" else [text.rstrip(" ") for text in expected])
 
 
-def test_look_alikes_of_control_tokens_stay_text(encoder, pieces):
+def test_look_alikes_of_control_tokens_stay_text(encoder, pieces, version):
     for messages in HOSTILE:
         ids = encoder.conversation(messages).input_ids
         users = sum(message["role"] == "user" for message in messages)
         control = [token for token in ids if pieces.is_control(token) or pieces.is_unknown(token)]
-        begin, end = pieces.piece_to_id("[INST]"), pieces.piece_to_id("[/INST]")
-        assert control == [encoder.bos, *[begin, end, encoder.eos] * users], messages
+        marks = [] if version == "v1" else [pieces.piece_to_id("[INST]"), pieces.piece_to_id("[/INST]")]
+        assert control == [encoder.bos, *[*marks, encoder.eos] * users], messages
 
 
 @pytest.mark.parametrize("text", LOOK_ALIKES)
@@ -156,12 +168,12 @@ def test_there_is_one_beginning_of_sequence(encoder):
             assert ids.count(encoder.bos) == 1
 
 
-def test_the_prompt_is_how_the_conversation_begins(encoder):
+def test_the_prompt_is_how_the_conversation_begins(encoder, pieces):
     for messages in PLAIN + HOSTILE:
         encoded, prompt = encoder.conversation(messages), encoder.prompt(messages[:-1])
         assert encoded.input_ids[: len(prompt)] == prompt
         # and it ends where the last answer begins
-        assert prompt[-1] == encoder.end_of_user
+        assert pieces.decode(prompt[-4:]).endswith("[/INST]") or prompt[-1] == pieces.piece_to_id("[/INST]")
         assert encoded.labels[len(prompt) - 1] == IGNORED
         assert IGNORED not in encoded.labels[len(prompt) :]
 
@@ -175,9 +187,9 @@ def test_messages_are_left_as_they_were():
         assert messages == before
 
 
-def test_the_system_prompt_of_params_is_put_in_where_the_conversation_brings_none(encoder):
+def test_the_system_prompt_of_params_is_put_in_where_the_conversation_brings_none(encoder, version):
     ours = {"role": "system", "content": "Be brief"}
-    with_system = Encoder(Prompt(template="v3", system="Be brief"))
+    with_system = Encoder(Prompt(template=version, system="Be brief"))
     for messages in PLAIN[:60]:
         expected = messages if messages[0]["role"] == "system" else [ours, *messages]
         assert with_system.conversation(messages) == encoder.conversation(expected)
@@ -192,11 +204,11 @@ def test_generated_ids_are_decoded_without_their_control_tokens(encoder, text):
     assert encoder.decode([]) == ""
 
 
-def test_transformers_renders_the_same_ids_with_our_template(encoder, base):
+def test_transformers_renders_the_same_ids_with_our_template(encoder, base, version):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.chat_template = CHAT_TEMPLATES["v3"]
+    tokenizer.chat_template = CHAT_TEMPLATES[version]
     for messages in PLAIN:
         found = tokenizer.apply_chat_template(messages, return_dict=False)
         assert found == encoder.conversation(messages).input_ids, messages
@@ -204,13 +216,15 @@ def test_transformers_renders_the_same_ids_with_our_template(encoder, base):
         assert asked == encoder.prompt(messages[:-1]), messages
 
 
-def test_the_template_refuses_a_role_that_it_would_drop(base):
+def test_the_template_refuses_a_role_that_it_would_drop(base, version):
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     with pytest.raises(TemplateError, match="unknown role tool"):
-        tokenizer.apply_chat_template([*SIMPLE, {"role": "tool", "content": "1"}], chat_template=CHAT_TEMPLATES["v3"])
+        tokenizer.apply_chat_template(
+            [*SIMPLE, {"role": "tool", "content": "1"}], chat_template=CHAT_TEMPLATES[version]
+        )
 
 
 def test_the_tokenizer_that_the_template_encodes_with_is_taken(encoder, base):
@@ -223,7 +237,7 @@ def swapped(content):
 
 
 def extended(content):
-    token = {"id": 32768, "content": "[PAD]", "special": True}
+    token = {"id": len(content["model"]["vocab"]), "content": "[PAD]", "special": True}
     flags = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
     content["added_tokens"].append(token | flags)
 
@@ -237,7 +251,7 @@ def shortened(content):
     ("change", "words"),
     [
         (swapped, "2 tokens differ, the first is "),
-        (extended, "0 tokens differ, the first is 32768, 'more tokens' there and 'none' here"),
+        (extended, "0 tokens differ, the first is 32{}, 'more tokens' there and 'none' here"),
         (shortened, "1 tokens differ, the first is "),
     ],
 )
@@ -249,7 +263,7 @@ def test_another_vocabulary_is_refused(encoder, base, tmp_path, change, words):
         check_base(encoder, tmp_path)
     text = str(caught.value)
     assert f"prompt.template encodes with another vocabulary than {tmp_path / 'tokenizer.json'}" in text
-    assert words in text
+    assert words.format("000" if encoder.vocabulary[3:4] != ["[INST]"] else "768") in text
 
 
 def test_a_base_without_a_tokenizer_is_refused(encoder, base, tmp_path):
