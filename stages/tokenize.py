@@ -30,9 +30,8 @@ class Row:
     seq_lengths: list[int]
 
 
-def fitting(messages: list[dict[str, str]], encoder: Encoder, params: Tokenize) -> list[Encoded]:
+def fitting(whole: Encoded, messages: list[dict[str, str]], encoder: Encoder, params: Tokenize) -> list[Encoded]:
     """The conversation, or what `tokenize.too_long` leaves of it: whole turns only, so that each part ends in </s>."""
-    whole = encoder.conversation(messages)
     if len(whole.input_ids) <= params.max_length:
         return [whole]
     if params.too_long == "drop":
@@ -57,8 +56,9 @@ def tokenize(
     """The rows to train on, their counts, and the records of which nothing fits."""
     kept: list[Encoded] = []
     dropped, truncated, answers = [], 0, 0
-    for record in records:
-        parts = fitting(record.messages, encoder, params)
+    encoded = encoder.conversations([record.messages for record in records])
+    for record, whole in zip(records, encoded, strict=True):
+        parts = fitting(whole, record.messages, encoder, params)
         found = sum(part.labels.count(encoder.eos) for part in parts)
         expected = sum(message["role"] == "assistant" for message in record.messages)
         kept += parts

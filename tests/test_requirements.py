@@ -7,7 +7,8 @@ import sys
 
 from tests.conftest import ROOT
 
-NEEDED_UNSEEN = {"accelerate", "dvc", "protobuf"}  # by the trainer, the stages' runner, and transformers' converter
+# By the trainer, the stages' runner, transformers' converter, and for its data files.
+NEEDED_UNSEEN = {"accelerate", "dvc", "protobuf", "mistral-common"}
 
 
 def pins(name):

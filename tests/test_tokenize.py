@@ -52,6 +52,9 @@ class Lettered:
             labels += [ord(letter) if message["role"] == "assistant" else IGNORED for letter in text]
         return Encoded(ids, labels)
 
+    def conversations(self, batch) -> list[Encoded]:
+        return [self.conversation(messages) for messages in batch]
+
 
 def lettered(*texts) -> list[Record]:
     """Records from spellings such as "..ab$.c$", two exchanges; a leading s is a system prompt of one token."""

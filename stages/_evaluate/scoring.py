@@ -49,8 +49,7 @@ def score(model: "PreTrainedModel", records: list[Record], encoder: Encoder, par
     """Loss and perplexity on the assistant's tokens, also without each answer's first FORMAT_TOKENS."""
     context = model.config.max_position_embeddings
     rows = []
-    for record in records:
-        encoded = encoder.conversation(record.messages)
+    for encoded in encoder.conversations([record.messages for record in records]):
         ids, labels = encoded.input_ids[:context], encoded.labels[:context]
         rows.append({"input_ids": ids, "labels": labels, "seq_lengths": [len(ids)]})
     losses: dict[int, torch.Tensor] = {}
