@@ -10,7 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from stages import download_data
-from stages.download_data import file_rows, functions, stdlib_rows
+from stages._download_data.files import file_rows
+from stages._download_data.stdlib import functions, stdlib_rows
 from stages.shared.errors import UserError
 from stages.shared.paths import RAW
 
@@ -220,23 +221,147 @@ def run(tmp_path, monkeypatch, params_of):
     return build
 
 
+ROW = {"prompt": "p", "completion": "c"}
+
+
+def write_rows(*rows) -> None:
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def test_the_limit_takes_the_first_rows(run):
-    Path("rows.jsonl").write_text('{"a": 1}\nbroken\n{"a": 3}\n')
+    Path("rows.jsonl").write_text(f"{json.dumps(ROW)}\nbroken\n{json.dumps(ROW)}\n")
     assert run() == [
-        {"source": "rows.jsonl:1", "row": {"a": 1}},
+        {"source": "rows.jsonl:1", "row": ROW},
         {"source": "rows.jsonl:2", "unreadable": "broken"},
-        {"source": "rows.jsonl:3", "row": {"a": 3}},
+        {"source": "rows.jsonl:3", "row": ROW},
     ]
     assert len(run(limit=2)) == 2
 
 
 def test_no_row_at_all_is_an_error_and_leaves_the_former_rows(run):
-    Path("rows.jsonl").write_text('{"a": 1}\n')
+    write_rows(ROW)
     run()
     Path("rows.jsonl").write_text("\n")
     with pytest.raises(UserError, match="data.source: file gave no row at all"):
         run()
-    assert (RAW / "rows.jsonl").read_text() == '{"source": "rows.jsonl:1", "row": {"a": 1}}\n'
+    assert json.loads((RAW / "rows.jsonl").read_text()) == {"source": "rows.jsonl:1", "row": ROW}
+
+
+ALPACA = {"instruction": "i", "input": "j", "output": "o"}
+SHAREGPT = {"conversations": [{"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}]}
+MESSAGES = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([ROW], "prompt-completion"),
+        ([ALPACA, {"instruction": "i", "output": "o"}, {**ALPACA, "input": None}], "alpaca"),
+        ([{**ALPACA, "prompt": "### Instruction: i"}], "alpaca"),
+        ([SHAREGPT, {**SHAREGPT, "system": "s", "id": 1}], "sharegpt"),
+        ([MESSAGES, {**MESSAGES, "prompt": "the first of them"}], "messages"),
+        ([{**ROW, "messages": None, "conversations": None}], "prompt-completion"),
+        ([{"prompt": "p", "completion": None}, ROW, {}, 7], "prompt-completion"),
+    ],
+)
+def test_the_format_is_recognised_from_the_columns_that_hold_values(run, rows, expected):
+    write_rows(*rows)
+    assert [row["row"] for row in run()] == rows, "every row is kept as it came"
+    assert json.loads((RAW / "format.json").read_text()) == {"columns": None, "format": expected}
+
+
+def test_the_standard_library_needs_no_format(run):
+    run(source="stdlib", limit=20)
+    assert json.loads((RAW / "format.json").read_text())["format"] == "prompt-completion"
+
+
+def refusal(run, **changes) -> str:
+    with pytest.raises(UserError) as caught:
+        run(**changes)
+    assert not RAW.exists()
+    return str(caught.value)
+
+
+def test_an_unknown_format_says_what_was_found_and_what_nearly_fits(run):
+    write_rows(
+        {"question": "q\x1b[31m\u2028", "output": "o" * 500}, *[{"text": "é", "prompt": None}] * 3, {"prompt": "p"}
+    )
+    lines = refusal(run).splitlines()
+    assert lines[0] == "data.format: the rows are of no known format."
+    assert lines[1:5] == ["Columns with a value:", "  3 rows: text", "  1 rows: output, question", "  1 rows: prompt"]
+    assert lines[5] == "Rows, for example:"
+    assert lines[6].startswith(r'  rows.jsonl:1 {"question": "q\u001b[31m\u2028", "output": "ooo')
+    assert len(lines[6]) < 240
+    assert lines[7:9] == ['  rows.jsonl:2 {"text": "é", "prompt": null}', '  rows.jsonl:5 {"prompt": "p"}']
+    assert lines[9:12] == [
+        "Nearly fits:",
+        "  prompt-completion: completion is missing",
+        "  alpaca: instruction is missing",
+    ]
+    assert lines[12].startswith("Set data.format: columns and name the columns in data.columns, such as {user: ")
+    assert "".join(lines).isprintable()
+
+
+def test_at_most_three_rows_and_five_combinations_of_columns_are_shown(run):
+    write_rows(*({f"column {n}": 1} for n in range(9)))
+    text = refusal(run)
+    assert text.count("rows.jsonl:") == 3
+    assert text.count(" 1 rows: ") == 5
+    assert "4 more combinations of columns" in text
+    assert "No format nearly fits." in text
+
+
+def test_rows_without_columns_are_of_no_format(run):
+    write_rows(1, "x")
+    assert "  no row has columns\nNo format nearly fits." in refusal(run)
+
+
+def test_a_format_that_changes_after_thousands_of_rows_is_noticed(run):
+    write_rows(*[ROW] * 3000, ALPACA)
+    text = refusal(run)
+    assert "the rows are of different formats: prompt-completion (3000 rows), alpaca (1 rows)" in text
+    assert 'rows.jsonl:3001 {"instruction": "i"' in text, "one row of each is shown"
+
+
+def test_rows_that_fit_two_formats_are_not_guessed_at(run):
+    write_rows({**MESSAGES, **ALPACA})
+    assert "can be read as messages (1 rows), alpaca (1 rows). Set data.format to the one" in refusal(run)
+    run(format="alpaca")
+    assert json.loads((RAW / "format.json").read_text())["format"] == "alpaca"
+
+
+def test_a_format_that_is_set_is_taken_for_mixed_rows_but_some_row_must_have_it(run):
+    write_rows(ROW, ALPACA)
+    assert "data.format: no row is messages." in refusal(run, format="messages")
+    assert len(run(format="alpaca")) == 2
+
+
+def test_any_columns_can_be_named(run):
+    write_rows({"question": "q", "answer": "a", "rules": None}, {"question": "q", "answer": "a", "rules": "r"})
+    columns = {"user": "question", "assistant": "answer", "system": "rules"}
+    run(format="columns", columns=columns)
+    assert json.loads((RAW / "format.json").read_text()) == {"columns": columns, "format": "columns"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user": "question", "assistant": "anwser", "system": None}, "data.columns: no row has assistant: anwser"),
+        ({"user": "question", "assistant": "answer", "system": "rules"}, "data.columns: no row has system: rules"),
+        ({"user": "other", "assistant": "answer", "system": None}, "data.columns: no row has both other and answer"),
+    ],
+)
+def test_a_named_column_that_no_row_has_is_refused(run, columns, message):
+    write_rows({"question": "q", "answer": "a", "rules": None}, {"other": "x"})
+    assert message in refusal(run, format="columns", columns=columns)
+
+
+def test_the_format_is_written_the_same_each_time(run):
+    write_rows(ALPACA)
+    run()
+    first = (RAW / "format.json").read_bytes()
+    run()
+    assert (RAW / "format.json").read_bytes() == first
 
 
 HUB_ROWS = """

@@ -48,10 +48,27 @@ class Model(HubSource):
     tokenizer: Literal["own", "mistral-common-v3"]
 
 
+class Columns(Section):
+    user: str
+    assistant: str
+    system: str | None
+
+
 class Data(HubSource):
     source: Literal["stdlib", "file", "hub"]
     split: str
+    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "columns"]
+    columns: Columns | None
     limit: Count | None
+
+    @model_validator(mode="after")
+    def columns_go_with_their_format(self):
+        if (self.format == "columns") != (self.columns is not None):
+            raise ValueError(
+                "format: columns needs columns, such as {user: question, assistant: answer, system: null}, and with "
+                f"another format columns is null (format is {self.format})"
+            )
+        return self
 
 
 class Clean(Section):
