@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 
-from stages._download_data.files import READERS, file_rows
+from stages._download_data.files import READERS, file_rows, path_rows
 from stages._download_data.formats import Survey, recognise
 from stages._download_data.stdlib import stdlib_rows
 from stages.shared.errors import UserError
@@ -43,7 +43,7 @@ def download_data(data: Data) -> Iterable[dict]:
     if data.source == "stdlib":
         rows = stdlib_rows(Path(sysconfig.get_path("stdlib")))
     else:
-        rows = file_rows(Path(data.path), Path(data.path).name) if data.source == "file" else hub_rows(data)
+        rows = path_rows(Path(data.path), data.files) if data.source == "file" else hub_rows(data)
     return islice(rows, data.limit)
 
 

@@ -1,7 +1,9 @@
 """Rows from the standard library, from files, and from a data set of the hub: all of them, as they came."""
 
 import ast
+import gzip
 import json
+import random
 import sysconfig
 from pathlib import Path
 
@@ -187,10 +189,52 @@ def test_parquet_rows_keep_their_types_and_order(tmp_path):
     assert rows[-1]["source"] == "rows.parquet:2500"
 
 
+def zstd(content: bytes) -> bytes:
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize("packing", [(".gz", gzip.compress), (".zst", zstd), (".ZST", zstd)], ids=lambda p: p[0])
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("rows.jsonl", '\ufeff{"a": "é"}\n\n{"a": 2}\n', [("rows.jsonl", 1, "é"), ("rows.jsonl", 3, 2)]),
+        ("rows.json", '[{"a": "é"}]', [("rows.json", 1, "é")]),
+        ("rows.csv", "a,b\né,1\n", [("rows.csv", 2, "é")]),
+        ("rows.tsv", 'a\tb\n"é,\t\n"\t1\n', [("rows.tsv", 3, "é,\t\n")]),
+    ],
+)
+def test_a_compressed_file_gives_the_rows_of_the_plain_one(tmp_path, packing, name, content, expected):
+    packed, pack = packing
+    plain = rows_of(tmp_path / name, content)
+    assert [(row["source"], row["row"]["a"]) for row in plain] == [(f"{n}:{line}", a) for n, line, a in expected]
+    rows = rows_of(tmp_path / (name + packed), pack(content.encode()))
+    assert [row["row"] for row in rows] == [row["row"] for row in plain]
+    assert rows[0]["source"] == f"{name}{packed}:{expected[0][1]}"
+
+
+@pytest.mark.parametrize(("packed", "pack"), [(".gz", gzip.compress), (".zst", zstd)])
+def test_a_compressed_file_may_be_several_one_after_another(tmp_path, packed, pack):
+    rows = rows_of(tmp_path / f"rows.jsonl{packed}", pack(b'{"a": 1}\n') + pack(b'{"a": 2}\n'))
+    assert [row["row"]["a"] for row in rows] == [1, 2]
+
+
+LINES = json.dumps({"a": random.Random(0).randbytes(5000).hex()}).encode() + b"\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.txt", "x", "ends in '.txt'; known are .jsonl, .json, .csv, .parquet"),
+        (
+            "rows.txt",
+            "x",
+            "rows.txt ends in none of .jsonl, .json, .csv, .tsv, each also with .gz or .zst, and .parquet",
+        ),
+        ("rows.parquet.gz", "x", "rows.parquet.gz ends in none of"),
+        ("rows.jsonl.gz", "{}", "rows.jsonl.gz is damaged or cut short"),
+        ("rows.jsonl.gz", gzip.compress(LINES)[:-40], "rows.jsonl.gz is damaged or cut short"),
+        ("rows.json.gz", gzip.compress(LINES)[:30] + b"x" * 40, "rows.json.gz is damaged or cut short"),
+        ("rows.jsonl.zst", "{}", "rows.jsonl.zst is damaged or cut short"),
+        ("rows.jsonl.zst", zstd(LINES)[:-40], "rows.jsonl.zst is damaged or cut short"),
         ("rows.json", '{"a": 1}\n{"a": 2}\n', "is not valid JSON: .* one object a line must be named .jsonl"),
         ("rows.json", b"\xff", "is not valid JSON"),
         ("rows.json", '{"a": 1}', "holds a JSON dict, not a list of rows"),
@@ -201,12 +245,6 @@ def test_parquet_rows_keep_their_types_and_order(tmp_path):
 def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message):
         rows_of(tmp_path / name, content)
-
-
-def test_a_missing_file_and_a_folder_are_no_files(tmp_path):
-    for path in (tmp_path / "rows.jsonl", tmp_path):
-        with pytest.raises(UserError, match="data.path: there is no file"):
-            list(file_rows(path, path.name))
 
 
 @pytest.fixture
@@ -245,6 +283,54 @@ def test_no_row_at_all_is_an_error_and_leaves_the_former_rows(run):
     with pytest.raises(UserError, match="data.source: file gave no row at all"):
         run()
     assert json.loads((RAW / "rows.jsonl").read_text()) == {"source": "rows.jsonl:1", "row": ROW}
+
+
+def place(*files) -> None:
+    """Files below data/, each with one row whose prompt is its name."""
+    for name in files:
+        path = Path("data", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**ROW, "prompt": name}) + "\n")
+
+
+def test_a_folder_gives_the_rows_of_all_its_known_files_by_their_relative_paths(run):
+    place("b.jsonl", "a/z.jsonl", "a/b/c.jsonl", "B.JSONL", "notes.txt", ".hidden.jsonl", ".git/x.jsonl")
+    names = ["B.JSONL", "a/b/c.jsonl", "a/z.jsonl", "b.jsonl"]
+    rows = run(path="data")
+    assert [row["source"] for row in rows] == [f"{name}:1" for name in names]
+    assert [row["row"]["prompt"] for row in rows] == names
+    assert len(run(path="data", limit=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.jsonl", ["b.jsonl"]),
+        ("**/*.jsonl", ["a/b/c.jsonl", "a/z.jsonl", "b.jsonl"]),
+        ("a/*", ["a/z.jsonl"]),
+        ("**/[bc].jsonl", ["a/b/c.jsonl", "b.jsonl"]),
+    ],
+)
+def test_a_glob_chooses_files_of_the_folder(run, pattern, names):
+    place("b.jsonl", "a/z.jsonl", "a/b/c.jsonl", "notes.txt")
+    assert [row["source"] for row in run(path="data", files=pattern)] == [f"{name}:1" for name in names]
+
+
+def test_a_file_that_cannot_be_read_is_refused_where_it_was_asked_for(run):
+    place("b.jsonl", "notes.txt")
+    assert "data/notes.txt ends in none of .jsonl," in refusal(run, path="data", files="*")
+
+
+def test_a_path_without_rows_says_which_key_to_correct(run):
+    Path("data").mkdir()
+    Path("rows.jsonl").write_text(json.dumps(ROW))
+    assert "data.path: there is no file or folder absent" in refusal(run, path="absent")
+    assert "data.path: data holds no data. Put files there that end in .jsonl," in refusal(run, path="data")
+    place("b.jsonl")
+    assert "data.files: no file below data matches '*.csv'" in refusal(run, path="data", files="*.csv")
+    assert "data.files: *.csv chooses files of a folder, but data.path rows.jsonl is a file" in refusal(
+        run, files="*.csv"
+    )
 
 
 ALPACA = {"instruction": "i", "input": "j", "output": "o"}
@@ -377,6 +463,7 @@ def test_a_hub_data_set_gives_the_rows_of_its_split_only(hub, python_at, params_
         "data/train-00000.jsonl": b'{"a": 1}\n',
         "data/train-00001.jsonl": b'{"a": 2}\n',
         "data/test.csv": b"a\n3\n",
+        "data/train-00002.csv.gz": gzip.compress(b"a\n3\n"),
         "train.txt": b"unread",
         "README.md": b"unread",
     }
@@ -387,6 +474,10 @@ def test_a_hub_data_set_gives_the_rows_of_its_split_only(hub, python_at, params_
         assert done.returncode == 0, done.stderr
         return [(row["source"], row["row"]) for row in json.loads(done.stdout)]
 
-    assert rows("train") == [("data/train-00000.jsonl:1", {"a": 1}), ("data/train-00001.jsonl:1", {"a": 2})]
+    assert rows("train") == [
+        ("data/train-00000.jsonl:1", {"a": 1}),
+        ("data/train-00001.jsonl:1", {"a": 2}),
+        ("data/train-00002.csv.gz:2", {"a": "3"}),
+    ]
     assert rows("test") == [("data/test.csv:2", {"a": "3"})], "the files of the other split are still in the cache"
     assert "train.txt" not in hub.fetched()

@@ -4,7 +4,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -48,6 +57,13 @@ class Model(HubSource):
     tokenizer: Literal["own", "mistral-common-v3"]
 
 
+def below(pattern: str) -> str:
+    """A glob of files in a folder, which may not lead out of it: DVC would not see those files change."""
+    if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
+        raise ValueError("Input should be a glob of files below data.path, such as **/*.jsonl, or null")
+    return pattern
+
+
 class Columns(Section):
     user: str
     assistant: str
@@ -56,6 +72,7 @@ class Columns(Section):
 
 class Data(HubSource):
     source: Literal["stdlib", "file", "hub"]
+    files: Annotated[str, AfterValidator(below)] | None
     split: str
     format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "columns"]
     columns: Columns | None
