@@ -16,6 +16,7 @@ from pathlib import Path
 from stages._download_data.files import READERS, file_rows, path_rows
 from stages._download_data.formats import Survey, recognise
 from stages._download_data.stdlib import stdlib_rows
+from stages._download_data.url import fetch_url, file_name
 from stages.shared.errors import UserError
 from stages.shared.params import Data, Params
 from stages.shared.paths import RAW, whole_directory, write_json
@@ -42,6 +43,8 @@ def download_data(data: Data) -> Iterable[dict]:
     """
     if data.source == "stdlib":
         rows = stdlib_rows(Path(sysconfig.get_path("stdlib")))
+    elif data.source == "url":
+        rows = file_rows(fetch_url(data), file_name(data.url))
     else:
         rows = path_rows(Path(data.path), data.files) if data.source == "file" else hub_rows(data)
     return islice(rows, data.limit)

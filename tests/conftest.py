@@ -78,7 +78,7 @@ def small_base(tmp_path_factory, params_of) -> Path:
 
 @dataclass
 class Hub:
-    """Repositories, and how to misbehave. `files` is {"models/owner/name": {path: bytes}}."""
+    """Repositories, and how to misbehave. `files` is {"models/owner/name": {path: bytes}}; "files" are plain ones."""
 
     url: str = ""
     commit: str = "c" * 40
@@ -119,8 +119,16 @@ class HubHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        hub, path = self.hub, self.path.split("?")[0]
-        hub.requests.append((self.command, path, self.headers.get("Range")))
+        path = self.path.split("?")[0]
+        self.hub.requests.append((self.command, path, self.headers.get("Range")))
+        if path.startswith("/files/"):
+            return self.plain(self.hub.files["files"].get(path.removeprefix("/files/")))
+        return self.of_repository(path)
+
+    do_HEAD = do_GET  # noqa: N815 http.server looks the method up by this name
+
+    def of_repository(self, path: str) -> None:
+        hub = self.hub
         api = re.fullmatch(r"/api/(models|datasets)/(.+)/(revision|tree)/([^/]+)", path)
         file = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if not (api or file):
@@ -137,8 +145,6 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.answer(self.listing(api, repository), {"Content-Type": "application/json"})
         return self.refuse(403, "GatedRepo") if hub.gated else self.content(repository[file[4]])
 
-    do_HEAD = do_GET  # noqa: N815 http.server looks the method up by this name
-
     def listing(self, api: re.Match, repository: dict[str, bytes]) -> bytes:
         if api[3] == "revision":
             return json.dumps({"id": api[2], "sha": self.hub.commit, "siblings": []}).encode()
@@ -148,11 +154,19 @@ class HubHandler(BaseHTTPRequestHandler):
         ]
         return json.dumps(tree).encode()
 
+    def plain(self, content: bytes | None) -> None:
+        """A file as any web server gives it."""
+        if self.hub.status or content is None:
+            return self.refuse(self.hub.status or 404, "")
+        return self.content(content)
+
     def content(self, content: bytes) -> None:
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": self.hub.commit}
         span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if not span:
+        if not span or self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
             return self.answer(content, headers)
+        if int(span[1]) >= len(content):
+            return self.refuse(416, "")
         headers["Content-Range"] = f"bytes {span[1]}-{len(content) - 1}/{len(content)}"
         return self.answer(content[int(span[1]) :], headers, 206)
 

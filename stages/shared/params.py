@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -57,6 +58,16 @@ class Model(HubSource):
     tokenizer: Literal["own", "mistral-common-v3"]
 
 
+def holds_credentials(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        names = [name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    except ValueError:  # not a URL: then every @ and ? is taken for a bad sign
+        return "@" in url or "?" in url
+    telling = r"(?:^|[-_])(?:token|key|apikey|secret|password|signature|sig|auth|credential)s?$"
+    return "@" in parts.netloc or any(re.search(telling, name) for name in names)
+
+
 def below(pattern: str) -> str:
     """A glob of files in a folder, which may not lead out of it: DVC would not see those files change."""
     if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
@@ -71,12 +82,25 @@ class Columns(Section):
 
 
 class Data(HubSource):
-    source: Literal["stdlib", "file", "hub"]
+    source: Literal["stdlib", "file", "url", "hub"]
     files: Annotated[str, AfterValidator(below)] | None
+    url: str | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     split: str
     format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "columns"]
     columns: Columns | None
     limit: Count | None
+
+    @model_validator(mode="after")
+    def url_without_credentials(self):
+        """Of the section, not of the key: the error of a key shows its value, and this one may hold a password."""
+        if self.url is not None and holds_credentials(self.url):
+            raise ValueError(
+                "url holds a password, token or signature, which would stand in Git. Take it out, and revoke it"
+            )
+        if self.source == "url" and not re.match(r"https?://[^/?#\s]+/[^\s]*$", self.url or ""):
+            raise ValueError("source: url needs url, the http or https address of a file")
+        return self
 
     @model_validator(mode="after")
     def columns_go_with_their_format(self):
