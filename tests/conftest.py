@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -82,6 +83,7 @@ class Hub:
 
     url: str = ""
     commit: str = "c" * 40
+    refs: tuple[str, ...] = ("main", "refs/pr/1")  # other names of the commit
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: bool = False
     status: int = 0  # answer this to everything
@@ -139,7 +141,7 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.refuse(hub.status, "")
         if repository is None:
             return self.refuse(404, "RepoNotFound")
-        if revision != hub.commit:
+        if revision != hub.commit and not (api and api[3] == "revision" and unquote(revision) in hub.refs):
             return self.refuse(404, "RevisionNotFound")
         if api:
             return self.answer(self.listing(api, repository), {"Content-Type": "application/json"})

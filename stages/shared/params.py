@@ -48,7 +48,8 @@ class HubSource(Section):
             return self
         if not self.id or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.id) or ".." in self.id:
             raise ValueError(f"source: hub needs id, a hub repository such as owner/name (it is {self.id!r})")
-        if not self.revision or not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+        # A branch or tag passes here, so that the download can say which commit to write down instead.
+        if not self.revision or not re.fullmatch(r"\w[\w./-]*", self.revision) or ".." in self.revision:
             raise ValueError(f"source: hub needs revision, a full commit of 40 hex digits (it is {self.revision!r})")
         return self
 

@@ -143,9 +143,9 @@ def test_every_mistake_has_its_line(edited):
     ]
 
 
-@pytest.mark.parametrize("revision", ["null", "main", "c" * 39, "C" * 40])
+@pytest.mark.parametrize("revision", ["null", "''", "a/../b", "-x", "'a b'", "a?b"])
 @pytest.mark.parametrize("section", ["model", "data"])
-def test_a_hub_source_without_a_full_commit_is_refused(edited, section, revision):
+def test_a_hub_source_without_a_revision_is_refused(edited, section, revision):
     path = edited((f"{section}.source", "hub"), (f"{section}.id", "owner/name"), (f"{section}.revision", revision))
     assert f"{section}: source: hub needs revision, a full commit of 40 hex digits (it is" in message(path)
 
@@ -174,6 +174,11 @@ def test_a_url_with_credentials_is_refused_and_not_printed(edited, url, source):
     text = message(edited(("data.source", source), ("data.url", f"'{url}'")))
     assert "data: url holds a password, token or signature, which would stand in Git." in text
     assert "hunter2" not in text
+
+
+def test_a_branch_passes_so_that_the_download_can_say_its_commit(edited):
+    path = edited(("model.source", "hub"), ("model.id", "owner/name"), ("model.revision", "refs/pr/1"))
+    assert load_params(path).model.revision == "refs/pr/1"
 
 
 @pytest.mark.parametrize("name", ["../etc", "owner/../name", "a/b/c", "'https://x.y/z'", "''"])
