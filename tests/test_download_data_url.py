@@ -137,7 +137,7 @@ def test_a_missing_or_wrong_sha256_says_the_one_that_was_found(run, hub, before)
 def test_a_refusal_says_what_to_do(run, hub, status, message):
     hub.status = status
     text = refusal(run, url=f"{hub.url}/files/rows.jsonl?who=me")
-    assert text.startswith("data.url http://127.0.0.1/files/rows.jsonl: ")
+    assert text.startswith(f"data.url {hub.url}/files/rows.jsonl: ")
     assert message in text
     assert "who=me" not in text
     assert len(hub.requests) == 1

@@ -32,7 +32,7 @@ def file_name(url: str) -> str:
 def shown(url: str) -> str:
     """The address for a message, without the query, which may be somebody's key."""
     parts = urlsplit(url)
-    return f"data.url {parts.scheme}://{parts.hostname}{parts.path}"
+    return f"data.url {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def sha256(path: Path) -> str:
