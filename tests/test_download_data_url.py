@@ -143,15 +143,6 @@ def test_a_refusal_says_what_to_do(run, hub, status, message):
     assert len(hub.requests) == 1
 
 
-@pytest.fixture
-def closed_port():
-    """An address where nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    return f"http://127.0.0.1:{port}"
-
-
 def test_no_network_is_said_with_advice(run, closed_port):
     text = refusal(run, url=f"{closed_port}/rows.jsonl")
     assert "the server cannot be reached (ConnectError: " in text
