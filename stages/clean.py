@@ -6,20 +6,17 @@ Run it with `dvc repro clean`.
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages._clean.formats import Messages, ToolCallError, reader, turn
 from stages.shared.code import parse
 from stages.shared.errors import UserError
 from stages.shared.params import Clean, Params
-from stages.shared.paths import CLEAN, METRICS, RAW, whole_directory, write_json
+from stages.shared.paths import CLEAN, METRICS, RAW, read_json, whole_directory, write_json
 from stages.shared.records import SPLITS, Record, content_id, split_of, write_records
 from stages.shared.stage import Outcome, run_stage
-
-Messages = list[dict[str, str]]
-ROLES = ("system", "user", "assistant")
-FORMATS = "messages; prompt and completion; or instruction, input and output"
 
 
 @dataclass(frozen=True)
@@ -28,45 +25,6 @@ class Cleaned:
 
     splits: dict[str, list[Record]]
     rejected: list[tuple[Record, str]]
-
-
-def turn(role: str, content: object) -> dict[str, str]:
-    if not isinstance(content, str):
-        raise TypeError(f"the {role} text is {type(content).__name__}, not a string")
-    # A lone surrogate cannot be written as UTF-8; JSON's \ud800 escapes bring them in.
-    return {"role": role, "content": content.encode("utf-8", "replace").decode("utf-8")}
-
-
-def to_messages(row: object) -> Messages:
-    """The conversation in a row of one of the known formats.
-
-    Raises:
-        TypeError, ValueError: what keeps the row from being read as one.
-    """
-    if not isinstance(row, dict):
-        raise TypeError(f"the row is {type(row).__name__}, not an object with columns")
-    if "messages" in row:
-        return listed_messages(row["messages"])
-    if "prompt" in row and "completion" in row:
-        return [turn("user", row["prompt"]), turn("assistant", row["completion"])]
-    if "instruction" in row and "output" in row:
-        asked = [turn("user", part)["content"] for part in (row["instruction"], row.get("input") or "")]
-        return [turn("user", "\n\n".join(part for part in asked if part)), turn("assistant", row["output"])]
-    raise ValueError(f"the columns are {', '.join(sorted(map(str, row))) or 'none'}; known are {FORMATS}")
-
-
-def listed_messages(messages: object) -> Messages:
-    if not isinstance(messages, list) or not messages:
-        raise TypeError("messages is not a list of turns")
-    turns = []
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise ValueError(f"a turn needs a role ({', '.join(ROLES)}) and content")
-        turns.append(turn(message["role"], message.get("content")))
-    roles = [message["role"] for message in turns if message["role"] != "system"]
-    if roles != ["user", "assistant"] * (len(roles) // 2) or not roles or "system" in [m["role"] for m in turns[1:]]:
-        raise ValueError("turns must go user, assistant, user, assistant…, with at most one system turn, at the start")
-    return turns
 
 
 def reject_reason(messages: Messages, clean: Clean) -> str | None:
@@ -83,11 +41,11 @@ def reject_reason(messages: Messages, clean: Clean) -> str | None:
     return None
 
 
-def clean(rows: Iterable[dict], params: Clean) -> Cleaned:
+def clean(rows: Iterable[dict], params: Clean, to_messages: Callable[[object], Messages]) -> Cleaned:
     """Each row kept in one split, or rejected with a reason. Of equal conversations the first one read is kept.
 
     Raises:
-        UserError: more than params.max_malformed_rows rows do not fit any known format.
+        UserError: more than params.max_malformed_rows rows do not fit the format.
     """
     splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
     rejected: list[tuple[Record, str]] = []
@@ -100,8 +58,10 @@ def clean(rows: Iterable[dict], params: Clean) -> Cleaned:
             messages = to_messages(raw["row"])
             reason = reject_reason(messages, params)
         except (TypeError, ValueError) as error:
-            malformed.append(f"{raw['source']}: {error}")
-            messages, reason = [turn("user", json.dumps(raw.get("row", raw.get("unreadable"))))], "malformed"
+            reason = "tool_call" if isinstance(error, ToolCallError) else "malformed"
+            if reason == "malformed":
+                malformed.append(f"{raw['source']}: {error}")
+            messages = [turn("user", json.dumps(raw.get("row", raw.get("unreadable"))))]
         record = Record(content_id(messages), messages, str(raw["source"]))
         if reason is None and record.id in seen:
             reason = "duplicate"
@@ -131,7 +91,7 @@ def read_rows(path: Path) -> Iterable[dict]:
 
 
 def main(params: Params) -> Outcome:
-    cleaned = clean(read_rows(RAW / "rows.jsonl"), params.clean)
+    cleaned = clean(read_rows(RAW / "rows.jsonl"), params.clean, reader(read_json(RAW / "format.json")))
     metrics = metrics_of(cleaned)
     for split in SPLITS:
         if not cleaned.splits[split]:

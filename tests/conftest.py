@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -78,10 +80,11 @@ def small_base(tmp_path_factory, params_of) -> Path:
 
 @dataclass
 class Hub:
-    """Repositories, and how to misbehave. `files` is {"models/owner/name": {path: bytes}}."""
+    """Repositories, and how to misbehave. `files` is {"models/owner/name": {path: bytes}}; "files" are plain ones."""
 
     url: str = ""
     commit: str = "c" * 40
+    refs: tuple[str, ...] = ("main", "refs/pr/1")  # other names of the commit
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: bool = False
     status: int = 0  # answer this to everything
@@ -119,8 +122,16 @@ class HubHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        hub, path = self.hub, self.path.split("?")[0]
-        hub.requests.append((self.command, path, self.headers.get("Range")))
+        path = self.path.split("?")[0]
+        self.hub.requests.append((self.command, path, self.headers.get("Range")))
+        if path.startswith("/files/"):
+            return self.plain(self.hub.files["files"].get(path.removeprefix("/files/")))
+        return self.of_repository(path)
+
+    do_HEAD = do_GET  # noqa: N815 http.server looks the method up by this name
+
+    def of_repository(self, path: str) -> None:
+        hub = self.hub
         api = re.fullmatch(r"/api/(models|datasets)/(.+)/(revision|tree)/([^/]+)", path)
         file = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if not (api or file):
@@ -131,13 +142,11 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.refuse(hub.status, "")
         if repository is None:
             return self.refuse(404, "RepoNotFound")
-        if revision != hub.commit:
+        if revision != hub.commit and not (api and api[3] == "revision" and unquote(revision) in hub.refs):
             return self.refuse(404, "RevisionNotFound")
         if api:
             return self.answer(self.listing(api, repository), {"Content-Type": "application/json"})
         return self.refuse(403, "GatedRepo") if hub.gated else self.content(repository[file[4]])
-
-    do_HEAD = do_GET  # noqa: N815 http.server looks the method up by this name
 
     def listing(self, api: re.Match, repository: dict[str, bytes]) -> bytes:
         if api[3] == "revision":
@@ -148,11 +157,19 @@ class HubHandler(BaseHTTPRequestHandler):
         ]
         return json.dumps(tree).encode()
 
+    def plain(self, content: bytes | None) -> None:
+        """A file as any web server gives it."""
+        if self.hub.status or content is None:
+            return self.refuse(self.hub.status or 404, "")
+        return self.content(content)
+
     def content(self, content: bytes) -> None:
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": self.hub.commit}
         span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if not span:
+        if not span or self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
             return self.answer(content, headers)
+        if int(span[1]) >= len(content):
+            return self.refuse(416, "")
         headers["Content-Range"] = f"bytes {span[1]}-{len(content) - 1}/{len(content)}"
         return self.answer(content[int(span[1]) :], headers, 206)
 
@@ -168,6 +185,15 @@ def hub():
     yield hub
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def closed_port():
+    """An address where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    return f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

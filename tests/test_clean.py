@@ -9,13 +9,26 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from stages.clean import clean, main, metrics_of, read_rows, to_messages
+from stages import clean as stage
+from stages._clean.formats import reader
+from stages.clean import Cleaned, main, metrics_of, read_rows
 from stages.shared.errors import UserError
-from stages.shared.paths import CLEAN, METRICS, RAW, read_json
+from stages.shared.paths import CLEAN, METRICS, RAW, read_json, write_json
 from stages.shared.records import SPLITS, content_id, read_records, split_of
 
 CODE = "def double(number):\n    return 2 * number"
+LAYOUT = {"format": "prompt-completion", "columns": None}
+to_messages = reader(LAYOUT)
 LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+
+
+def clean(rows, section) -> Cleaned:
+    return stage.clean(rows, section, to_messages)
+
+
+def chat(*messages) -> dict:
+    """A conversation as a row of the same format as pair()'s."""
+    return {"prompt": list(messages[:-1]), "completion": list(messages[-1:])}
 
 
 def pair(prompt="Double it", completion=CODE) -> dict:
@@ -54,7 +67,7 @@ def section(params):
         (pair(), None),
         (pair(prompt=" \n\t"), "empty_turn"),
         (pair(completion=" " * 50), "empty_turn"),
-        ({"messages": [{"role": "system", "content": ""}, *to_messages(pair())]}, "empty_turn"),
+        (chat({"role": "system", "content": ""}, *to_messages(pair())), "empty_turn"),
         (pair(completion="x = 1"), "too_short"),
         (pair(prompt="x" * 4000), "too_long"),
         (pair(completion="def double(number): return 2 *"), "code_does_not_parse"),
@@ -83,7 +96,7 @@ def test_max_characters_is_the_longest_conversation_that_is_kept(section, charac
 
 def test_the_shortest_of_several_answers_counts(section):
     messages = [*to_messages(pair()), *to_messages(pair("And now?", "x"))]
-    assert clean(rows_of({"messages": messages}), section()).rejected[0][1] == "too_short"
+    assert clean(rows_of(chat(*messages)), section()).rejected[0][1] == "too_short"
 
 
 def test_prose_is_kept_where_answers_need_not_be_code(section):
@@ -95,63 +108,23 @@ def test_prose_is_kept_where_answers_need_not_be_code(section):
 SYSTEM, USER, ASSISTANT = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
 
 
-@pytest.mark.parametrize(
-    ("row", "roles", "first"),
-    [
-        ({"messages": [USER, ASSISTANT]}, "ua", "user"),
-        ({"messages": [SYSTEM, USER, ASSISTANT, USER, ASSISTANT], "extra": 1}, "suaua", "system"),
-        ({"messages": [{**USER, "name": "x"}, ASSISTANT]}, "ua", "user"),
-        ({"prompt": "p", "completion": "c", "extra": None}, "ua", "p"),
-        ({"instruction": "i", "input": "j", "output": "o"}, "ua", "i\n\nj"),
-        ({"instruction": "i", "input": "", "output": "o"}, "ua", "i"),
-        ({"instruction": "i", "input": None, "output": "o"}, "ua", "i"),
-        ({"instruction": "i", "output": "o", "prompt": "made of the others"}, "ua", "i"),
-        ({"prompt": f"a{LONE}b", "completion": "c"}, "ua", "a?b"),
-        ({"prompt": "a\x00b", "completion": "c"}, "ua", "a\x00b"),
-    ],
-)
-def test_each_known_format_becomes_messages(row, roles, first):
-    messages = to_messages(row)
-    assert "".join(message["role"][0] for message in messages) == roles
-    assert messages[0]["content"] == first
-    assert all(message.keys() == {"role", "content"} for message in messages)
-
-
 MALFORMED = [
     (None, "the row is NoneType"),
-    (3.5, "the row is float"),
-    (["prompt", "completion"], "the row is list"),
-    ({}, "the columns are none"),
-    ({"text": "x", "label": 1}, "the columns are label, text; known are messages; prompt and completion; or instr"),
-    ({"prompt": "x"}, "the columns are prompt"),
+    ({"text": "x"}, "the columns are text; prompt is missing"),
     ({"prompt": "x", "completion": None}, "the assistant text is NoneType, not a string"),
-    ({"prompt": 7, "completion": "x"}, "the user text is int"),
-    ({"prompt": [USER], "completion": [ASSISTANT]}, "the user text is list"),
-    ({"instruction": "x", "input": {"deep": [{"er": [[]]}]}, "output": "y"}, "the user text is dict"),
-    ({"instruction": "x", "input": "y"}, "the columns are input, instruction"),
-    ({"messages": None}, "messages is not a list"),
-    ({"messages": "user: hello"}, "messages is not a list"),
-    ({"messages": []}, "messages is not a list"),
-    ({"messages": ["hello"]}, "a turn needs a role (system, user, assistant) and content"),
-    ({"messages": [{"role": "user"}, ASSISTANT]}, "the user text is NoneType"),
-    ({"messages": [{"role": ["user"], "content": "x"}]}, "a turn needs a role"),
-    ({"messages": [{"role": f"user{LONE}", "content": "x"}]}, "a turn needs a role"),
-    ({"messages": [USER, {"role": "tool", "content": "x"}]}, "a turn needs a role"),
-    (
-        {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "x"}]}]},
-        "the assistant text is list",
-    ),
-    ({"messages": [USER]}, "turns must go user, assistant"),
-    ({"messages": [SYSTEM]}, "turns must go user, assistant"),
-    ({"messages": [ASSISTANT, USER]}, "turns must go user, assistant"),
-    ({"messages": [USER, USER, ASSISTANT]}, "turns must go user, assistant"),
-    ({"messages": [USER, SYSTEM, ASSISTANT]}, "turns must go user, assistant"),
-    ({"messages": [SYSTEM, SYSTEM, USER, ASSISTANT]}, "turns must go user, assistant"),
+    (chat({"role": f"user{LONE}", "content": "x"}, ASSISTANT), "a turn needs a role"),
+    (chat(USER, USER, ASSISTANT), "turns must go user, assistant"),
 ]
+TOOL_CALLS = [chat(USER, {"role": "tool", "content": "x"}, ASSISTANT)]
+
+
+def test_a_conversation_with_tools_is_rejected_and_not_taken_for_malformed(section):
+    cleaned = clean([*numbered(3), *rows_of(*TOOL_CALLS)], section(max_malformed_rows=0))
+    assert [reason for _, reason in cleaned.rejected] == ["tool_call"]
 
 
 @pytest.mark.parametrize(("row", "words"), MALFORMED)
-def test_what_fits_no_format_is_explained(section, row, words):
+def test_what_does_not_fit_the_format_is_explained(section, row, words):
     with pytest.raises(UserError) as caught:
         clean([*numbered(3), {"source": "rows.jsonl:4", "row": row}], section(max_malformed_rows=0))
     assert f"The first: rows.jsonl:4: {words}" in str(caught.value)
@@ -183,7 +156,10 @@ def mixed_lot() -> list[dict]:
 
     deep = json.loads("[" * 500 + "]" * 500)
     good = [pair(f"{rng.choice(scalars)} {n}", f"def f():\n    return {n} # {LONE}") for n in range(200)]
-    rows = [{"row": row} for row in (*good, *good[:20], pair(completion="x"), deep, *(row for row, _ in MALFORMED))]
+    rows = [
+        {"row": row}
+        for row in (*good, *good[:20], pair(completion="x"), deep, *(row for row, _ in MALFORMED), *TOOL_CALLS)
+    ]
     rows += [{"row": anything(4)} for _ in range(500)]
     rows += [{"unreadable": text} for text in ("", "{", "\x00", LONE)]
     rng.shuffle(rows)
@@ -201,15 +177,16 @@ def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_pat
     assert counted["kept"] == len(kept) >= 200
     assert counted["rejected"]["duplicate"] >= 20
     assert counted["rejected"]["malformed"] >= len(MALFORMED) + 4
+    assert counted["rejected"]["tool_call"] >= len(TOOL_CALLS)
     # What was read can also be written, lone surrogates and all.
-    RAW.mkdir(parents=True)
+    write_json(RAW / "format.json", LAYOUT)
     (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(params())
     assert [r.source for r in read_records(CLEAN / "rejected.parquet")] == [r.source for r, _ in cleaned.rejected]
 
 
 def test_of_equal_conversations_the_first_one_read_is_kept(section):
-    rows = rows_of(pair(), {"messages": to_messages(pair())}, pair("Another"), pair())
+    rows = rows_of(pair(), chat(*to_messages(pair())), pair("Another"), pair())
     cleaned = clean(rows, section())
     assert [(r.source, reason) for r, reason in cleaned.rejected] == [
         ("rows.jsonl:2", "duplicate"),
@@ -227,7 +204,7 @@ def test_no_conversation_stands_in_two_splits(section):
 def test_the_id_is_a_hash_of_the_messages_alone():
     messages = to_messages(pair())
     assert content_id(messages) == content_id([dict(reversed(message.items())) for message in messages])
-    others = [pair("Double it "), pair(completion=CODE + "\n"), {"messages": [SYSTEM, *messages]}]
+    others = [pair("Double it "), pair(completion=CODE + "\n"), chat(SYSTEM, *messages)]
     assert len({content_id(messages), *(content_id(to_messages(other)) for other in others)}) == 4
 
 
@@ -273,7 +250,7 @@ print("heavy:", sorted({"torch", "transformers", "datasets", "mistral_common"} &
 def raw(tmp_path, monkeypatch):
     """An empty working directory with 120 good rows, one short one and a duplicate in data/raw."""
     monkeypatch.chdir(tmp_path)
-    RAW.mkdir(parents=True)
+    write_json(RAW / "format.json", LAYOUT)
     rows = [
         *numbered(120),
         {"source": "a:1", "row": pair(completion="x")},

@@ -1,7 +1,9 @@
 """Rows from the standard library, from files, and from a data set of the hub: all of them, as they came."""
 
 import ast
+import gzip
 import json
+import random
 import sysconfig
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from stages import download_data
-from stages.download_data import file_rows, functions, stdlib_rows
+from stages._download_data.files import file_rows
+from stages._download_data.stdlib import functions, stdlib_rows
 from stages.shared.errors import UserError
 from stages.shared.paths import RAW
 
@@ -186,10 +189,52 @@ def test_parquet_rows_keep_their_types_and_order(tmp_path):
     assert rows[-1]["source"] == "rows.parquet:2500"
 
 
+def zstd(content: bytes) -> bytes:
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize("packing", [(".gz", gzip.compress), (".zst", zstd), (".ZST", zstd)], ids=lambda p: p[0])
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("rows.jsonl", '\ufeff{"a": "é"}\n\n{"a": 2}\n', [("rows.jsonl", 1, "é"), ("rows.jsonl", 3, 2)]),
+        ("rows.json", '[{"a": "é"}]', [("rows.json", 1, "é")]),
+        ("rows.csv", "a,b\né,1\n", [("rows.csv", 2, "é")]),
+        ("rows.tsv", 'a\tb\n"é,\t\n"\t1\n', [("rows.tsv", 3, "é,\t\n")]),
+    ],
+)
+def test_a_compressed_file_gives_the_rows_of_the_plain_one(tmp_path, packing, name, content, expected):
+    packed, pack = packing
+    plain = rows_of(tmp_path / name, content)
+    assert [(row["source"], row["row"]["a"]) for row in plain] == [(f"{n}:{line}", a) for n, line, a in expected]
+    rows = rows_of(tmp_path / (name + packed), pack(content.encode()))
+    assert [row["row"] for row in rows] == [row["row"] for row in plain]
+    assert rows[0]["source"] == f"{name}{packed}:{expected[0][1]}"
+
+
+@pytest.mark.parametrize(("packed", "pack"), [(".gz", gzip.compress), (".zst", zstd)])
+def test_a_compressed_file_may_be_several_one_after_another(tmp_path, packed, pack):
+    rows = rows_of(tmp_path / f"rows.jsonl{packed}", pack(b'{"a": 1}\n') + pack(b'{"a": 2}\n'))
+    assert [row["row"]["a"] for row in rows] == [1, 2]
+
+
+LINES = json.dumps({"a": random.Random(0).randbytes(5000).hex()}).encode() + b"\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.txt", "x", "ends in '.txt'; known are .jsonl, .json, .csv, .parquet"),
+        (
+            "rows.txt",
+            "x",
+            "rows.txt ends in none of .jsonl, .json, .csv, .tsv, each also with .gz or .zst, and .parquet",
+        ),
+        ("rows.parquet.gz", "x", "rows.parquet.gz ends in none of"),
+        ("rows.jsonl.gz", "{}", "rows.jsonl.gz is damaged or cut short"),
+        ("rows.jsonl.gz", gzip.compress(LINES)[:-40], "rows.jsonl.gz is damaged or cut short"),
+        ("rows.json.gz", gzip.compress(LINES)[:30] + b"x" * 40, "rows.json.gz is damaged or cut short"),
+        ("rows.jsonl.zst", "{}", "rows.jsonl.zst is damaged or cut short"),
+        ("rows.jsonl.zst", zstd(LINES)[:-40], "rows.jsonl.zst is damaged or cut short"),
         ("rows.json", '{"a": 1}\n{"a": 2}\n', "is not valid JSON: .* one object a line must be named .jsonl"),
         ("rows.json", b"\xff", "is not valid JSON"),
         ("rows.json", '{"a": 1}', "holds a JSON dict, not a list of rows"),
@@ -200,12 +245,6 @@ def test_parquet_rows_keep_their_types_and_order(tmp_path):
 def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message):
         rows_of(tmp_path / name, content)
-
-
-def test_a_missing_file_and_a_folder_are_no_files(tmp_path):
-    for path in (tmp_path / "rows.jsonl", tmp_path):
-        with pytest.raises(UserError, match="data.path: there is no file"):
-            list(file_rows(path, path.name))
 
 
 @pytest.fixture
@@ -220,23 +259,195 @@ def run(tmp_path, monkeypatch, params_of):
     return build
 
 
+ROW = {"prompt": "p", "completion": "c"}
+
+
+def write_rows(*rows) -> None:
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def test_the_limit_takes_the_first_rows(run):
-    Path("rows.jsonl").write_text('{"a": 1}\nbroken\n{"a": 3}\n')
+    Path("rows.jsonl").write_text(f"{json.dumps(ROW)}\nbroken\n{json.dumps(ROW)}\n")
     assert run() == [
-        {"source": "rows.jsonl:1", "row": {"a": 1}},
+        {"source": "rows.jsonl:1", "row": ROW},
         {"source": "rows.jsonl:2", "unreadable": "broken"},
-        {"source": "rows.jsonl:3", "row": {"a": 3}},
+        {"source": "rows.jsonl:3", "row": ROW},
     ]
     assert len(run(limit=2)) == 2
 
 
 def test_no_row_at_all_is_an_error_and_leaves_the_former_rows(run):
-    Path("rows.jsonl").write_text('{"a": 1}\n')
+    write_rows(ROW)
     run()
     Path("rows.jsonl").write_text("\n")
     with pytest.raises(UserError, match="data.source: file gave no row at all"):
         run()
-    assert (RAW / "rows.jsonl").read_text() == '{"source": "rows.jsonl:1", "row": {"a": 1}}\n'
+    assert json.loads((RAW / "rows.jsonl").read_text()) == {"source": "rows.jsonl:1", "row": ROW}
+
+
+def place(*files) -> None:
+    """Files below data/, each with one row whose prompt is its name."""
+    for name in files:
+        path = Path("data", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**ROW, "prompt": name}) + "\n")
+
+
+def test_a_folder_gives_the_rows_of_all_its_known_files_by_their_relative_paths(run):
+    place("b.jsonl", "a/z.jsonl", "a/b/c.jsonl", "B.JSONL", "notes.txt", ".hidden.jsonl", ".git/x.jsonl")
+    names = ["B.JSONL", "a/b/c.jsonl", "a/z.jsonl", "b.jsonl"]
+    rows = run(path="data")
+    assert [row["source"] for row in rows] == [f"{name}:1" for name in names]
+    assert [row["row"]["prompt"] for row in rows] == names
+    assert len(run(path="data", limit=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.jsonl", ["b.jsonl"]),
+        ("**/*.jsonl", ["a/b/c.jsonl", "a/z.jsonl", "b.jsonl"]),
+        ("a/*", ["a/z.jsonl"]),
+        ("**/[bc].jsonl", ["a/b/c.jsonl", "b.jsonl"]),
+    ],
+)
+def test_a_glob_chooses_files_of_the_folder(run, pattern, names):
+    place("b.jsonl", "a/z.jsonl", "a/b/c.jsonl", "notes.txt")
+    assert [row["source"] for row in run(path="data", files=pattern)] == [f"{name}:1" for name in names]
+
+
+def test_a_file_that_cannot_be_read_is_refused_where_it_was_asked_for(run):
+    place("b.jsonl", "notes.txt")
+    assert "data/notes.txt ends in none of .jsonl," in refusal(run, path="data", files="*")
+
+
+def test_a_path_without_rows_says_which_key_to_correct(run):
+    Path("data").mkdir()
+    Path("rows.jsonl").write_text(json.dumps(ROW))
+    assert "data.path: there is no file or folder absent" in refusal(run, path="absent")
+    assert "data.path: data holds no data. Put files there that end in .jsonl," in refusal(run, path="data")
+    place("b.jsonl")
+    assert "data.files: no file below data matches '*.csv'" in refusal(run, path="data", files="*.csv")
+    assert "data.files: *.csv chooses files of a folder, but data.path rows.jsonl is a file" in refusal(
+        run, files="*.csv"
+    )
+
+
+ALPACA = {"instruction": "i", "input": "j", "output": "o"}
+SHAREGPT = {"conversations": [{"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}]}
+MESSAGES = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([ROW], "prompt-completion"),
+        ([ALPACA, {"instruction": "i", "output": "o"}, {**ALPACA, "input": None}], "alpaca"),
+        ([{**ALPACA, "prompt": "### Instruction: i"}], "alpaca"),
+        ([SHAREGPT, {**SHAREGPT, "system": "s", "id": 1}], "sharegpt"),
+        ([MESSAGES, {**MESSAGES, "prompt": "the first of them"}], "messages"),
+        ([{**ROW, "messages": None, "conversations": None}], "prompt-completion"),
+        ([{"prompt": "p", "completion": None}, ROW, {}, 7], "prompt-completion"),
+    ],
+)
+def test_the_format_is_recognised_from_the_columns_that_hold_values(run, rows, expected):
+    write_rows(*rows)
+    assert [row["row"] for row in run()] == rows, "every row is kept as it came"
+    assert json.loads((RAW / "format.json").read_text()) == {"columns": None, "format": expected}
+
+
+def test_the_standard_library_needs_no_format(run):
+    run(source="stdlib", limit=20)
+    assert json.loads((RAW / "format.json").read_text())["format"] == "prompt-completion"
+
+
+def refusal(run, **changes) -> str:
+    with pytest.raises(UserError) as caught:
+        run(**changes)
+    assert not RAW.exists()
+    return str(caught.value)
+
+
+def test_an_unknown_format_says_what_was_found_and_what_nearly_fits(run):
+    write_rows(
+        {"question": "q\x1b[31m\u2028", "output": "o" * 500}, *[{"text": "é", "prompt": None}] * 3, {"prompt": "p"}
+    )
+    lines = refusal(run).splitlines()
+    assert lines[0] == "data.format: the rows are of no known format."
+    assert lines[1:5] == ["Columns with a value:", "  3 rows: text", "  1 rows: output, question", "  1 rows: prompt"]
+    assert lines[5] == "Rows, for example:"
+    assert lines[6].startswith(r'  rows.jsonl:1 {"question": "q\u001b[31m\u2028", "output": "ooo')
+    assert len(lines[6]) < 240
+    assert lines[7:9] == ['  rows.jsonl:2 {"text": "é", "prompt": null}', '  rows.jsonl:5 {"prompt": "p"}']
+    assert lines[9:12] == [
+        "Nearly fits:",
+        "  prompt-completion: completion is missing",
+        "  alpaca: instruction is missing",
+    ]
+    assert lines[12].startswith("Set data.format: columns and name the columns in data.columns, such as {user: ")
+    assert "".join(lines).isprintable()
+
+
+def test_at_most_three_rows_and_five_combinations_of_columns_are_shown(run):
+    write_rows(*({f"column {n}": 1} for n in range(9)))
+    text = refusal(run)
+    assert text.count("rows.jsonl:") == 3
+    assert text.count(" 1 rows: ") == 5
+    assert "4 more combinations of columns" in text
+    assert "No format nearly fits." in text
+
+
+def test_rows_without_columns_are_of_no_format(run):
+    write_rows(1, "x")
+    assert "  no row has columns\nNo format nearly fits." in refusal(run)
+
+
+def test_a_format_that_changes_after_thousands_of_rows_is_noticed(run):
+    write_rows(*[ROW] * 3000, ALPACA)
+    text = refusal(run)
+    assert "the rows are of different formats: prompt-completion (3000 rows), alpaca (1 rows)" in text
+    assert 'rows.jsonl:3001 {"instruction": "i"' in text, "one row of each is shown"
+
+
+def test_rows_that_fit_two_formats_are_not_guessed_at(run):
+    write_rows({**MESSAGES, **ALPACA})
+    assert "can be read as messages (1 rows), alpaca (1 rows). Set data.format to the one" in refusal(run)
+    run(format="alpaca")
+    assert json.loads((RAW / "format.json").read_text())["format"] == "alpaca"
+
+
+def test_a_format_that_is_set_is_taken_for_mixed_rows_but_some_row_must_have_it(run):
+    write_rows(ROW, ALPACA)
+    assert "data.format: no row is messages." in refusal(run, format="messages")
+    assert len(run(format="alpaca")) == 2
+
+
+def test_any_columns_can_be_named(run):
+    write_rows({"question": "q", "answer": "a", "rules": None}, {"question": "q", "answer": "a", "rules": "r"})
+    columns = {"user": "question", "assistant": "answer", "system": "rules"}
+    run(format="columns", columns=columns)
+    assert json.loads((RAW / "format.json").read_text()) == {"columns": columns, "format": "columns"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user": "question", "assistant": "anwser", "system": None}, "data.columns: no row has assistant: anwser"),
+        ({"user": "question", "assistant": "answer", "system": "rules"}, "data.columns: no row has system: rules"),
+        ({"user": "other", "assistant": "answer", "system": None}, "data.columns: no row has both other and answer"),
+    ],
+)
+def test_a_named_column_that_no_row_has_is_refused(run, columns, message):
+    write_rows({"question": "q", "answer": "a", "rules": None}, {"other": "x"})
+    assert message in refusal(run, format="columns", columns=columns)
+
+
+def test_the_format_is_written_the_same_each_time(run):
+    write_rows(ALPACA)
+    run()
+    first = (RAW / "format.json").read_bytes()
+    run()
+    assert (RAW / "format.json").read_bytes() == first
 
 
 HUB_ROWS = """
@@ -252,6 +463,7 @@ def test_a_hub_data_set_gives_the_rows_of_its_split_only(hub, python_at, params_
         "data/train-00000.jsonl": b'{"a": 1}\n',
         "data/train-00001.jsonl": b'{"a": 2}\n',
         "data/test.csv": b"a\n3\n",
+        "data/train-00002.csv.gz": gzip.compress(b"a\n3\n"),
         "train.txt": b"unread",
         "README.md": b"unread",
     }
@@ -262,6 +474,10 @@ def test_a_hub_data_set_gives_the_rows_of_its_split_only(hub, python_at, params_
         assert done.returncode == 0, done.stderr
         return [(row["source"], row["row"]) for row in json.loads(done.stdout)]
 
-    assert rows("train") == [("data/train-00000.jsonl:1", {"a": 1}), ("data/train-00001.jsonl:1", {"a": 2})]
+    assert rows("train") == [
+        ("data/train-00000.jsonl:1", {"a": 1}),
+        ("data/train-00001.jsonl:1", {"a": 2}),
+        ("data/train-00002.csv.gz:2", {"a": "3"}),
+    ]
     assert rows("test") == [("data/test.csv:2", {"a": "3"})], "the files of the other split are still in the cache"
     assert "train.txt" not in hub.fetched()

@@ -3,8 +3,18 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -38,7 +48,8 @@ class HubSource(Section):
             return self
         if not self.id or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.id) or ".." in self.id:
             raise ValueError(f"source: hub needs id, a hub repository such as owner/name (it is {self.id!r})")
-        if not self.revision or not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+        # A branch or tag passes here, so that the download can say which commit to write down instead.
+        if not self.revision or not re.fullmatch(r"\w[\w./-]*", self.revision) or ".." in self.revision:
             raise ValueError(f"source: hub needs revision, a full commit of 40 hex digits (it is {self.revision!r})")
         return self
 
@@ -48,10 +59,58 @@ class Model(HubSource):
     tokenizer: Literal["own", "mistral-common-v1", "mistral-common-v2", "mistral-common-v3"]
 
 
+def holds_credentials(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        names = [name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    except ValueError:  # not a URL: then every @ and ? is taken for a bad sign
+        return "@" in url or "?" in url
+    telling = r"(?:^|[-_])(?:token|key|apikey|secret|password|signature|sig|auth|credential)s?$"
+    return "@" in parts.netloc or any(re.search(telling, name) for name in names)
+
+
+def below(pattern: str) -> str:
+    """A glob of files in a folder, which may not lead out of it: DVC would not see those files change."""
+    if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
+        raise ValueError("Input should be a glob of files below data.path, such as **/*.jsonl, or null")
+    return pattern
+
+
+class Columns(Section):
+    user: str
+    assistant: str
+    system: str | None
+
+
 class Data(HubSource):
-    source: Literal["stdlib", "file", "hub"]
+    source: Literal["stdlib", "file", "url", "hub"]
+    files: Annotated[str, AfterValidator(below)] | None
+    url: str | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     split: str
+    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "columns"]
+    columns: Columns | None
     limit: Count | None
+
+    @model_validator(mode="after")
+    def url_without_credentials(self):
+        """Of the section, not of the key: the error of a key shows its value, and this one may hold a password."""
+        if self.url is not None and holds_credentials(self.url):
+            raise ValueError(
+                "url holds a password, token or signature, which would stand in Git. Take it out, and revoke it"
+            )
+        if self.source == "url" and not re.match(r"https?://[^/?#\s]+/[^\s]*$", self.url or ""):
+            raise ValueError("source: url needs url, the http or https address of a file")
+        return self
+
+    @model_validator(mode="after")
+    def columns_go_with_their_format(self):
+        if (self.format == "columns") != (self.columns is not None):
+            raise ValueError(
+                "format: columns needs columns, such as {user: question, assistant: answer, system: null}, and with "
+                f"another format columns is null (format is {self.format})"
+            )
+        return self
 
 
 class Clean(Section):

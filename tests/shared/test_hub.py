@@ -39,15 +39,6 @@ def fetch(hub, python_at):
     return run
 
 
-@pytest.fixture
-def closed_port():
-    """An address where nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    return f"http://127.0.0.1:{port}"
-
-
 def names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
@@ -143,7 +134,32 @@ def test_a_missing_repository_names_its_key(fetch, hub):
 
 def test_a_missing_commit_names_its_key(fetch):
     _, printed = fetch(revision="d" * 40)
-    assert "the model has no such commit. Correct model.revision" in printed
+    assert "the model has no such commit, branch or tag. Correct model.revision" in printed
+
+
+@pytest.mark.parametrize("revision", ["main", "refs/pr/1"])
+def test_a_branch_is_not_fetched_but_its_commit_is_said(fetch, hub, revision):
+    folder, printed = fetch(revision=revision)
+    assert folder is None
+    assert f"MESSAGE model.id owner/name at model.revision {revision}: model.revision must be a full commit" in printed
+    assert f"{revision} can move; it is now {hub.commit}. Set model.revision: {hub.commit}" in printed
+    assert not hub.fetched()
+
+
+@pytest.mark.parametrize("revision", ["nowhere", "C" * 40, "d" * 39])
+def test_what_is_neither_commit_nor_branch_is_said_to_be_none(fetch, revision):
+    _, printed = fetch(revision=revision)
+    assert "model.revision must be a full commit of 40 hex digits" in printed
+    assert "the model has no such commit, branch or tag. Correct model.revision" in printed
+
+
+def test_a_branch_cannot_be_resolved_without_the_network(fetch, closed_port):
+    fetch()  # the cache holds the commit, but not that main is it
+    _, printed = fetch(revision="main", kind="dataset", url=closed_port)
+    assert "data.revision must be a full commit of 40 hex digits, and the hub did not say it" in printed
+    assert "the hub cannot be reached" in printed
+    _, printed = fetch(revision="main", HF_HUB_OFFLINE="1")
+    assert "a full commit of 40 hex digits, and the hub cannot be asked for it, because HF_HUB_OFFLINE" in printed
 
 
 @pytest.mark.parametrize(

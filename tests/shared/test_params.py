@@ -107,7 +107,16 @@ def test_a_misspelt_key_is_unknown_and_its_right_name_is_missing(renamed):
         ("quantization.quant_type", "int8", "quantization.quant_type is 'int8': Input should be 'nf4' or 'fp4'."),
         ("tokenize.max_length", "7", "tokenize.max_length is 7: Input should be greater than or equal to 8."),
         ("data.limit", "0", "data.limit is 0: Input should be greater than or equal to 1."),
-        ("data.source", "web", "data.source is 'web': Input should be 'stdlib', 'file' or 'hub'."),
+        ("data.source", "web", "data.source is 'web': Input should be 'stdlib', 'file', 'url' or 'hub'."),
+        ("data.files", "../*.jsonl", "data.files is '../*.jsonl': Input should be a glob of files below data.path"),
+        ("data.files", "/etc/*", "data.files is '/etc/*': Input should be a glob of files below data.path"),
+        ("data.files", "''", "data.files is '': Input should be a glob of files below data.path"),
+        ("data.sha256", "abc", "data.sha256 is 'abc': String should match pattern '^[0-9a-f]{64}$'."),
+        ("data.source", "url", "data: source: url needs url, the http or https address of a file."),
+        ("data.format", "json", "data.format is 'json': Input should be 'auto', 'messages'"),
+        ("data.format", "columns", "data: format: columns needs columns, such as {user: question, assistant: answer"),
+        ("data.columns", "{user: q, assistant: a, system: null}", "data: format: columns needs columns, such as"),
+        ("data.columns", "{user: q, system: null}", "data.columns.assistant is missing."),
         ("clean.test_fraction", "0.99", "clean: validation_fraction + test_fraction must stay under 1"),
         ("clean.min_characters", "999999", "clean: min_characters is greater than max_characters."),
         ("model.source", "hub", "model: source: hub needs id, a hub repository such as owner/name (it is None)."),
@@ -134,11 +143,42 @@ def test_every_mistake_has_its_line(edited):
     ]
 
 
-@pytest.mark.parametrize("revision", ["null", "main", "c" * 39, "C" * 40])
+@pytest.mark.parametrize("revision", ["null", "''", "a/../b", "-x", "'a b'", "a?b"])
 @pytest.mark.parametrize("section", ["model", "data"])
-def test_a_hub_source_without_a_full_commit_is_refused(edited, section, revision):
+def test_a_hub_source_without_a_revision_is_refused(edited, section, revision):
     path = edited((f"{section}.source", "hub"), (f"{section}.id", "owner/name"), (f"{section}.revision", revision))
     assert f"{section}: source: hub needs revision, a full commit of 40 hex digits (it is" in message(path)
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x.csv", "https://", "https:///x.csv", "x.csv", "'https://host/a b'"])
+def test_what_is_no_web_address_is_refused(edited, url):
+    assert "data: source: url needs url" in message(edited(("data.source", "url"), ("data.url", url)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:hunter2@host/x.csv",
+        "https://hunter2@host/x.csv",
+        "https://host/x.csv?token=hunter2",
+        "https://host/x.csv?a=b&X-Amz-Signature=hunter2",
+        "https://host/x.csv?api_key=hunter2",
+        "https://host/x.csv?sig=hunter2",
+        "https://[host/x.csv?sig=hunter2",
+    ],
+)
+@pytest.mark.parametrize("source", ["url", "stdlib"])
+def test_a_url_with_credentials_is_refused_and_not_printed(edited, url, source):
+    text = message(edited(("data.source", source), ("data.url", f"'{url}'"), ("data.limit", "0")))
+    assert "hunter2" not in text
+    text = message(edited(("data.source", source), ("data.url", f"'{url}'")))
+    assert "data: url holds a password, token or signature, which would stand in Git." in text
+    assert "hunter2" not in text
+
+
+def test_a_branch_passes_so_that_the_download_can_say_its_commit(edited):
+    path = edited(("model.source", "hub"), ("model.id", "owner/name"), ("model.revision", "refs/pr/1"))
+    assert load_params(path).model.revision == "refs/pr/1"
 
 
 @pytest.mark.parametrize("name", ["../etc", "owner/../name", "a/b/c", "'https://x.y/z'", "''"])

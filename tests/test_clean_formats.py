@@ -1,0 +1,141 @@
+"""Each known format becomes messages, whatever stands beside its columns; what does not is explained."""
+
+import json
+
+import pytest
+
+from stages._clean.formats import FORMATS, ToolCallError, reader
+from stages._download_data.formats import NEEDED
+
+LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+SYSTEM, USER, ASSISTANT = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
+HUMAN, GPT = {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}
+CODE_ROW = {"instruction": "i", "input": "j", "output": "o", "prompt": "### Instruction:\ni\n### Output:\no"}
+PAIRS, COLUMNS = "prompt-completion", {"user": "question", "assistant": "answer", "system": "rules"}
+
+
+def read(name, row):
+    return reader({"format": name, "columns": COLUMNS if name == "columns" else None})(row)
+
+
+def test_every_format_that_is_recognised_can_be_read():
+    assert FORMATS.keys() == NEEDED.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "texts"),
+    [
+        ("messages", {"messages": [USER, ASSISTANT]}, ["user", "assistant"]),
+        (
+            "messages",
+            {"messages": [SYSTEM, USER, ASSISTANT, USER, ASSISTANT], "extra": 1},
+            ["system", "user", "assistant", "user", "assistant"],
+        ),
+        ("messages", {"messages": [{**USER, "name": "x", "tool_calls": None}, ASSISTANT]}, ["user", "assistant"]),
+        ("messages", {"messages": [HUMAN, GPT]}, ["h", "g"]),
+        ("messages", {"messages": [USER, ASSISTANT], "system": "s"}, ["s", "user", "assistant"]),
+        ("sharegpt", {"conversations": [HUMAN, GPT, HUMAN, GPT], "id": 7}, ["h", "g", "h", "g"]),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "user", "value": "u"}, {"from": "assistant", "value": "a"}]},
+            ["u", "a"],
+        ),
+        ("sharegpt", {"conversations": [{"from": "system", "value": "s"}, HUMAN, GPT]}, ["s", "h", "g"]),
+        ("sharegpt", {"conversations": [USER, ASSISTANT]}, ["user", "assistant"]),
+        ("sharegpt", {"conversations": [{**HUMAN, "role": None, "content": None}, GPT], "system": ""}, ["h", "g"]),
+        (PAIRS, {"prompt": "p", "completion": "c", "extra": None}, ["p", "c"]),
+        (PAIRS, {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}, ["system", "user", "assistant"]),
+        (PAIRS, {"prompt": [USER, ASSISTANT, USER], "completion": "c"}, ["user", "assistant", "user", "c"]),
+        (PAIRS, {"prompt": f"a{LONE}b", "completion": "c"}, ["a?b", "c"]),
+        (PAIRS, {"prompt": "a\x00b", "completion": "c"}, ["a\x00b", "c"]),
+        ("alpaca", CODE_ROW, ["i\n\nj", "o"]),
+        ("alpaca", {"instruction": "i", "input": "", "output": "o"}, ["i", "o"]),
+        ("alpaca", {"instruction": "i", "input": None, "output": "o"}, ["i", "o"]),
+        ("alpaca", {"instruction": "i", "output": "o", "system": "s"}, ["s", "i", "o"]),
+        (
+            "alpaca",
+            {"instruction": "i", "output": "o", "history": [["a", "b"], ["c", "d"]]},
+            ["a", "b", "c", "d", "i", "o"],
+        ),
+        ("columns", {"question": "q", "answer": "a", "rules": "r", "messages": "m"}, ["r", "q", "a"]),
+        ("columns", {"question": "q", "answer": "a", "rules": None, "system": "unread"}, ["q", "a"]),
+    ],
+)
+def test_each_known_format_becomes_messages(name, row, texts):
+    messages = read(name, row)
+    assert [message["content"] for message in messages] == texts
+    spoken = ["user", "assistant"] * (len(texts) // 2)
+    assert [message["role"] for message in messages] == (["system"] if len(texts) % 2 else []) + spoken
+    assert all(message.keys() == {"role", "content"} for message in messages)
+
+
+def test_a_system_column_that_is_null_in_the_mapping_is_not_read():
+    columns = {"user": "q", "assistant": "a", "system": None}
+    row = {"q": "x", "a": "y", "system": "unread"}
+    assert [m["content"] for m in reader({"format": "columns", "columns": columns})(row)] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("messages", {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}),
+        ("messages", {"messages": [USER, {"role": "assistant", "content": "x", "function_call": {"name": "f"}}]}),
+        ("messages", {"messages": [USER, {"role": "tool", "content": "x"}, ASSISTANT]}),
+        ("sharegpt", {"conversations": [HUMAN, {"from": "function_call", "value": "{}"}, GPT]}),
+        ("sharegpt", {"conversations": [HUMAN, {"from": "observation", "value": "{}"}, GPT]}),
+        (PAIRS, {"prompt": "p", "completion": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}),
+    ],
+)
+def test_a_conversation_with_tools_says_so(name, row):
+    with pytest.raises(ToolCallError):
+        read(name, row)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "words"),
+    [
+        *((name, None, "the row is NoneType") for name in ("messages", "columns")),
+        ("alpaca", 3.5, "the row is float"),
+        (PAIRS, ["prompt", "completion"], "the row is list"),
+        (PAIRS, {}, "the columns are none; prompt is missing"),
+        (PAIRS, {"prompt": "x", "label": 1}, "the columns are label, prompt; completion is missing"),
+        (PAIRS, {"prompt": "x", "completion": None}, "the assistant text is NoneType, not a string"),
+        (PAIRS, {"prompt": 7, "completion": "x"}, "the user text is int"),
+        (PAIRS, {"prompt": [], "completion": "x"}, "prompt is not a list of turns"),
+        ("alpaca", {"instruction": "x", "input": {"deep": [[]]}, "output": "y"}, "the user text is dict"),
+        ("alpaca", {"instruction": "x", "input": "y"}, "the columns are input, instruction; output is missing"),
+        ("alpaca", {"instruction": "x", "output": "y", "history": ["a"]}, "history is not a list of pairs"),
+        ("alpaca", {"instruction": "x", "output": "y", "system": ["a"]}, "the system text is list"),
+        ("columns", {"question": "x"}, "the columns are question; answer is missing"),
+        ("messages", {"messages": None}, "messages is not a list"),
+        ("messages", {"messages": "user: hello"}, "messages is not a list"),
+        ("messages", {"messages": []}, "messages is not a list"),
+        ("messages", {"messages": ["hello"]}, "a turn needs a role (system, user, human, assistant, gpt) and content"),
+        ("messages", {"messages": [{"role": "user"}, ASSISTANT]}, "the user text is NoneType"),
+        ("messages", {"messages": [{"role": ["user"], "content": "x"}]}, "a turn needs a role"),
+        ("messages", {"messages": [{"role": f"user{LONE}", "content": "x"}]}, "a turn needs a role"),
+        (
+            "messages",
+            {"messages": [USER, {"role": "assistant", "content": [{"text": "x"}]}]},
+            "the assistant text is list",
+        ),
+        ("sharegpt", {"conversation": [HUMAN, GPT]}, "conversations is not a list"),
+        *(
+            ("messages", {"messages": turns}, "turns must go user, assistant")
+            for turns in (
+                [USER],
+                [SYSTEM],
+                [ASSISTANT, USER],
+                [USER, USER, ASSISTANT],
+                [USER, SYSTEM, ASSISTANT],
+                [SYSTEM, SYSTEM, USER, ASSISTANT],
+            )
+        ),
+        ("messages", {"messages": [SYSTEM, USER, ASSISTANT], "system": "s"}, "turns must go user, assistant"),
+    ],
+)
+def test_what_does_not_fit_its_format_is_explained(name, row, words):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        read(name, row)
+    assert str(caught.value).startswith(words)
+    assert not isinstance(caught.value, ToolCallError)

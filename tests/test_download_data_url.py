@@ -1,0 +1,180 @@
+"""A data file from the web: resumed after a cut, taken only with the sha256 that was written down."""
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from stages import download_data
+from stages._download_data import url as web
+from stages.shared.errors import UserError
+from stages.shared.paths import RAW
+
+ROWS = b"".join(json.dumps({"prompt": f"p{n}", "completion": "c" * 90}).encode() + b"\n" for n in range(20_000))
+SHA = hashlib.sha256(ROWS).hexdigest()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, params_of, hub):
+    """run(**changes to the section `data`) → the sources of the rows, with rows.jsonl on the stand-in server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for name in [name for name in os.environ if re.fullmatch(r"(?i).*_proxy", name)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(web, "ANSWER_SECONDS", 2)
+    monkeypatch.setattr(web, "SILENT_SECONDS", 2)
+    hub.files["files"] = {"rows.jsonl": ROWS}
+
+    def build(**changes):
+        data = {"source": "url", "url": f"{hub.url}/files/rows.jsonl", "sha256": SHA, "limit": None, **changes}
+        download_data.main(params_of(data=data))
+        return [json.loads(line)["source"] for line in (RAW / "rows.jsonl").read_text().splitlines()]
+
+    return build
+
+
+def refusal(run, **changes) -> str:
+    with pytest.raises(UserError) as caught:
+        run(**changes)
+    assert not RAW.exists()
+    return str(caught.value)
+
+
+def kept() -> list[str]:
+    return sorted(path.name for path in web.downloads().iterdir())
+
+
+def test_the_rows_of_the_file_at_the_address(run, hub):
+    assert run() == [f"rows.jsonl:{n}" for n in range(1, 20_001)]
+    assert kept() == [f"{SHA}.jsonl"], "no part is left"
+
+
+def test_a_compressed_file_is_read_by_the_ending_of_the_address(run, hub):
+    packed = gzip.compress(ROWS, mtime=0)
+    hub.files["files"]["rows.JSONL.gz"] = packed
+    sources = run(url=f"{hub.url}/files/rows.JSONL.gz?version=2", sha256=hashlib.sha256(packed).hexdigest())
+    assert sources[:1] == ["rows.JSONL.gz:1"]
+
+
+def test_a_second_run_needs_no_network(run, hub):
+    run()
+    asked = len(hub.requests)
+    run()
+    assert len(hub.requests) == asked
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(run, hub):
+    run()
+    (web.downloads() / f"{SHA}.jsonl").write_bytes(ROWS[:-1])
+    assert len(run()) == 20_000
+    assert len(hub.requests) == 2
+
+
+def test_a_cut_connection_is_resumed_where_it_broke(run, hub):
+    hub.cut_at = 700_000
+    assert len(run()) == 20_000
+    spans = [span for *_, span in hub.requests]
+    assert spans[0] is None
+    assert len(spans) == 2
+    assert 0 < int(spans[1].removeprefix("bytes=").removesuffix("-")) <= 700_000
+
+
+def test_a_later_run_goes_on_where_an_earlier_one_broke_off(run, hub, monkeypatch):
+    monkeypatch.setattr(web, "ATTEMPTS", 1)
+    hub.cut_at = 700_000
+    text = refusal(run)
+    assert "the download broke off (RemoteProtocolError). Run it again: it goes on from there" in text
+    assert len(kept()) == 2
+    assert len(run()) == 20_000
+    assert hub.requests[1][2] is not None
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_whole(run, hub, monkeypatch):
+    monkeypatch.setattr(web, "ATTEMPTS", 1)
+    hub.files["files"]["rows.jsonl"] = ROWS.replace(b"p1", b"q1")
+    hub.cut_at = 700_000
+    refusal(run)
+    hub.files["files"]["rows.jsonl"] = ROWS
+    assert len(run()) == 20_000
+
+
+def test_a_part_as_long_as_the_file_is_fetched_anew(run, hub, monkeypatch):
+    monkeypatch.setattr(web, "ATTEMPTS", 1)
+    hub.cut_at = 700_000
+    refusal(run)
+    next(web.downloads().glob("*.partial")).write_bytes(b"x" * len(ROWS))
+    assert len(run()) == 20_000
+
+
+@pytest.mark.parametrize("before", [None, "0" * 64])
+def test_a_missing_or_wrong_sha256_says_the_one_that_was_found(run, hub, before):
+    text = refusal(run, sha256=before)
+    assert f"data.sha256 is {before or 'not set'}, but the file that came has {SHA}. Look at " in text
+    assert text.endswith(f"set data.sha256: {SHA}")
+    looked_at = re.search(r"Look at (\S+);", text)[1]
+    assert Path(looked_at).read_bytes() == ROWS
+    assert len(run()) == 20_000
+    assert len(hub.requests) == 1, "what was looked at is what is used: it is not fetched again"
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (404, "nothing is there (HTTP 404). Correct data.url"),
+        (401, "the server refuses it (HTTP 401): it may ask for a login. With one, download it by hand, and name"),
+        (403, "the server refuses it (HTTP 403)"),
+        (407, "the proxy refuses it. Check HTTPS_PROXY and HTTP_PROXY"),
+        (503, "the server answers HTTP 503. Try again later"),
+        (418, "the server answers HTTP 418. Correct data.url"),
+    ],
+)
+def test_a_refusal_says_what_to_do(run, hub, status, message):
+    hub.status = status
+    text = refusal(run, url=f"{hub.url}/files/rows.jsonl?who=me")
+    assert text.startswith(f"data.url {hub.url}/files/rows.jsonl: ")
+    assert message in text
+    assert "who=me" not in text
+    assert len(hub.requests) == 1
+
+
+def test_no_network_is_said_with_advice(run, closed_port):
+    text = refusal(run, url=f"{closed_port}/rows.jsonl")
+    assert "the server cannot be reached (ConnectError: " in text
+    assert "Check the network and HTTPS_PROXY and HTTP_PROXY, or download it by hand" in text
+
+
+def test_a_proxy_that_refuses_is_named_without_its_password(run, hub, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", hub.url.replace("//", "//me:hunter2@"))
+    text = refusal(run, url="https://example.invalid/rows.jsonl")
+    assert "the proxy refuses it. Check HTTPS_PROXY and HTTP_PROXY" in text
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://me:hunter2@host")
+    text += refusal(run, url="https://example.invalid/rows.jsonl")
+    assert "it cannot be asked for. Correct data.url, and check HTTPS_PROXY and HTTP_PROXY" in text
+    assert "hunter2" not in text
+
+
+def test_a_server_that_never_answers_is_given_up_in_seconds(run):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        text = refusal(run, url=f"http://127.0.0.1:{silent.getsockname()[1]}/rows.jsonl")
+    assert time.monotonic() - started < 10
+    assert "broke off (ReadTimeout)" in text
+
+
+def test_an_address_of_no_known_kind_is_not_asked_for(run, hub):
+    assert "/files/rows ends in none of .jsonl, .json," in refusal(run, url=f"{hub.url}/files/rows")
+    assert not hub.requests
+
+
+def test_experiments_in_a_copy_share_the_downloads(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "original"))
+    run()
+    assert (tmp_path / "original/.dvc/tmp/downloads" / f"{SHA}.jsonl").is_file()
