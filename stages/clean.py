@@ -1,6 +1,7 @@
 """Clean: data/raw, params `clean` → data/clean/{train,validation,test,rejected}.parquet, metrics/clean.json.
 
-Every row read is either kept in one split or stands in rejected.parquet with its reason and where it came from.
+Every row read is either kept in one split or stands in rejected.parquet with its reason and where it came from; of
+rows that say the same, the one with the lowest id is kept, and `detail` names it.
 Run it with `dvc repro clean`.
 """
 
@@ -9,7 +10,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from stages._clean.duplicates import find_duplicates
 from stages.shared.code import parse
 from stages.shared.errors import UserError
 from stages.shared.params import Clean, Params
@@ -22,12 +25,18 @@ ROLES = ("system", "user", "assistant")
 FORMATS = "messages; prompt and completion; or instruction, input and output"
 
 
+class Rejection(NamedTuple):
+    record: Record
+    reason: str
+    detail: str  # what the reason is about, such as the id of the record that is kept instead
+
+
 @dataclass(frozen=True)
 class Cleaned:
-    """splits: {split: records in the order read}; rejected: (record, reason) in the order read."""
+    """Records by split, and rejections, all in the order read."""
 
     splits: dict[str, list[Record]]
-    rejected: list[tuple[Record, str]]
+    rejected: list[Rejection]
 
 
 def turn(role: str, content: object) -> dict[str, str]:
@@ -84,15 +93,13 @@ def reject_reason(messages: Messages, clean: Clean) -> str | None:
 
 
 def clean(rows: Iterable[dict], params: Clean) -> Cleaned:
-    """Each row kept in one split, or rejected with a reason. Of equal conversations the first one read is kept.
+    """Each row kept in one split, or rejected with a reason.
 
     Raises:
         UserError: more than params.max_malformed_rows rows do not fit any known format.
     """
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    rejected: list[tuple[Record, str]] = []
+    read: list[tuple[Record, str | None]] = []
     malformed: list[str] = []
-    seen: set[str] = set()
     for raw in rows:
         try:
             if "unreadable" in raw:
@@ -102,25 +109,34 @@ def clean(rows: Iterable[dict], params: Clean) -> Cleaned:
         except (TypeError, ValueError) as error:
             malformed.append(f"{raw['source']}: {error}")
             messages, reason = [turn("user", json.dumps(raw.get("row", raw.get("unreadable"))))], "malformed"
-        record = Record(content_id(messages), messages, str(raw["source"]))
-        if reason is None and record.id in seen:
-            reason = "duplicate"
-        if reason is not None:
-            rejected.append((record, reason))
-            continue
-        seen.add(record.id)
-        splits[split_of(record.id, params.validation_fraction, params.test_fraction)].append(record)
+        read.append((Record(content_id(messages), messages, str(raw["source"])), reason))
     if len(malformed) > params.max_malformed_rows:
         raise UserError(
             f"malformed rows: {len(malformed)}, more than clean.max_malformed_rows ({params.max_malformed_rows}). The "
             f"first: {malformed[0]}. Mend them, or raise the limit to have them rejected and counted"
         )
-    return Cleaned(splits, rejected)
+    return divided(read, params)
+
+
+def divided(read: list[tuple[Record, str | None]], params: Clean) -> Cleaned:
+    """The records with the reasons that are known so far; what is left is searched for duplicates and split."""
+    passed = [place for place, (_, reason) in enumerate(read) if reason is None]
+    found = find_duplicates([read[place][0] for place in passed], params.near_duplicate_threshold)
+    duplicates = {passed[place]: reason for place, reason in found.items()}
+    cleaned = Cleaned({split: [] for split in SPLITS}, [])
+    for place, (record, reason) in enumerate(read):
+        if reason is not None:
+            cleaned.rejected.append(Rejection(record, reason, ""))
+        elif place in duplicates:
+            cleaned.rejected.append(Rejection(record, *duplicates[place]))
+        else:
+            cleaned.splits[split_of(record.id, params.validation_fraction, params.test_fraction)].append(record)
+    return cleaned
 
 
 def metrics_of(cleaned: Cleaned) -> dict:
     kept = {split: len(records) for split, records in cleaned.splits.items()}
-    rejected = Counter(reason for _, reason in cleaned.rejected)
+    rejected = Counter(each.reason for each in cleaned.rejected)
     rows = {"read": sum(kept.values()) + rejected.total(), "kept": sum(kept.values()), "rejected": dict(rejected)}
     return {"rows": rows, "splits": kept}
 
@@ -139,8 +155,8 @@ def main(params: Params) -> Outcome:
     with whole_directory(CLEAN) as folder:
         for split, records in cleaned.splits.items():
             write_records(folder / f"{split}.parquet", records)
-        reasons = [reason for _, reason in cleaned.rejected]
-        write_records(folder / "rejected.parquet", [record for record, _ in cleaned.rejected], reasons)
+        rejected, reasons, details = ([each[field] for each in cleaned.rejected] for field in range(3))
+        write_records(folder / "rejected.parquet", rejected, reason=reasons, detail=details)
     write_json(METRICS / "clean.json", metrics)
     counts = ", ".join(f"{count} {split}" for split, count in metrics["splits"].items())
     return Outcome(f"{metrics['rows']['kept']} of {metrics['rows']['read']} rows kept: {counts}")

@@ -58,6 +58,7 @@ class Clean(Section):
     min_characters: CountOrZero
     max_characters: Count
     check_code: bool
+    near_duplicate_threshold: Annotated[Number, Field(ge=0.5, lt=1)] | None
     max_malformed_rows: CountOrZero
     validation_fraction: Annotated[Share, Field(gt=0)]
     test_fraction: Annotated[Share, Field(gt=0)]
