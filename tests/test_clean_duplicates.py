@@ -223,11 +223,11 @@ def test_a_chain_leads_to_the_record_that_is_kept():
     words = [hashlib.sha256(str(n).encode()).hexdigest()[:8] for n in range(60)]
     chain = [Record(f"{n:032}", record("?", " ".join(words[4 * n : 4 * n + 40])).messages, f"x:{n}") for n in range(4)]
     assert similarity(shingles(chain[0]), shingles(chain[3])) < 0.6
-    assert find_duplicates(chain, 0.75) == {n: ("near_duplicate", chain[0].id) for n in (1, 2, 3)}
+    assert find_duplicates(chain, 0.75) == dict.fromkeys((1, 2, 3), ("near_duplicate", chain[0].id))
 
 
 def test_a_system_prompt_that_all_share_makes_no_near_duplicates(threshold):
-    system = "You are a patient teacher of Python. " * 100
+    system = " ".join(map(str, range(1000)))
     few = [record("Add two numbers", "return a + b", system), record("Open a file", "open(name)", system)]
     assert not find_duplicates(few, threshold)
 

@@ -30,7 +30,7 @@ def fingerprint(record: Record) -> bytes:
 
 
 def shingles(record: Record) -> set[str]:
-    """Every run of SHINGLE characters. Not of the system turn: long and the same everywhere, it would be all they see."""
+    """Every run of SHINGLE characters, but of the system turn: the same everywhere, it would make all rows alike."""
     text = " ".join(folded(message["content"]) for message in record.messages if message["role"] != "system")
     return {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
 
