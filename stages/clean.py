@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stages._clean.duplicates import find_duplicates
-from stages.shared.code import parse
+from stages._clean.rules import mend, reject_reason
 from stages.shared.errors import UserError
 from stages.shared.params import Clean, Params
 from stages.shared.paths import CLEAN, METRICS, RAW, whole_directory, write_json
@@ -37,6 +37,8 @@ class Cleaned:
 
     splits: dict[str, list[Record]]
     rejected: list[Rejection]
+    fixed: int  # rows, kept or not, in which the text was repaired
+    redacted: Counter[str]  # secrets and personal data taken out, by kind, of rows kept or not
 
 
 def turn(role: str, content: object) -> dict[str, str]:
@@ -78,20 +80,6 @@ def listed_messages(messages: object) -> Messages:
     return turns
 
 
-def reject_reason(messages: Messages, clean: Clean) -> str | None:
-    """Why a conversation is not kept, or None."""
-    answers = [message["content"] for message in messages if message["role"] == "assistant"]
-    if not all(message["content"].strip() for message in messages):
-        return "empty_turn"
-    if min(map(len, answers)) < clean.min_characters:
-        return "too_short"
-    if sum(len(message["content"]) for message in messages) > clean.max_characters:
-        return "too_long"
-    if clean.check_code and any(parse(answer) is None for answer in answers):
-        return "code_does_not_parse"
-    return None
-
-
 def clean(rows: Iterable[dict], params: Clean) -> Cleaned:
     """Each row kept in one split, or rejected with a reason.
 
@@ -100,45 +88,50 @@ def clean(rows: Iterable[dict], params: Clean) -> Cleaned:
     """
     read: list[tuple[Record, str | None]] = []
     malformed: list[str] = []
+    fixed, redacted = 0, Counter()
     for raw in rows:
         try:
             if "unreadable" in raw:
                 raise ValueError("the line cannot be read")
-            messages = to_messages(raw["row"])
-            reason = reject_reason(messages, params)
+            messages, reason = to_messages(raw["row"]), None
         except (TypeError, ValueError) as error:
             malformed.append(f"{raw['source']}: {error}")
             messages, reason = [turn("user", json.dumps(raw.get("row", raw.get("unreadable"))))], "malformed"
-        read.append((Record(content_id(messages), messages, str(raw["source"])), reason))
+        mended = mend(messages, params)
+        fixed += mended.fixed
+        redacted += mended.secrets + mended.personal
+        record = Record(content_id(mended.messages), mended.messages, str(raw["source"]))
+        read.append((record, reason or reject_reason(mended, params)))
     if len(malformed) > params.max_malformed_rows:
         raise UserError(
             f"malformed rows: {len(malformed)}, more than clean.max_malformed_rows ({params.max_malformed_rows}). The "
             f"first: {malformed[0]}. Mend them, or raise the limit to have them rejected and counted"
         )
-    return divided(read, params)
+    return Cleaned(*divided(read, params), fixed, redacted)
 
 
-def divided(read: list[tuple[Record, str | None]], params: Clean) -> Cleaned:
+def divided(read: list[tuple[Record, str | None]], params: Clean) -> tuple[dict[str, list[Record]], list[Rejection]]:
     """The records with the reasons that are known so far; what is left is searched for duplicates and split."""
     passed = [place for place, (_, reason) in enumerate(read) if reason is None]
     found = find_duplicates([read[place][0] for place in passed], params.near_duplicate_threshold)
     duplicates = {passed[place]: reason for place, reason in found.items()}
-    cleaned = Cleaned({split: [] for split in SPLITS}, [])
+    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
+    rejected: list[Rejection] = []
     for place, (record, reason) in enumerate(read):
         if reason is not None:
-            cleaned.rejected.append(Rejection(record, reason, ""))
+            rejected.append(Rejection(record, reason, ""))
         elif place in duplicates:
-            cleaned.rejected.append(Rejection(record, *duplicates[place]))
+            rejected.append(Rejection(record, *duplicates[place]))
         else:
-            cleaned.splits[split_of(record.id, params.validation_fraction, params.test_fraction)].append(record)
-    return cleaned
+            splits[split_of(record.id, params.validation_fraction, params.test_fraction)].append(record)
+    return splits, rejected
 
 
 def metrics_of(cleaned: Cleaned) -> dict:
     kept = {split: len(records) for split, records in cleaned.splits.items()}
     rejected = Counter(each.reason for each in cleaned.rejected)
     rows = {"read": sum(kept.values()) + rejected.total(), "kept": sum(kept.values()), "rejected": dict(rejected)}
-    return {"rows": rows, "splits": kept}
+    return {"rows": rows, "splits": kept, "fixed": cleaned.fixed, "redacted": dict(cleaned.redacted)}
 
 
 def read_rows(path: Path) -> Iterable[dict]:

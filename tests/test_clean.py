@@ -39,6 +39,7 @@ def splits_by_id(cleaned) -> dict[str, str]:
 def params(params_of):
     """params(**changes to the section `clean`), with no limit to malformed rows unless one is set."""
     limits = {"min_characters": 20, "max_characters": 4000, "check_code": True, "max_malformed_rows": 1000}
+    limits |= {"fix_text": False, "reject_refusals": True, "secrets": "keep", "personal_data": "keep"}
     limits["near_duplicate_threshold"] = None  # rows that differ in a number would be near-duplicates
     return lambda **changes: params_of(clean={**limits, "validation_fraction": 0.04, "test_fraction": 0.1, **changes})
 
