@@ -1,4 +1,5 @@
-"""Clean: data/raw, params `clean` → data/clean/{train,validation,test,rejected}.parquet, metrics/clean.json.
+"""Clean: data/raw, data/decontaminate, params `clean` → data/clean/{train,validation,test,rejected}.parquet and
+metrics/clean.json.
 
 Every row read is either kept in one split or stands in rejected.parquet with its reason and where it came from; of
 rows that say the same, the one with the lowest id is kept, and `detail` names it.
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from stages._clean.contamination import contamination, read_benchmarks
 from stages._clean.duplicates import find_duplicates
 from stages._clean.rules import mend, reject_reason
 from stages.shared.errors import UserError
 from stages.shared.params import Clean, Params
-from stages.shared.paths import CLEAN, METRICS, RAW, whole_directory, write_json
+from stages.shared.paths import CLEAN, DECONTAMINATE, METRICS, RAW, whole_directory, write_json
 from stages.shared.records import SPLITS, Record, content_id, split_of, write_records
 from stages.shared.stage import Outcome, run_stage
 
@@ -25,18 +27,18 @@ ROLES = ("system", "user", "assistant")
 FORMATS = "messages; prompt and completion; or instruction, input and output"
 
 
-class Rejection(NamedTuple):
+class Verdict(NamedTuple):
     record: Record
-    reason: str
-    detail: str  # what the reason is about, such as the id of the record that is kept instead
+    reason: str | None  # why it is not kept
+    detail: str = ""  # what the reason is about, such as the id of the record that is kept instead
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Records by split, and rejections, all in the order read."""
+    """Records by split, and what is rejected, all in the order read."""
 
     splits: dict[str, list[Record]]
-    rejected: list[Rejection]
+    rejected: list[Verdict]
     fixed: int  # rows, kept or not, in which the text was repaired
     redacted: Counter[str]  # secrets and personal data taken out, by kind, of rows kept or not
 
@@ -80,13 +82,13 @@ def listed_messages(messages: object) -> Messages:
     return turns
 
 
-def clean(rows: Iterable[dict], params: Clean) -> Cleaned:
-    """Each row kept in one split, or rejected with a reason.
+def clean(rows: Iterable[dict], params: Clean, benchmarks: dict[str, str] | None = None) -> Cleaned:
+    """Each row kept in one split, or rejected with a reason. `benchmarks` is what read_benchmarks() returns.
 
     Raises:
         UserError: more than params.max_malformed_rows rows do not fit any known format.
     """
-    read: list[tuple[Record, str | None]] = []
+    read: list[Verdict] = []
     malformed: list[str] = []
     fixed, redacted = 0, Counter()
     for raw in rows:
@@ -101,7 +103,7 @@ def clean(rows: Iterable[dict], params: Clean) -> Cleaned:
         fixed += mended.fixed
         redacted += mended.secrets + mended.personal
         record = Record(content_id(mended.messages), mended.messages, str(raw["source"]))
-        read.append((record, reason or reject_reason(mended, params)))
+        read.append(verdict(record, reason or reject_reason(mended, params), benchmarks or {}))
     if len(malformed) > params.max_malformed_rows:
         raise UserError(
             f"malformed rows: {len(malformed)}, more than clean.max_malformed_rows ({params.max_malformed_rows}). The "
@@ -110,20 +112,25 @@ def clean(rows: Iterable[dict], params: Clean) -> Cleaned:
     return Cleaned(*divided(read, params), fixed, redacted)
 
 
-def divided(read: list[tuple[Record, str | None]], params: Clean) -> tuple[dict[str, list[Record]], list[Rejection]]:
+def verdict(record: Record, reason: str | None, benchmarks: dict[str, str]) -> Verdict:
+    shared = None if reason else contamination(record.messages, benchmarks)
+    return Verdict(record, "contaminated", shared) if shared else Verdict(record, reason)
+
+
+def divided(read: list[Verdict], params: Clean) -> tuple[dict[str, list[Record]], list[Verdict]]:
     """The records with the reasons that are known so far; what is left is searched for duplicates and split."""
-    passed = [place for place, (_, reason) in enumerate(read) if reason is None]
-    found = find_duplicates([read[place][0] for place in passed], params.near_duplicate_threshold)
+    passed = [place for place, each in enumerate(read) if each.reason is None]
+    found = find_duplicates([read[place].record for place in passed], params.near_duplicate_threshold)
     duplicates = {passed[place]: reason for place, reason in found.items()}
     splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    rejected: list[Rejection] = []
-    for place, (record, reason) in enumerate(read):
-        if reason is not None:
-            rejected.append(Rejection(record, reason, ""))
+    rejected: list[Verdict] = []
+    for place, each in enumerate(read):
+        if each.reason is not None:
+            rejected.append(each)
         elif place in duplicates:
-            rejected.append(Rejection(record, *duplicates[place]))
+            rejected.append(Verdict(each.record, *duplicates[place]))
         else:
-            splits[split_of(record.id, params.validation_fraction, params.test_fraction)].append(record)
+            splits[split_of(each.record.id, params.validation_fraction, params.test_fraction)].append(each.record)
     return splits, rejected
 
 
@@ -140,7 +147,8 @@ def read_rows(path: Path) -> Iterable[dict]:
 
 
 def main(params: Params) -> Outcome:
-    cleaned = clean(read_rows(RAW / "rows.jsonl"), params.clean)
+    benchmarks = read_benchmarks(DECONTAMINATE, params.clean.decontaminate)
+    cleaned = clean(read_rows(RAW / "rows.jsonl"), params.clean, benchmarks)
     metrics = metrics_of(cleaned)
     for split in SPLITS:
         if not cleaned.splits[split]:

@@ -15,7 +15,7 @@ CODE = "def double(number):\n    return 2 * number"
 OFF = {
     **{"min_characters": 0, "max_characters": 100_000, "check_code": False, "fix_text": False},
     **{"reject_refusals": False, "secrets": "keep", "personal_data": "keep", "near_duplicate_threshold": None},
-    **{"max_malformed_rows": 1000},
+    **{"max_malformed_rows": 1000, "decontaminate": []},
 }
 # Put together here, so that no scanner takes this file for a leak.
 SECRETS = {
@@ -28,6 +28,7 @@ SECRETS = {
     "gitlab": "gl" + "pat-" + "a1B2c3d4e5" * 2,
     "jwt": "ey" + "J0eXAiOiJKV1QiLCJh.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P",
     "mailchimp": "0a1b2c3d" * 4 + "-us12",
+    "basic auth, encoded": "https://joe:" + "hunter2%40hunter2" + "@host.net/x",
     "npm": "//registry.host/:_auth" + "Token=npm_" + "x1" * 18,
     "openai": "sk" + "-" + "a1B2c3d4e5" * 2 + "T3Blbk" + "FJ" + "a1B2c3d4e5" * 2,
     "private key": "-----BEGIN RSA "
@@ -134,7 +135,7 @@ def test_mojibake_and_control_characters_are_repaired_and_the_rest_is_left(clean
 
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
 def test_a_secret_is_redacted_or_rejects_its_row(cleaned, secret):
-    answer = f"connect({secret!r})" if "\n" not in secret else f'KEY = """{secret}"""\nuse(KEY)'
+    answer = f"connect([{{{secret!r}}}])" if "\n" not in secret else f'KEY = """{secret}"""\nuse(KEY)'
     redacted = cleaned(answer, secrets="redact")
     (text,) = kept(redacted)
     bare = secret

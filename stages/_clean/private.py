@@ -32,7 +32,7 @@ class Kind(NamedTuple):
 
 def is_literal(text: str) -> bool:
     """No placeholder, such as {password} or %s."""
-    return not re.search(r"[{}<>%$]", text)
+    return not re.search(r"[{}<>]|%[sdr(]", text)
 
 
 def is_email(text: str) -> bool:
@@ -82,13 +82,15 @@ PERSONAL = (
 def secrets() -> tuple[Kind, ...]:
     from detect_secrets.plugins.base import RegexBasedDetector
 
-    kinds = [Kind("SECRET", PRIVATE_KEY, 0, is_literal, False)]
+    kinds = [Kind("SECRET", PRIVATE_KEY, 0, bool, False)]
     for name in DETECTORS:
         for value in vars(import_module(f"detect_secrets.plugins.{name}")).values():
             if isinstance(value, type) and issubclass(value, RegexBasedDetector) and value is not RegexBasedDetector:
                 grouped = value.secret_type in SURROUNDED
                 kinds += [
-                    Kind("SECRET", pattern, pattern.groups if grouped else 0, is_literal, not grouped)
+                    Kind("SECRET", pattern, pattern.groups, is_literal, False)
+                    if grouped
+                    else Kind("SECRET", pattern, 0, bool, True)
                     for pattern in value.denylist
                 ]
     return tuple(kinds)

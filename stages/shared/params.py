@@ -62,6 +62,7 @@ class Clean(Section):
     reject_refusals: bool
     secrets: Literal["reject", "redact", "keep"]
     personal_data: Literal["reject", "redact", "keep"]
+    decontaminate: list[Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(jsonl|txt)$")]]
     near_duplicate_threshold: Annotated[Number, Field(ge=0.5, lt=1)] | None
     max_malformed_rows: CountOrZero
     validation_fraction: Annotated[Share, Field(gt=0)]
