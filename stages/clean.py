@@ -25,6 +25,7 @@ from stages.shared.stage import Outcome, run_stage
 Messages = list[dict[str, str]]
 ROLES = ("system", "user", "assistant")
 FORMATS = "messages; prompt and completion; or instruction, input and output"
+LENGTHS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # characters: where the metrics' buckets end
 
 
 class Verdict(NamedTuple):
@@ -134,11 +135,23 @@ def divided(read: list[Verdict], params: Clean) -> tuple[dict[str, list[Record]]
     return splits, rejected
 
 
+def lengths(records: list[Record]) -> dict[str, int]:
+    """How many conversations have up to so many characters; the names sort as the numbers do."""
+    counts = {f"to_{edge:05}": 0 for edge in LENGTHS} | {"longer": 0}
+    for record in records:
+        characters = sum(len(message["content"]) for message in record.messages)
+        edge = next((edge for edge in LENGTHS if characters <= edge), None)
+        counts["longer" if edge is None else f"to_{edge:05}"] += 1
+    return counts
+
+
 def metrics_of(cleaned: Cleaned) -> dict:
     kept = {split: len(records) for split, records in cleaned.splits.items()}
     rejected = Counter(each.reason for each in cleaned.rejected)
     rows = {"read": sum(kept.values()) + rejected.total(), "kept": sum(kept.values()), "rejected": dict(rejected)}
-    return {"rows": rows, "splits": kept, "fixed": cleaned.fixed, "redacted": dict(cleaned.redacted)}
+    characters = {split: lengths(records) for split, records in cleaned.splits.items()}
+    repaired = {"fixed": cleaned.fixed, "redacted": dict(cleaned.redacted)}
+    return {"rows": rows, "splits": kept, "characters": characters, **repaired}
 
 
 def read_rows(path: Path) -> Iterable[dict]:

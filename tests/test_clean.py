@@ -323,14 +323,21 @@ def test_a_split_without_rows_is_refused_before_anything_is_written(raw, params)
 
 
 def test_two_runs_write_the_same_bytes_without_importing_torch(raw, python_at, params):
+    with open(RAW / "rows.jsonl", "a") as file:
+        for number, row in enumerate([pair(f"{list(range(200))} {end}", CODE + " # a@b.de 8.8.8.8") for end in "ABCD"]):
+            file.write(json.dumps({"source": f"zz:{number}", "row": row}) + "\n")
+    everything = {"fix_text": True, "secrets": "redact", "personal_data": "redact", "near_duplicate_threshold": 0.9}
     written = []
     for seed in ("1", "2"):
-        done = python_at("", RUN, str(raw), params().model_dump_json(), PYTHONHASHSEED=seed)
+        done = python_at("", RUN, str(raw), params(**everything).model_dump_json(), PYTHONHASHSEED=seed)
         assert done.returncode == 0, done.stderr
         assert "heavy: []" in done.stdout
         files = [*CLEAN.iterdir(), METRICS / "clean.json"]
         written.append({path.name: path.read_bytes() for path in files})
     assert len(written[0]) == 5
+    metrics = read_json(METRICS / "clean.json")
+    assert metrics["redacted"] == {"EMAIL": 4, "IP": 4}
+    assert metrics["rows"]["rejected"]["near_duplicate"] >= 3
     assert written[0] == written[1]
     assert not [name for name, content in written[0].items() if str(raw).encode() in content]
 
