@@ -17,7 +17,7 @@ DETECTORS = (
 SURROUNDED = ("AWS Access Key", "Basic Auth Credentials")  # here a group is the secret; elsewhere the whole match
 # detect-secrets knows a private key by its first line; what must not be seen are the others.
 PRIVATE_KEY = re.compile(
-    r"-----BEGIN[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:.*?-----END[A-Z0-9 ]*-----|[\w+/=\s\\]{40,})", re.DOTALL
+    r"-----BEGIN[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:.{0,20000}?-----END[A-Z0-9 ]*-----|[\w+/=\s\\]{40,})", re.DOTALL
 )
 REST = re.compile(r"(?:[\w/+=-]|\.(?=\w))*")  # of a token longer than its pattern
 
