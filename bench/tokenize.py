@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from stages.download_data import stdlib_rows
+from stages._download_data.stdlib import stdlib_rows
 from stages.shared.params import load_params
 from stages.shared.paths import BASE
 from stages.shared.prompts import Encoder

@@ -167,7 +167,7 @@ def main(params: Params) -> Outcome:
                 raise UserError(f"no row of the {split} split has an answer within tokenize.max_length")
             write_rows(folder / f"{split}.arrow", rows)
             dropped += left_out
-        write_records(folder / "rejected.parquet", dropped, ["longer_than_max_length"] * len(dropped))
+        write_records(folder / "rejected.parquet", dropped, reason=["longer_than_max_length"] * len(dropped))
     write_json(METRICS / "tokenize.json", metrics)
     train = metrics["train"]
     return Outcome(

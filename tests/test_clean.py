@@ -52,6 +52,8 @@ def splits_by_id(cleaned) -> dict[str, str]:
 def params(params_of):
     """params(**changes to the section `clean`), with no limit to malformed rows unless one is set."""
     limits = {"min_characters": 20, "max_characters": 4000, "check_code": True, "max_malformed_rows": 1000}
+    limits |= {"fix_text": False, "reject_refusals": True, "secrets": "keep", "personal_data": "keep"}
+    limits["near_duplicate_threshold"] = None  # rows that differ in a number would be near-duplicates
     return lambda **changes: params_of(clean={**limits, "validation_fraction": 0.04, "test_fraction": 0.1, **changes})
 
 
@@ -78,20 +80,20 @@ def section(params):
 )
 def test_a_row_is_kept_or_has_the_reason_why_not(section, row, reason):
     cleaned = clean(rows_of(row), section())
-    assert [reason for _, reason in cleaned.rejected] == ([] if reason is None else [reason])
+    assert [reason for _, reason, _ in cleaned.rejected] == ([] if reason is None else [reason])
     assert sum(map(len, cleaned.splits.values())) == (reason is None)
 
 
 @pytest.mark.parametrize(("characters", "reason"), [(20, None), (19, "too_short")])
 def test_min_characters_is_the_shortest_answer_that_is_kept(section, characters, reason):
     cleaned = clean(rows_of(pair("?", "#" * characters)), section(min_characters=20))
-    assert [reason for _, reason in cleaned.rejected] == [reason][: reason is not None]
+    assert [reason for _, reason, _ in cleaned.rejected] == [reason][: reason is not None]
 
 
 @pytest.mark.parametrize(("characters", "reason"), [(100, None), (101, "too_long")])
 def test_max_characters_is_the_longest_conversation_that_is_kept(section, characters, reason):
     cleaned = clean(rows_of(pair("?" * (characters - 40), "#" * 40)), section(max_characters=100))
-    assert [reason for _, reason in cleaned.rejected] == [reason][: reason is not None]
+    assert [reason for _, reason, _ in cleaned.rejected] == [reason][: reason is not None]
 
 
 def test_the_shortest_of_several_answers_counts(section):
@@ -120,7 +122,7 @@ TOOL_CALLS = [chat(USER, {"role": "tool", "content": "x"}, ASSISTANT)]
 
 def test_a_conversation_with_tools_is_rejected_and_not_taken_for_malformed(section):
     cleaned = clean([*numbered(3), *rows_of(*TOOL_CALLS)], section(max_malformed_rows=0))
-    assert [reason for _, reason in cleaned.rejected] == ["tool_call"]
+    assert [each.reason for each in cleaned.rejected] == ["tool_call"]
 
 
 @pytest.mark.parametrize(("row", "words"), MALFORMED)
@@ -132,7 +134,7 @@ def test_what_does_not_fit_the_format_is_explained(section, row, words):
 
 def test_too_many_malformed_rows_stop_the_stage_and_the_first_is_named(section):
     rows = [*numbered(5), {"source": "a.csv:7", "unreadable": "{oops"}, {"source": "a.csv:9", "row": None}]
-    assert [reason for _, reason in clean(rows, section(max_malformed_rows=2)).rejected] == ["malformed"] * 2
+    assert [reason for _, reason, _ in clean(rows, section(max_malformed_rows=2)).rejected] == ["malformed"] * 2
     with pytest.raises(UserError) as caught:
         clean(rows, section(max_malformed_rows=1))
     text = str(caught.value)
@@ -171,7 +173,9 @@ def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_pat
     rows = mixed_lot()
     cleaned = clean(rows, section())
     kept = [record for records in cleaned.splits.values() for record in records]
-    assert sorted(r.source for r in (*kept, *(r for r, _ in cleaned.rejected))) == sorted(row["source"] for row in rows)
+    assert sorted(r.source for r in (*kept, *(r for r, *_ in cleaned.rejected))) == sorted(
+        row["source"] for row in rows
+    )
     counted = metrics_of(cleaned)["rows"]
     assert counted["read"] == len(rows) == counted["kept"] + sum(counted["rejected"].values())
     assert counted["kept"] == len(kept) >= 200
@@ -182,13 +186,13 @@ def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_pat
     write_json(RAW / "format.json", LAYOUT)
     (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(params())
-    assert [r.source for r in read_records(CLEAN / "rejected.parquet")] == [r.source for r, _ in cleaned.rejected]
+    assert [r.source for r in read_records(CLEAN / "rejected.parquet")] == [r.source for r, *_ in cleaned.rejected]
 
 
-def test_of_equal_conversations_the_first_one_read_is_kept(section):
+def test_of_equal_conversations_one_is_kept(section):
     rows = rows_of(pair(), chat(*to_messages(pair())), pair("Another"), pair())
     cleaned = clean(rows, section())
-    assert [(r.source, reason) for r, reason in cleaned.rejected] == [
+    assert [(r.source, reason) for r, reason, _ in cleaned.rejected] == [
         ("rows.jsonl:2", "duplicate"),
         ("rows.jsonl:4", "duplicate"),
     ]
@@ -253,8 +257,8 @@ def raw(tmp_path, monkeypatch):
     write_json(RAW / "format.json", LAYOUT)
     rows = [
         *numbered(120),
-        {"source": "a:1", "row": pair(completion="x")},
-        {"source": "a:2", "row": numbered(1)[0]["row"]},
+        {"source": "z:1", "row": pair(completion="x")},
+        {"source": "z:2", "row": numbered(1)[0]["row"]},
     ]
     (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
@@ -273,10 +277,10 @@ def test_the_stage_writes_four_parquet_files_and_its_metrics(raw, params):
         assert table.num_rows == metrics["splits"][split]
         assert read_records(CLEAN / f"{split}.parquet") == expected.splits[split]
     rejected = pyarrow.parquet.read_table(CLEAN / "rejected.parquet")
-    assert rejected.column_names == ["id", "messages", "source", "reason"]
+    assert rejected.column_names == ["id", "messages", "source", "reason", "detail"]
     assert list(zip(*rejected.select(["source", "reason"]).to_pydict().values(), strict=True)) == [
-        ("a:1", "too_short"),
-        ("a:2", "duplicate"),
+        ("z:1", "too_short"),
+        ("z:2", "duplicate"),
     ]
 
 
@@ -284,7 +288,7 @@ def test_nothing_rejected_leaves_an_empty_file_with_the_same_columns(raw, params
     (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in numbered(120)))
     main(params())
     table = pyarrow.parquet.read_table(CLEAN / "rejected.parquet")
-    assert (table.num_rows, table.column_names) == (0, ["id", "messages", "source", "reason"])
+    assert (table.num_rows, table.column_names) == (0, ["id", "messages", "source", "reason", "detail"])
 
 
 def test_a_split_without_rows_is_refused_before_anything_is_written(raw, params):
@@ -296,14 +300,21 @@ def test_a_split_without_rows_is_refused_before_anything_is_written(raw, params)
 
 
 def test_two_runs_write_the_same_bytes_without_importing_torch(raw, python_at, params):
+    with open(RAW / "rows.jsonl", "a") as file:
+        for number, row in enumerate([pair(f"{list(range(200))} {end}", CODE + " # a@b.de 8.8.8.8") for end in "ABCD"]):
+            file.write(json.dumps({"source": f"zz:{number}", "row": row}) + "\n")
+    everything = {"fix_text": True, "secrets": "redact", "personal_data": "redact", "near_duplicate_threshold": 0.9}
     written = []
     for seed in ("1", "2"):
-        done = python_at("", RUN, str(raw), params().model_dump_json(), PYTHONHASHSEED=seed)
+        done = python_at("", RUN, str(raw), params(**everything).model_dump_json(), PYTHONHASHSEED=seed)
         assert done.returncode == 0, done.stderr
         assert "heavy: []" in done.stdout
         files = [*CLEAN.iterdir(), METRICS / "clean.json"]
         written.append({path.name: path.read_bytes() for path in files})
     assert len(written[0]) == 5
+    metrics = read_json(METRICS / "clean.json")
+    assert metrics["redacted"] == {"EMAIL": 4, "IP": 4}
+    assert metrics["rows"]["rejected"]["near_duplicate"] >= 3
     assert written[0] == written[1]
     assert not [name for name, content in written[0].items() if str(raw).encode() in content]
 

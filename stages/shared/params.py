@@ -117,6 +117,12 @@ class Clean(Section):
     min_characters: CountOrZero
     max_characters: Count
     check_code: bool
+    fix_text: bool
+    reject_refusals: bool
+    secrets: Literal["reject", "redact", "keep"]
+    personal_data: Literal["reject", "redact", "keep"]
+    decontaminate: list[Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(jsonl|txt)$")]]
+    near_duplicate_threshold: Annotated[Number, Field(ge=0.5, lt=1)] | None
     max_malformed_rows: CountOrZero
     validation_fraction: Annotated[Share, Field(gt=0)]
     test_fraction: Annotated[Share, Field(gt=0)]

@@ -10,6 +10,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 
 RAW = Path("data/raw")
+DECONTAMINATE = Path("data/decontaminate")
 CLEAN = Path("data/clean")
 TOKENIZED = Path("data/tokenized")
 

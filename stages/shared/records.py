@@ -35,17 +35,17 @@ def split_of(record_id: str, validation_fraction: float, test_fraction: float) -
     return "validation" if position < test_fraction + validation_fraction else "train"
 
 
-def write_records(path: Path, records: Iterable[Record], reasons: list[str] | None = None) -> None:
-    """A Parquet file with columns id, messages, source, and `reason` where reasons are given."""
+def write_records(path: Path, records: Iterable[Record], **more: list[str]) -> None:
+    """A Parquet file with columns id, messages, source, and after them those of `more`."""
     import pyarrow
     import pyarrow.parquet
 
     message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
     columns = [("id", pyarrow.string()), ("messages", pyarrow.list_(message)), ("source", pyarrow.string())]
     rows = [asdict(record) for record in records]
-    if reasons is not None:
-        columns.append(("reason", pyarrow.string()))
-        rows = [row | {"reason": reason} for row, reason in zip(rows, reasons, strict=True)]
+    for name, values in more.items():
+        columns.append((name, pyarrow.string()))
+        rows = [row | {name: value} for row, value in zip(rows, values, strict=True)]
     table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns))
     pyarrow.parquet.write_table(table, path, compression="zstd")
 

@@ -1,0 +1,153 @@
+"""Decontamination: what counts as shared, what is said of it, and that an edited benchmark runs `clean` again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages._clean.contamination import contamination, read_benchmarks
+from stages._clean.formats import reader
+from stages.clean import clean
+from stages.shared.errors import UserError
+from stages.shared.params import load_params
+from tests.conftest import ROOT
+
+WORDS = [
+    "return",
+    "the",
+    "largest",
+    "of",
+    "the",
+    "numbers",
+    "in",
+    "a",
+    "list",
+    "that",
+    "may",
+    "be",
+    "empty",
+    "or",
+    "not",
+]
+
+to_messages = reader({"format": "messages", "columns": None})
+
+
+def row(prompt: str) -> list[dict]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": "def largest(numbers): ..."}]
+
+
+@pytest.fixture
+def benchmarks(tmp_path):
+    """benchmarks(name=text) → what read_benchmarks makes of these files, in this order."""
+
+    def read(**files: str) -> dict[str, str]:
+        names = {name.replace("_", "."): text for name, text in files.items()}
+        for name, text in names.items():
+            (tmp_path / name).write_text(text, "utf-8")
+        return read_benchmarks(tmp_path, list(names))
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shared"),
+    [
+        (" ".join(WORDS[:13]), True),
+        (" ".join(WORDS[:12]), False),
+        ("Please " + "\n# ".join(WORDS[1:14]).upper() + "!", True),
+        (" ".join([*WORDS[:7], "unsorted", *WORDS[7:13]]), False),
+        ("Write a function.", False),
+    ],
+)
+def test_thirteen_words_in_a_row_are_shared_whatever_stands_between_them(benchmarks, prompt, shared):
+    found = contamination(row(prompt), benchmarks(b_txt=" ".join(WORDS)))
+    assert (found is not None) == shared
+
+
+def test_the_words_of_two_turns_or_of_two_texts_are_no_run(benchmarks):
+    known = benchmarks(b_txt=" ".join(WORDS[:13]))
+    turns = [{"role": "user", "content": " ".join(WORDS[:6])}, {"role": "assistant", "content": " ".join(WORDS[6:13])}]
+    assert contamination(turns, known) is None
+    halves = json.dumps({"prompt": " ".join(WORDS[:6]), "answer": " ".join(WORDS[6:13])})
+    assert benchmarks(c_jsonl=halves) == {}
+
+
+def test_every_text_of_a_jsonl_file_counts(benchmarks):
+    rows = [{"task": 1}, {"tests": [{"deep": " ".join(WORDS)}]}, None]
+    known = benchmarks(b_jsonl="\n".join(map(json.dumps, rows)) + "\n")
+    assert len(known) == len(WORDS) - 12
+
+
+def test_a_contaminated_row_is_rejected_with_the_first_file_and_the_words(benchmarks, params_of):
+    known = benchmarks(one_txt=" ".join(WORDS), two_txt=" ".join(WORDS))
+    rows = [{"source": f"x:{n}", "row": {"messages": row(text)}} for n, text in enumerate(["Fine.", " ".join(WORDS)])]
+    cleaned = clean(rows, params_of(clean={"check_code": False}).clean, to_messages, known)
+    (rejected,) = cleaned.rejected
+    assert (rejected.record.source, rejected.reason) == ("x:1", "contaminated")
+    assert rejected.detail == "one.txt: " + " ".join(WORDS[:13])
+
+
+def test_a_contaminated_row_takes_no_near_duplicate_with_it(benchmarks, params_of):
+    """Whichever of the two has the lower id."""
+    known = benchmarks(one_txt=" ".join(WORDS))
+    for extra in ("a", "b", "c", "d"):
+        long = " ".join(WORDS[:12]) + " xs. " + "It is called in many places, with any number of them. " * 2 + extra
+        texts = [long, long.replace("xs", WORDS[12])]
+        rows = [{"source": f"x:{n}", "row": {"messages": row(text)}} for n, text in enumerate(texts)]
+        params = params_of(clean={"check_code": False}).clean
+        assert [each.reason for each in clean(rows, params, to_messages).rejected] == ["near_duplicate"]
+        assert [(e.record.source, e.reason) for e in clean(rows, params, to_messages, known).rejected] == [
+            ("x:1", "contaminated")
+        ]
+
+
+def test_a_missing_or_broken_file_is_the_users_mistake(benchmarks, tmp_path):
+    with pytest.raises(UserError, match=r"clean.decontaminate: there is no file .*gone\.txt"):
+        read_benchmarks(tmp_path, ["gone.txt"])
+    with pytest.raises(UserError, match=r"b\.jsonl:2 is not valid JSON"):
+        benchmarks(b_jsonl='{"a": "b"}\n{broken\n')
+    (tmp_path / "latin.txt").write_bytes(b"\xff\xfe\xe9")
+    with pytest.raises(UserError, match=r"latin\.txt is not UTF-8"):
+        read_benchmarks(tmp_path, ["latin.txt"])
+
+
+@pytest.mark.parametrize("name", ["../secret.txt", "/etc/hosts.txt", "a/b.jsonl", "x.csv", ".txt", "..txt"])
+def test_only_a_file_of_the_folder_can_be_named(tmp_path, tiny, name):
+    path = Path(tmp_path / "params.yaml")
+    path.write_text(tiny.read_text().replace("decontaminate: []", f"decontaminate: ['{name}']"))
+    with pytest.raises(UserError, match=r"clean\.decontaminate"):
+        load_params(path)
+
+
+def test_an_edited_benchmark_runs_clean_again(tmp_path):
+    """By DVC itself, with the stage as dvc.yaml declares it and a command that copies nothing but a word."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    stage = yaml.load(ROOT / "dvc.yaml")["stages"]["clean"]
+    deps = [dep for dep in stage["deps"] if dep.startswith("data/decontaminate")]
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    environment = {**os.environ, "DVC_SITE_CACHE_DIR": str(tmp_path / "site"), "DVC_NO_ANALYTICS": "1"}
+    yaml.dump({"stages": {"clean": {"cmd": "echo made > out", "deps": deps, "outs": ["out"]}}}, tmp_path / "dvc.yaml")
+    (tmp_path / "data/decontaminate").mkdir(parents=True)
+    benchmark = tmp_path / "data/decontaminate/b.txt"
+
+    def runs() -> bool:
+        command = [sys.executable, "-m", "dvc", "repro"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return "Running stage 'clean'" in done.stdout
+
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=tmp_path, env=environment, check=True)
+    benchmark.write_text("one")
+    assert runs()
+    assert not runs()
+    benchmark.write_text("two")
+    assert runs()
+
+
+def test_the_folder_is_in_git_so_that_it_exists_in_every_clone():
+    assert (ROOT / "data/decontaminate/README.md").is_file()

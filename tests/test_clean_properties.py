@@ -1,0 +1,107 @@
+"""Whatever a row holds, it is kept or rejected, and nothing but the user's mistake stops the stage."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from stages._clean.formats import reader
+from stages.clean import LENGTHS, clean, lengths, metrics_of
+from stages.shared.errors import UserError
+from stages.shared.records import SPLITS, Record, content_id
+
+# Text with what the rules look for, so that they are reached, beside any text at all, lone surrogates included.
+PIECES = some.sampled_from(
+    [
+        *(
+            "```python\n",
+            "```",
+            "def f():\n    return 1",
+            "\x00",
+            "â€™",
+            "As an AI language model",
+            " ",
+            "🦜",
+            "\ud800",
+        ),
+        *("a@b.de", "8.8.8.8", "2606:4700:4700::1111", "DE89370400440532013000", "+49 170 1234567", "999.1.1.1"),
+        *("AK" + "IA" + "QWERTYUIOPASDFGH", "-----BEGIN PRIVATE " + "KEY-----", "https://a:" + "bcdefghij@k", "eyJ"),
+    ]
+)
+ANY_TEXT = some.text(some.characters(), max_size=30)
+TEXT = some.lists(PIECES | ANY_TEXT, max_size=6).map("".join)
+JSON = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats() | TEXT,
+    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+TURN = some.fixed_dictionaries({"role": some.sampled_from(["system", "user", "assistant"]), "content": TEXT | JSON})
+TALK = some.lists(some.tuples(TEXT, TEXT), min_size=1, max_size=2).map(
+    lambda pairs: [
+        {"role": r, "content": t} for pair in pairs for r, t in zip(("user", "assistant"), pair, strict=True)
+    ]
+)
+ROW = (
+    some.fixed_dictionaries({"prompt": TEXT, "completion": TEXT})
+    | some.fixed_dictionaries({"instruction": TEXT, "input": TEXT | some.none(), "output": TEXT})
+    | some.fixed_dictionaries({"messages": TALK})
+    | some.fixed_dictionaries({"messages": some.lists(TURN | JSON, max_size=3) | JSON})
+    | some.fixed_dictionaries({"prompt": JSON, "completion": JSON})
+    | JSON
+)
+GOOD = some.builds(
+    lambda text, number: {"prompt": f"Return it. {text}", "completion": f"def answer():\n    return {number}"},
+    some.just("") | TEXT,
+    some.integers(0, 9),
+)
+LINE = (
+    some.fixed_dictionaries({"row": GOOD})
+    | some.fixed_dictionaries({"row": ROW})
+    | some.fixed_dictionaries({"unreadable": TEXT})
+)
+LAYOUT = some.sampled_from(["prompt-completion", "prompt-completion", "messages", "alpaca", "sharegpt"])
+CHOICE = some.sampled_from(["reject", "redact", "keep"])
+SECTION = some.fixed_dictionaries(
+    {
+        **{"min_characters": some.sampled_from([0, 20]), "max_characters": some.sampled_from([60, 4000])},
+        **{name: some.booleans() for name in ("check_code", "fix_text", "reject_refusals")},
+        **{"secrets": CHOICE, "personal_data": CHOICE, "max_malformed_rows": some.sampled_from([9, 1000])},
+        "near_duplicate_threshold": some.sampled_from([None, 0.5, 0.8, 0.99]),
+    }
+)
+
+
+# 150 lots of up to 40 rows are a few thousand; the same ones each time, so that a red test stays red.
+@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(lines=some.lists(LINE, min_size=10, max_size=40), section=SECTION, layout=LAYOUT)
+def test_rows_read_are_rows_kept_and_rows_rejected(params_of, lines, section, layout):
+    rows = [{"source": f"x:{number}", **line} for number, line in enumerate(lines)]
+    rows = [json.loads(json.dumps(row)) for row in rows]  # as they come back from data/raw
+    known = {"a run that no row has": "b.txt"}
+    try:
+        cleaned = clean(rows, params_of(clean=section).clean, reader({"format": layout, "columns": None}), known)
+    except UserError as error:
+        assert "malformed rows" in str(error)  # noqa: PT017
+        return
+    kept = [record for split in SPLITS for record in cleaned.splits[split]]
+    everything = [*kept, *(each.record for each in cleaned.rejected)]
+    assert sorted(record.source for record in everything) == sorted(row["source"] for row in rows)
+    assert all(record.id == content_id(record.messages) for record in everything)
+    assert len({record.id for record in kept}) == len(kept)
+    metrics = metrics_of(cleaned)
+    assert metrics["rows"]["read"] == len(rows) == len(kept) + sum(metrics["rows"]["rejected"].values())
+    assert {split: sum(counts.values()) for split, counts in metrics["characters"].items()} == metrics["splits"]
+    # What is written is UTF-8 and standard JSON.
+    json.dumps([[record.messages for record in everything], metrics], ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("characters", "bucket"),
+    [(1, "to_00250"), (250, "to_00250"), (251, "to_00500"), (16000, "to_16000"), (16001, "longer")],
+)
+def test_a_bucket_ends_with_the_length_in_its_name(characters, bucket):
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x" * (characters - 1)}]
+    counts = lengths([Record("0", messages, "x:1")])
+    assert [name for name, count in counts.items() if count] == [bucket]
+    assert len(counts) == len(LENGTHS) + 1
