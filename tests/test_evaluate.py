@@ -285,9 +285,9 @@ def test_a_prompt_that_leaves_no_room_is_skipped(model, encoder, section):
 
 
 def test_what_the_answers_are_worth(model, encoder, section, monkeypatch):
-    pieces = encoder.complete.instruct_tokenizer.tokenizer
+    pieces = encoder.pieces
     answers = {"x = 1": True, "def f(": True, "y = 2": False, "word": True}
-    ids = [pieces.encode(text, bos=False, eos=ended) for text, ended in answers.items()]
+    ids = [pieces.encode(text, add_eos=ended) for text, ended in answers.items()]
     monkeypatch.setattr(stage, "generate", lambda *arguments: ids)
     found, metrics = predict(model, [record(f"Write {text}", text) for text in answers], encoder, section())
     assert [each.output for each in found] == list(answers)

@@ -23,7 +23,7 @@ def pick_device(machine: Machine) -> "torch.device":
 
 
 def make_deterministic(seed: int, wanted: bool) -> None:
-    """Seeds every generator; `wanted` also refuses CUDA kernels that do not repeat to the bit."""
+    """Seeds every generator; `wanted` also takes CUDA kernels that repeat to the bit, and warns where there is none."""
     import numpy
     import torch
 
@@ -32,7 +32,7 @@ def make_deterministic(seed: int, wanted: bool) -> None:
     torch.manual_seed(seed)
     if wanted:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS refuses to repeat itself
-    torch.use_deterministic_algorithms(wanted and torch.cuda.is_available())
+    torch.use_deterministic_algorithms(wanted and torch.cuda.is_available(), warn_only=True)
 
 
 def load_model(folder: Path, machine: Machine, quantization: Quantization | None = None) -> "PreTrainedModel":
