@@ -20,7 +20,7 @@ from stages._clean.rules import mend, reject_reason
 from stages.shared.errors import UserError
 from stages.shared.params import Clean, Params
 from stages.shared.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, whole_directory, write_json
-from stages.shared.records import SPLITS, Record, content_id, split_of, write_records
+from stages.shared.records import SPLITS, Record, content_id, record_file, record_table, split_of
 from stages.shared.stage import Outcome, run_stage
 
 LENGTHS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # characters: where the metrics' buckets end
@@ -135,9 +135,11 @@ def main(params: Params) -> Outcome:
             raise UserError(f"no row is left for the {split} split: {metrics['rows']}. See clean in params.yaml")
     with whole_directory(CLEAN) as folder:
         for split, records in cleaned.splits.items():
-            write_records(folder / f"{split}.parquet", records)
+            with record_file(folder / f"{split}.parquet") as file:
+                file.write_table(record_table(records))
         rejected, reasons, details = ([each[field] for each in cleaned.rejected] for field in range(3))
-        write_records(folder / "rejected.parquet", rejected, reason=reasons, detail=details)
+        with record_file(folder / "rejected.parquet", "reason", "detail") as file:
+            file.write_table(record_table(rejected, reason=reasons, detail=details))
     write_json(METRICS / "clean.json", metrics)
     counts = ", ".join(f"{count} {split}" for split, count in metrics["splits"].items())
     return Outcome(f"{metrics['rows']['kept']} of {metrics['rows']['read']} rows kept: {counts}")

@@ -83,7 +83,7 @@ def predict(
 
 def main(params: Params, name: str, weights: Path) -> Outcome:
     make_deterministic(params.seed, wanted=True)
-    records = read_records(CLEAN / "test.parquet")[: params.evaluate.max_rows]
+    records = next(read_records(CLEAN / "test.parquet", params.evaluate.max_rows), [])
     encoder = Encoder(params.prompt)
     model = load_model(weights, params.machine)
     metrics = score(model, records, encoder, params.evaluate)

@@ -17,7 +17,7 @@ from stages.shared.errors import UserError
 from stages.shared.params import Params, Tokenize, load_params
 from stages.shared.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json, whole_directory, write_json
 from stages.shared.prompts import CHAT_TEMPLATES, IGNORED, Encoded, Encoder, check_base
-from stages.shared.records import Record, read_records, write_records
+from stages.shared.records import Record, read_records, record_file, record_table
 from stages.shared.stage import Outcome, run_stage
 
 
@@ -161,13 +161,14 @@ def main(params: Params) -> Outcome:
     metrics, dropped = {"chat_template_sha256": template}, []
     with whole_directory(TOKENIZED) as folder:
         for split in ("train", "validation"):
-            records = read_records(CLEAN / f"{split}.parquet")
+            records = [record for part in read_records(CLEAN / f"{split}.parquet") for record in part]
             rows, metrics[split], left_out = tokenize(records, encoder, params.tokenize)
             if not rows:
                 raise UserError(f"no row of the {split} split has an answer within tokenize.max_length")
             write_rows(folder / f"{split}.arrow", rows)
             dropped += left_out
-        write_records(folder / "rejected.parquet", dropped, reason=["longer_than_max_length"] * len(dropped))
+        with record_file(folder / "rejected.parquet", "reason") as file:
+            file.write_table(record_table(dropped, reason=["longer_than_max_length"] * len(dropped)))
     write_json(METRICS / "tokenize.json", metrics)
     train = metrics["train"]
     return Outcome(

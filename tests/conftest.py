@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import pytest
 
 from stages.shared.params import Params, read_yaml
+from stages.shared.records import record_file, record_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -217,3 +218,8 @@ def python_at(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
         return done
 
     return run
+
+
+def write_records(path, records):
+    with record_file(path) as file:
+        file.write_table(record_table(records))

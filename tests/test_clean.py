@@ -186,7 +186,9 @@ def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_pat
     write_json(RAW / "format.json", LAYOUT)
     (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(params())
-    assert [r.source for r in read_records(CLEAN / "rejected.parquet")] == [r.source for r, *_ in cleaned.rejected]
+    assert [r.source for r in next(read_records(CLEAN / "rejected.parquet"))] == [
+        r.source for r, *_ in cleaned.rejected
+    ]
 
 
 def test_of_equal_conversations_one_is_kept(section):
@@ -275,7 +277,7 @@ def test_the_stage_writes_four_parquet_files_and_its_metrics(raw, params):
         table = pyarrow.parquet.read_table(CLEAN / f"{split}.parquet")
         assert table.column_names == ["id", "messages", "source"]
         assert table.num_rows == metrics["splits"][split]
-        assert read_records(CLEAN / f"{split}.parquet") == expected.splits[split]
+        assert next(read_records(CLEAN / f"{split}.parquet")) == expected.splits[split]
     rejected = pyarrow.parquet.read_table(CLEAN / "rejected.parquet")
     assert rejected.column_names == ["id", "messages", "source", "reason", "detail"]
     assert list(zip(*rejected.select(["source", "reason"]).to_pydict().values(), strict=True)) == [

@@ -15,8 +15,9 @@ from stages.shared.errors import UserError
 from stages.shared.params import Prompt, Tokenize
 from stages.shared.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json
 from stages.shared.prompts import IGNORED, Encoded, Encoder
-from stages.shared.records import Record, write_records
+from stages.shared.records import Record
 from stages.tokenize import main, pack, tokenize, write_rows
+from tests.conftest import write_records
 
 CAPACITY = 512
 

@@ -195,6 +195,7 @@ class Machine(Section):
     device: Literal["auto", "cpu", "cuda"]
     attention: Literal["sdpa", "eager"]
     gradient_checkpointing: bool
+    workers: Count | None
 
 
 class Params(Section):

@@ -2,9 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow
 
 SPLITS = ("train", "validation", "test")
 
@@ -35,23 +40,37 @@ def split_of(record_id: str, validation_fraction: float, test_fraction: float) -
     return "validation" if position < test_fraction + validation_fraction else "train"
 
 
-def write_records(path: Path, records: Iterable[Record], **more: list[str]) -> None:
-    """A Parquet file with columns id, messages, source, and after them those of `more`."""
+def record_schema(*more: str) -> "pyarrow.Schema":
+    """Columns id, messages, source, and after them those named in `more`, of strings."""
     import pyarrow
-    import pyarrow.parquet
 
     message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
     columns = [("id", pyarrow.string()), ("messages", pyarrow.list_(message)), ("source", pyarrow.string())]
+    return pyarrow.schema([*columns, *((name, pyarrow.string()) for name in more)])
+
+
+def record_table(records: Iterable[Record], **more: list[str]) -> "pyarrow.Table":
+    import pyarrow
+
     rows = [asdict(record) for record in records]
     for name, values in more.items():
-        columns.append((name, pyarrow.string()))
         rows = [row | {name: value} for row, value in zip(rows, values, strict=True)]
-    table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns))
-    pyarrow.parquet.write_table(table, path, compression="zstd")
+    return pyarrow.Table.from_pylist(rows, schema=record_schema(*more))
 
 
-def read_records(path: Path) -> list[Record]:
+@contextmanager
+def record_file(path: Path, *more: str) -> Iterator["pyarrow.parquet.ParquetWriter"]:
+    """A Parquet file to write record_table()s to: each becomes a row group, so that no more than one is in memory."""
     import pyarrow.parquet
 
-    rows = pyarrow.parquet.read_table(path, columns=["id", "messages", "source"]).to_pylist()
-    return [Record(**row) for row in rows]
+    with pyarrow.parquet.ParquetWriter(path, record_schema(*more), compression="zstd") as writer:
+        yield writer
+
+
+def read_records(path: Path, size: int = 10_000) -> Iterator[list[Record]]:
+    """The records of a file in lists of `size`; the last one may be shorter. An empty file has none."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(size, columns=["id", "messages", "source"]):
+            yield [Record(**row) for row in batch.to_pylist()]

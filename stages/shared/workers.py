@@ -1,0 +1,56 @@
+"""The same work on many shards, by several processes, with results in the order of the shards."""
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from stages.shared.params import Machine
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def count_workers(machine: Machine) -> int:
+    """machine.workers, or as many as the cores that this process may use."""
+    if machine.workers is not None:
+        return machine.workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """A worker whose parent is killed would wait for its next shard for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """work(item) of each item, in the items' order, so that the number of workers never shows in what is made of it.
+
+    At most two items a worker are under way or wait to be taken, so that memory does not grow with their number. With
+    one item or one worker all of it happens in this process. `work` and the items are pickled.
+    """
+    items = iter(items)
+    first = list(islice(items, 2))
+    if workers == 1 or len(first) < 2:
+        yield from map(work, first)
+        yield from map(work, items)
+        return
+    # Not forked: a fork of a process with threads (pyarrow's, for one) may wait for ever for a lock.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
+        pending = deque(pool.submit(work, item) for item in [*first, *islice(items, 2 * workers - 2)])
+        try:
+            while pending:
+                yield pending.popleft().result()
+                pending += [pool.submit(work, item) for item in islice(items, 1)]
+        finally:
+            pool.shutdown(cancel_futures=True)
