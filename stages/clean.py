@@ -1,148 +1,119 @@
-"""Clean: data/raw, data/decontaminate, params `clean` → data/clean/{train,validation,test,rejected}.parquet and
-metrics/clean.json.
+"""Clean: data/raw, data/decontaminate, params `clean` → data/clean/{train,validation,test,rejected}.parquet,
+metrics/clean.json and metrics/clean.rejected.json, some rows that each rule rejected.
 
 Every row read is either kept in one split or stands in rejected.parquet with its reason and where it came from; of
-rows that say the same, the one with the lowest id is kept, and `detail` names it.
+rows that say the same, the one with the lowest id is kept, and `detail` names it. The shards of data/raw are judged by
+`machine.workers` processes, and only a few hashes of each row stay in memory; how many there are changes no byte.
 Run it with `dvc repro clean`.
 """
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
-from stages._clean.contamination import contamination, read_benchmarks
-from stages._clean.duplicates import find_duplicates
-from stages._clean.formats import Messages, ToolCallError, reader, turn
-from stages._clean.rules import mend, reject_reason
+import numpy as np
+import pyarrow
+
+from stages._clean.contamination import read_benchmarks
+from stages._clean.duplicates import Keys, Texts, find_duplicates
+from stages._clean.shards import Job, Shard, judge_shard, read_judged
+from stages._clean.tally import Tally
 from stages.shared.errors import UserError
 from stages.shared.params import Clean, Params
 from stages.shared.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, whole_directory, write_json
-from stages.shared.records import SPLITS, Record, content_id, record_file, record_table, split_of
+from stages.shared.progress import progress
+from stages.shared.records import SPLITS, record_file
 from stages.shared.stage import Outcome, run_stage
+from stages.shared.workers import count_workers, ordered_map
 
-LENGTHS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # characters: where the metrics' buckets end
-
-
-class Verdict(NamedTuple):
-    record: Record
-    reason: str | None  # why it is not kept
-    detail: str = ""  # what the reason is about, such as the id of the record that is kept instead
+SAMPLES = METRICS / "clean.rejected.json"
 
 
-@dataclass(frozen=True)
-class Cleaned:
-    """Records by split, and what is rejected, all in the order read."""
-
-    splits: dict[str, list[Record]]
-    rejected: list[Verdict]
-    fixed: int  # rows, kept or not, in which the text was repaired
-    redacted: Counter[str]  # secrets and personal data taken out, by kind, of rows kept or not
-
-
-def clean(
-    rows: Iterable[dict],
-    params: Clean,
-    to_messages: Callable[[object], Messages],
-    benchmarks: dict[str, str] | None = None,
-) -> Cleaned:
-    """Each row kept in one split, or rejected with a reason. `benchmarks` is what read_benchmarks() returns.
+def clean(shards: list[Path], params: Clean, layout: dict, folder: Path, workers: int) -> Tally:
+    """Writes {train,validation,test,rejected}.parquet of the rows in `shards` to `folder`.
 
     Raises:
         UserError: more than params.max_malformed_rows rows do not fit the format.
     """
-    read: list[Verdict] = []
-    malformed: list[str] = []
-    fixed, redacted = 0, Counter()
-    for raw in rows:
-        try:
-            if "unreadable" in raw:
-                raise ValueError("the line cannot be read")
-            messages, reason = to_messages(raw["row"]), None
-        except (TypeError, ValueError) as error:
-            reason = "tool_call" if isinstance(error, ToolCallError) else "malformed"
-            if reason == "malformed":
-                malformed.append(f"{raw['source']}: {error}")
-            messages = [turn("user", json.dumps(raw.get("row", raw.get("unreadable"))))]
-        mended = mend(messages, params)
-        fixed += mended.fixed
-        redacted += mended.secrets + mended.personal
-        record = Record(content_id(mended.messages), mended.messages, str(raw["source"]))
-        read.append(verdict(record, reason or reject_reason(mended, params), benchmarks or {}))
-    if len(malformed) > params.max_malformed_rows:
+    work = folder / "work"
+    work.mkdir()
+    todo = [Job(path, work / f"{number:05}", params, layout) for number, path in enumerate(shards)]
+    with progress("clean: rules", len(todo), " shards") as bar:
+        judged = []
+        for shard in ordered_map(judge_shard, todo, workers):
+            judged.append(shard)
+            bar.advance()
+    refuse_malformed([line for shard in judged for line in shard.malformed], params.max_malformed_rows)
+    duplicates = find_duplicates(keys_of(judged), params.near_duplicate_threshold, workers)
+    tally = write(judged, duplicates, folder)
+    shutil.rmtree(work)
+    return tally
+
+
+def refuse_malformed(lines: list[str], most: int) -> None:
+    if len(lines) > most:
         raise UserError(
-            f"malformed rows: {len(malformed)}, more than clean.max_malformed_rows ({params.max_malformed_rows}). The "
-            f"first: {malformed[0]}. Mend them, or raise the limit to have them rejected and counted"
+            f"malformed rows: {len(lines)}, more than clean.max_malformed_rows ({most}). The "
+            f"first: {lines[0]}. Mend them, or raise the limit to have them rejected and counted"
         )
-    return Cleaned(*divided(read, params), fixed, redacted)
 
 
-def verdict(record: Record, reason: str | None, benchmarks: dict[str, str]) -> Verdict:
-    shared = None if reason else contamination(record.messages, benchmarks)
-    return Verdict(record, "contaminated", shared) if shared else Verdict(record, reason)
+def keys_of(judged: list[Shard]) -> Keys:
+    texts = Texts(
+        [shard.job.work.with_suffix(".text") for shard in judged],
+        np.repeat(np.arange(len(judged)), [len(shard.ends) for shard in judged]),
+        np.concatenate([np.concatenate([[0], shard.ends])[:-1] for shard in judged]),
+        np.concatenate([shard.ends for shard in judged]),
+    )
+    ids, fingerprints, bands = (
+        np.concatenate([getattr(shard, name) for shard in judged]) for name in ("ids", "fingerprints", "bands")
+    )
+    return Keys(ids, [source for shard in judged for source in shard.sources], fingerprints, bands, texts)
 
 
-def divided(read: list[Verdict], params: Clean) -> tuple[dict[str, list[Record]], list[Verdict]]:
-    """The records with the reasons that are known so far; what is left is searched for duplicates and split."""
-    passed = [place for place, each in enumerate(read) if each.reason is None]
-    found = find_duplicates([read[place].record for place in passed], params.near_duplicate_threshold)
-    duplicates = {passed[place]: reason for place, reason in found.items()}
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    rejected: list[Verdict] = []
-    for place, each in enumerate(read):
-        if each.reason is not None:
-            rejected.append(each)
-        elif place in duplicates:
-            rejected.append(Verdict(each.record, *duplicates[place]))
-        else:
-            splits[split_of(each.record.id, params.validation_fraction, params.test_fraction)].append(each.record)
-    return splits, rejected
-
-
-def lengths(records: list[Record]) -> dict[str, int]:
-    """How many conversations have up to so many characters; the names sort as the numbers do."""
-    counts = {f"to_{edge:05}": 0 for edge in LENGTHS} | {"longer": 0}
-    for record in records:
-        characters = sum(len(message["content"]) for message in record.messages)
-        edge = next((edge for edge in LENGTHS if characters <= edge), None)
-        counts["longer" if edge is None else f"to_{edge:05}"] += 1
-    return counts
-
-
-def metrics_of(cleaned: Cleaned) -> dict:
-    kept = {split: len(records) for split, records in cleaned.splits.items()}
-    rejected = Counter(each.reason for each in cleaned.rejected)
-    rows = {"read": sum(kept.values()) + rejected.total(), "kept": sum(kept.values()), "rejected": dict(rejected)}
-    characters = {split: lengths(records) for split, records in cleaned.splits.items()}
-    repaired = {"fixed": cleaned.fixed, "redacted": dict(cleaned.redacted)}
-    return {"rows": rows, "splits": kept, "characters": characters, **repaired}
-
-
-def read_rows(path: Path) -> Iterable[dict]:
-    with open(path, encoding="utf-8") as file:
-        yield from map(json.loads, file)
+def write(judged: list[Shard], duplicates: dict[int, tuple[str, str]], folder: Path) -> Tally:
+    """The files, in the order read. `duplicates` counts the rows that passed, over all shards."""
+    tally, before = Tally(), 0
+    with ExitStack() as stack:
+        files = {split: stack.enter_context(record_file(folder / f"{split}.parquet")) for split in SPLITS}
+        rejected = stack.enter_context(record_file(folder / "rejected.parquet", "reason", "detail"))
+        for shard in judged:
+            table = read_judged(shard)
+            outcomes = np.full(shard.rows, len(SPLITS))
+            outcomes[shard.passed] = shard.splits
+            reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
+            for number, place in enumerate(shard.passed.tolist(), before):
+                if number in duplicates:
+                    outcomes[place] = len(SPLITS)
+                    reasons[place], details[place] = duplicates[number]
+            before += len(shard.passed)
+            for index, (split, file) in enumerate(files.items()):
+                kept = outcomes == index
+                tally.keep(split, shard.characters[kept[shard.passed]])
+                file.write_table(table.select(file.schema.names).filter(pyarrow.array(kept)))
+            for name, values in (("reason", reasons), ("detail", details)):
+                place = table.schema.get_field_index(name)
+                table = table.set_column(place, table.schema.field(place), pyarrow.array(values, pyarrow.string()))
+            gone = table.filter(pyarrow.array(outcomes == len(SPLITS)))
+            tally.reject(gone)
+            rejected.write_table(gone)
+            tally.count(shard, outcomes, table["source"].to_pylist())
+    return tally
 
 
 def main(params: Params) -> Outcome:
-    benchmarks = read_benchmarks(DECONTAMINATE, params.clean.decontaminate)
-    to_messages = reader(read_json(RAW / "format.json"))
-    cleaned = clean(read_rows(RAW / "rows.jsonl"), params.clean, to_messages, benchmarks)
-    metrics = metrics_of(cleaned)
-    for split in SPLITS:
-        if not cleaned.splits[split]:
-            raise UserError(f"no row is left for the {split} split: {metrics['rows']}. See clean in params.yaml")
+    read_benchmarks(DECONTAMINATE, params.clean.decontaminate)  # what is wrong with them is said before anything
+    shards, workers = sorted(RAW.glob("rows-*.jsonl")), count_workers(params.machine)
     with whole_directory(CLEAN) as folder:
-        for split, records in cleaned.splits.items():
-            with record_file(folder / f"{split}.parquet") as file:
-                file.write_table(record_table(records))
-        rejected, reasons, details = ([each[field] for each in cleaned.rejected] for field in range(3))
-        with record_file(folder / "rejected.parquet", "reason", "detail") as file:
-            file.write_table(record_table(rejected, reason=reasons, detail=details))
+        tally = clean(shards, params.clean, read_json(RAW / "format.json"), folder, workers)
+        metrics = tally.metrics()
+        for split in SPLITS:
+            if not metrics["splits"][split]:
+                raise UserError(f"no row is left for the {split} split: {metrics['rows']}. See clean in params.yaml")
     write_json(METRICS / "clean.json", metrics)
+    write_json(SAMPLES, tally.shown())
     counts = ", ".join(f"{count} {split}" for split, count in metrics["splits"].items())
-    return Outcome(f"{metrics['rows']['kept']} of {metrics['rows']['read']} rows kept: {counts}")
+    return Outcome(f"{metrics['rows']['kept']} of {metrics['rows']['read']} rows kept: {counts}", {"workers": workers})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Download the data set: params `data` → data/raw.
 
-data/raw/rows.jsonl holds every row as it came, one JSON object a line: {"source": "file:line", "row": {…}}, or
-{"source": …, "unreadable": "the text"} for a line that is not JSON, so that `clean` can count what it rejects.
+data/raw/rows-00000.jsonl and those after it hold every row as it came, one JSON object a line:
+{"source": "file:line", "row": {…}}, or {"source": …, "unreadable": "the text"} for a line that is not JSON, so that
+`clean` can count what it rejects. Each is as much as `clean` has in memory at one time.
 data/raw/format.json says which format the rows have, and by which columns `clean` reads them.
 Run it with `dvc repro download_data`.
 """
@@ -21,6 +22,9 @@ from stages.shared.errors import UserError
 from stages.shared.params import Data, Params
 from stages.shared.paths import RAW, whole_directory, write_json
 from stages.shared.stage import Outcome, run_stage
+
+SHARD_ROWS = 10_000
+SHARD_BYTES = 1 << 24
 
 
 def hub_rows(data: Data) -> Iterator[dict]:
@@ -50,14 +54,31 @@ def download_data(data: Data) -> Iterable[dict]:
     return islice(rows, data.limit)
 
 
+def shards(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Lists of at most SHARD_ROWS lines; the line that passes SHARD_BYTES is a list's last."""
+    shard, size = [], 0
+    for line in lines:
+        shard.append(line)
+        size += len(line)
+        if len(shard) == SHARD_ROWS or size > SHARD_BYTES:
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard
+
+
 def main(params: Params) -> Outcome:
     data, survey, count = params.data, Survey(), 0
+
+    def lines() -> Iterator[str]:
+        for row in download_data(data):
+            survey.add(row)
+            yield json.dumps(row, default=str) + "\n"
+
     with whole_directory(RAW) as folder:
-        with open(folder / "rows.jsonl", "w", encoding="utf-8", newline="\n") as file:
-            for row in download_data(data):
-                file.write(json.dumps(row, default=str) + "\n")
-                survey.add(row)
-                count += 1
+        for number, shard in enumerate(shards(lines())):
+            (folder / f"rows-{number:05}.jsonl").write_text("".join(shard), encoding="utf-8", newline="")
+            count += len(shard)
         if not count:
             raise UserError(f"data.source: {data.source} gave no row at all")
         columns = data.columns.model_dump() if data.columns else None

@@ -12,12 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 from urllib.parse import unquote
 
+import pyarrow.parquet
 import pytest
 
-from stages.shared.params import Params, read_yaml
-from stages.shared.records import record_file, record_table
+from stages.clean import clean
+from stages.shared.params import Clean, Params, read_yaml
+from stages.shared.records import SPLITS, Record, read_records, record_file, record_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -223,3 +227,45 @@ def python_at(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
 def write_records(path, records):
     with record_file(path) as file:
         file.write_table(record_table(records))
+
+
+class Rejected(NamedTuple):
+    record: Record
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What the stage `clean` makes of some rows, read back from its files."""
+
+    splits: dict[str, list[Record]]
+    rejected: list[Rejected]
+    metrics: dict
+
+
+def write_raw(rows: list[dict], folder: Path, shard_rows: int = 10_000) -> list[Path]:
+    """Lines of data/raw as shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for number, start in enumerate(range(0, len(rows), shard_rows)):
+        shards.append(folder / f"rows-{number:05}.jsonl")
+        shards[-1].write_text("".join(json.dumps(row) + "\n" for row in rows[start : start + shard_rows]))
+    return shards
+
+
+def clean_rows(rows: list[dict], section: Clean, layout: str = "prompt-completion", **options) -> Cleaned:
+    """The options are those of write_raw, and how many workers there are."""
+    workers = options.pop("workers", 1)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = write_raw(rows, folder / "raw", **options)
+        tally = clean(shards, section, {"format": layout, "columns": None}, folder, workers)
+        splits = {
+            split: [record for some in read_records(folder / f"{split}.parquet") for record in some] for split in SPLITS
+        }
+        gone = pyarrow.parquet.read_table(folder / "rejected.parquet").to_pylist()
+    rejected = [
+        Rejected(Record(row["id"], row["messages"], row["source"]), row["reason"], row["detail"]) for row in gone
+    ]
+    return Cleaned(splits, rejected, tally.metrics())

@@ -9,21 +9,18 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from stages import clean as stage
 from stages._clean.formats import reader
-from stages.clean import Cleaned, main, metrics_of, read_rows
+from stages._clean.shards import read_rows
+from stages.clean import main
 from stages.shared.errors import UserError
 from stages.shared.paths import CLEAN, METRICS, RAW, read_json, write_json
 from stages.shared.records import SPLITS, content_id, read_records, split_of
+from tests.conftest import clean_rows, write_raw
 
 CODE = "def double(number):\n    return 2 * number"
 LAYOUT = {"format": "prompt-completion", "columns": None}
 to_messages = reader(LAYOUT)
 LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write and UTF-8 cannot
-
-
-def clean(rows, section) -> Cleaned:
-    return stage.clean(rows, section, to_messages)
 
 
 def chat(*messages) -> dict:
@@ -79,32 +76,32 @@ def section(params):
     ],
 )
 def test_a_row_is_kept_or_has_the_reason_why_not(section, row, reason):
-    cleaned = clean(rows_of(row), section())
+    cleaned = clean_rows(rows_of(row), section())
     assert [reason for _, reason, _ in cleaned.rejected] == ([] if reason is None else [reason])
     assert sum(map(len, cleaned.splits.values())) == (reason is None)
 
 
 @pytest.mark.parametrize(("characters", "reason"), [(20, None), (19, "too_short")])
 def test_min_characters_is_the_shortest_answer_that_is_kept(section, characters, reason):
-    cleaned = clean(rows_of(pair("?", "#" * characters)), section(min_characters=20))
+    cleaned = clean_rows(rows_of(pair("?", "#" * characters)), section(min_characters=20))
     assert [reason for _, reason, _ in cleaned.rejected] == [reason][: reason is not None]
 
 
 @pytest.mark.parametrize(("characters", "reason"), [(100, None), (101, "too_long")])
 def test_max_characters_is_the_longest_conversation_that_is_kept(section, characters, reason):
-    cleaned = clean(rows_of(pair("?" * (characters - 40), "#" * 40)), section(max_characters=100))
+    cleaned = clean_rows(rows_of(pair("?" * (characters - 40), "#" * 40)), section(max_characters=100))
     assert [reason for _, reason, _ in cleaned.rejected] == [reason][: reason is not None]
 
 
 def test_the_shortest_of_several_answers_counts(section):
     messages = [*to_messages(pair()), *to_messages(pair("And now?", "x"))]
-    assert clean(rows_of(chat(*messages)), section()).rejected[0][1] == "too_short"
+    assert clean_rows(rows_of(chat(*messages)), section()).rejected[0][1] == "too_short"
 
 
 def test_prose_is_kept_where_answers_need_not_be_code(section):
     row = pair(completion="Twice a number is the number added to itself.\x00")
-    assert clean(rows_of(row), section()).rejected[0][1] == "code_does_not_parse"
-    assert not clean(rows_of(row), section(check_code=False)).rejected
+    assert clean_rows(rows_of(row), section()).rejected[0][1] == "code_does_not_parse"
+    assert not clean_rows(rows_of(row), section(check_code=False)).rejected
 
 
 SYSTEM, USER, ASSISTANT = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
@@ -121,22 +118,22 @@ TOOL_CALLS = [chat(USER, {"role": "tool", "content": "x"}, ASSISTANT)]
 
 
 def test_a_conversation_with_tools_is_rejected_and_not_taken_for_malformed(section):
-    cleaned = clean([*numbered(3), *rows_of(*TOOL_CALLS)], section(max_malformed_rows=0))
+    cleaned = clean_rows([*numbered(3), *rows_of(*TOOL_CALLS)], section(max_malformed_rows=0))
     assert [each.reason for each in cleaned.rejected] == ["tool_call"]
 
 
 @pytest.mark.parametrize(("row", "words"), MALFORMED)
 def test_what_does_not_fit_the_format_is_explained(section, row, words):
     with pytest.raises(UserError) as caught:
-        clean([*numbered(3), {"source": "rows.jsonl:4", "row": row}], section(max_malformed_rows=0))
+        clean_rows([*numbered(3), {"source": "rows.jsonl:4", "row": row}], section(max_malformed_rows=0))
     assert f"The first: rows.jsonl:4: {words}" in str(caught.value)
 
 
 def test_too_many_malformed_rows_stop_the_stage_and_the_first_is_named(section):
     rows = [*numbered(5), {"source": "a.csv:7", "unreadable": "{oops"}, {"source": "a.csv:9", "row": None}]
-    assert [reason for _, reason, _ in clean(rows, section(max_malformed_rows=2)).rejected] == ["malformed"] * 2
+    assert [reason for _, reason, _ in clean_rows(rows, section(max_malformed_rows=2)).rejected] == ["malformed"] * 2
     with pytest.raises(UserError) as caught:
-        clean(rows, section(max_malformed_rows=1))
+        clean_rows(rows, section(max_malformed_rows=1))
     text = str(caught.value)
     assert "malformed rows: 2, more than clean.max_malformed_rows (1)" in text
     assert "The first: a.csv:7: the line cannot be read" in text
@@ -171,12 +168,12 @@ def mixed_lot() -> list[dict]:
 def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_path, monkeypatch, params):
     monkeypatch.chdir(tmp_path)
     rows = mixed_lot()
-    cleaned = clean(rows, section())
+    cleaned = clean_rows(rows, section())
     kept = [record for records in cleaned.splits.values() for record in records]
     assert sorted(r.source for r in (*kept, *(r for r, *_ in cleaned.rejected))) == sorted(
         row["source"] for row in rows
     )
-    counted = metrics_of(cleaned)["rows"]
+    counted = cleaned.metrics["rows"]
     assert counted["read"] == len(rows) == counted["kept"] + sum(counted["rejected"].values())
     assert counted["kept"] == len(kept) >= 200
     assert counted["rejected"]["duplicate"] >= 20
@@ -184,7 +181,7 @@ def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_pat
     assert counted["rejected"]["tool_call"] >= len(TOOL_CALLS)
     # What was read can also be written, lone surrogates and all.
     write_json(RAW / "format.json", LAYOUT)
-    (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_raw(rows, RAW)
     main(params())
     assert [r.source for r in next(read_records(CLEAN / "rejected.parquet"))] == [
         r.source for r, *_ in cleaned.rejected
@@ -193,7 +190,7 @@ def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_pat
 
 def test_of_equal_conversations_one_is_kept(section):
     rows = rows_of(pair(), chat(*to_messages(pair())), pair("Another"), pair())
-    cleaned = clean(rows, section())
+    cleaned = clean_rows(rows, section())
     assert [(r.source, reason) for r, reason, _ in cleaned.rejected] == [
         ("rows.jsonl:2", "duplicate"),
         ("rows.jsonl:4", "duplicate"),
@@ -202,7 +199,7 @@ def test_of_equal_conversations_one_is_kept(section):
 
 
 def test_no_conversation_stands_in_two_splits(section):
-    cleaned = clean([*numbered(300), *numbered(300)], section(validation_fraction=0.3, test_fraction=0.3))
+    cleaned = clean_rows([*numbered(300), *numbered(300)], section(validation_fraction=0.3, test_fraction=0.3))
     ids = [record.id for records in cleaned.splits.values() for record in records]
     assert len(ids) == len(set(ids)) == 300
 
@@ -216,16 +213,16 @@ def test_the_id_is_a_hash_of_the_messages_alone():
 
 def test_growth_or_another_order_moves_no_record_to_another_split(section):
     rows = numbered(1500)
-    small, grown = clean(rows[:500], section()), clean(rows, section())
+    small, grown = clean_rows(rows[:500], section()), clean_rows(rows, section())
     random.Random(0).shuffle(rows)
     before, after = splits_by_id(small), splits_by_id(grown)
     assert set(before.values()) == set(SPLITS)
     assert before.items() < after.items()
-    assert splits_by_id(clean(rows, section())) == after
+    assert splits_by_id(clean_rows(rows, section())) == after
 
 
 def test_more_validation_leaves_the_test_split_alone(section):
-    few, many = (splits_by_id(clean(numbered(500), section(validation_fraction=f))) for f in (0.05, 0.5))
+    few, many = (splits_by_id(clean_rows(numbered(500), section(validation_fraction=f))) for f in (0.05, 0.5))
     assert [i for i, split in few.items() if split == "test"] == [i for i, split in many.items() if split == "test"]
 
 
@@ -262,7 +259,7 @@ def raw(tmp_path, monkeypatch):
         {"source": "z:1", "row": pair(completion="x")},
         {"source": "z:2", "row": numbered(1)[0]["row"]},
     ]
-    (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_raw(rows, RAW)
     return tmp_path
 
 
@@ -272,7 +269,7 @@ def test_the_stage_writes_four_parquet_files_and_its_metrics(raw, params):
     assert names == {"train.parquet", "validation.parquet", "test.parquet", "rejected.parquet"}
     metrics = read_json(METRICS / "clean.json")
     assert metrics["rows"] == {"read": 122, "kept": 120, "rejected": {"duplicate": 1, "too_short": 1}}
-    expected = clean(read_rows(RAW / "rows.jsonl"), params().clean)
+    expected = clean_rows([*read_rows(RAW / "rows-00000.jsonl")], params().clean)
     for split in SPLITS:
         table = pyarrow.parquet.read_table(CLEAN / f"{split}.parquet")
         assert table.column_names == ["id", "messages", "source"]
@@ -287,14 +284,14 @@ def test_the_stage_writes_four_parquet_files_and_its_metrics(raw, params):
 
 
 def test_nothing_rejected_leaves_an_empty_file_with_the_same_columns(raw, params):
-    (RAW / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in numbered(120)))
+    write_raw(numbered(120), RAW)
     main(params())
     table = pyarrow.parquet.read_table(CLEAN / "rejected.parquet")
     assert (table.num_rows, table.column_names) == (0, ["id", "messages", "source", "reason", "detail"])
 
 
 def test_a_split_without_rows_is_refused_before_anything_is_written(raw, params):
-    (RAW / "rows.jsonl").write_text(json.dumps(numbered(1)[0]) + "\n")
+    write_raw(numbered(1), RAW)
     with pytest.raises(UserError, match="no row is left for the (train|validation|test) split"):
         main(params())
     assert not CLEAN.exists()
@@ -302,7 +299,7 @@ def test_a_split_without_rows_is_refused_before_anything_is_written(raw, params)
 
 
 def test_two_runs_write_the_same_bytes_without_importing_torch(raw, python_at, params):
-    with open(RAW / "rows.jsonl", "a") as file:
+    with open(RAW / "rows-00000.jsonl", "a") as file:
         for number, row in enumerate([pair(f"{list(range(200))} {end}", CODE + " # a@b.de 8.8.8.8") for end in "ABCD"]):
             file.write(json.dumps({"source": f"zz:{number}", "row": row}) + "\n")
     everything = {"fix_text": True, "secrets": "redact", "personal_data": "redact", "near_duplicate_threshold": 0.9}
@@ -311,14 +308,62 @@ def test_two_runs_write_the_same_bytes_without_importing_torch(raw, python_at, p
         done = python_at("", RUN, str(raw), params(**everything).model_dump_json(), PYTHONHASHSEED=seed)
         assert done.returncode == 0, done.stderr
         assert "heavy: []" in done.stdout
-        files = [*CLEAN.iterdir(), METRICS / "clean.json"]
+        files = [*CLEAN.iterdir(), METRICS / "clean.json", METRICS / "clean.rejected.json"]
         written.append({path.name: path.read_bytes() for path in files})
-    assert len(written[0]) == 5
+    assert len(written[0]) == 6
     metrics = read_json(METRICS / "clean.json")
     assert metrics["redacted"] == {"EMAIL": 4, "IP": 4}
     assert metrics["rows"]["rejected"]["near_duplicate"] >= 3
     assert written[0] == written[1]
     assert not [name for name, content in written[0].items() if str(raw).encode() in content]
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_writes_the_same_bytes(raw, python_at, params):
+    """Over eight shards, with near-duplicates that stand in different ones."""
+    texts = [f"Return {' '.join(map(str, range(n, n + 60)))}" for n in range(0, 40_000, 200)]
+    rows = [{"source": f"x:{n}", "row": pair(text, CODE)} for n, text in enumerate([*texts, *(t + "!" for t in texts)])]
+    write_raw(rows, RAW, shard_rows=50)
+    written = []
+    for workers in (1, 2, 3):
+        chosen = params(near_duplicate_threshold=0.8)
+        chosen = chosen.model_copy(update={"machine": chosen.machine.model_copy(update={"workers": workers})})
+        done = python_at("", RUN, str(raw), chosen.model_dump_json())
+        assert done.returncode == 0, done.stderr
+        assert "200 of 400 rows kept" in done.stdout
+        files = [*CLEAN.iterdir(), METRICS / "clean.json", METRICS / "clean.rejected.json"]
+        written.append({path.name: path.read_bytes() for path in files})
+    assert len(written[0]) == 6
+    assert written[0] == written[1] == written[2]
+
+
+def test_shards_divide_the_work_and_nothing_else(section):
+    rows = [*numbered(100), *numbered(30), *rows_of(pair(completion="x"), "not an object")]
+    whole, parts = (clean_rows(rows, section(), shard_rows=count) for count in (1000, 7))
+    assert whole == parts
+    assert whole.metrics["sources"] == {
+        "rows.jsonl": {"read": 132, "rejected": 32, **{split: len(records) for split, records in whole.splits.items()}}
+    }
+
+
+def test_of_many_sources_the_largest_are_counted_one_by_one(section):
+    rows = [row | {"source": f"{n % 150:03}.csv:{n}"} for n, row in enumerate(numbered(400))]
+    sources = clean_rows(rows, section()).metrics["sources"]
+    assert len(sources) == 101
+    assert [sources["000.csv"]["read"], sources["099.csv"]["read"], sources["(others)"]["read"]] == [3, 3, 100]
+    assert sum(counts[split] for counts in sources.values() for split in SPLITS) == 400
+
+
+def test_three_rows_that_each_rule_rejected_are_shown(raw, params):
+    extra = [{"source": f"y:{n}", "row": pair("p" * n, "x" * (n % 19))} for n in range(1, 400)]
+    write_raw([*numbered(120), *extra], RAW)
+    main(params())
+    shown = read_json(METRICS / "clean.rejected.json")
+    assert {reason: len(rows) for reason, rows in shown.items()} == {"empty_turn": 3, "too_short": 3}
+    for row in (row for rows in shown.values() for row in rows):
+        number = int(row["source"].removeprefix("y:"))
+        assert len(row["text"]) <= 300
+        assert row["text"].startswith(f"user: {'p' * min(number, 290)}")
 
 
 def test_a_line_separator_inside_a_row_is_no_new_row(tmp_path):

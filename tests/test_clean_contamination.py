@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from stages._clean.contamination import contamination, read_benchmarks
-from stages._clean.formats import reader
-from stages.clean import clean
 from stages.shared.errors import UserError
 from stages.shared.params import load_params
-from tests.conftest import ROOT
+from stages.shared.paths import DECONTAMINATE
+from tests.conftest import ROOT, clean_rows
 
 WORDS = [
     "return",
@@ -33,22 +32,22 @@ WORDS = [
     "not",
 ]
 
-to_messages = reader({"format": "messages", "columns": None})
-
 
 def row(prompt: str) -> list[dict]:
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": "def largest(numbers): ..."}]
 
 
 @pytest.fixture
-def benchmarks(tmp_path):
-    """benchmarks(name=text) → what read_benchmarks makes of these files, in this order."""
+def benchmarks(tmp_path, monkeypatch):
+    """benchmarks(name=text) → what read_benchmarks makes of these files in data/decontaminate, in this order."""
+    monkeypatch.chdir(tmp_path)
+    DECONTAMINATE.mkdir(parents=True)
 
     def read(**files: str) -> dict[str, str]:
         names = {name.replace("_", "."): text for name, text in files.items()}
         for name, text in names.items():
-            (tmp_path / name).write_text(text, "utf-8")
-        return read_benchmarks(tmp_path, list(names))
+            (DECONTAMINATE / name).write_text(text, "utf-8")
+        return read_benchmarks(DECONTAMINATE, list(names))
 
     return read
 
@@ -83,9 +82,10 @@ def test_every_text_of_a_jsonl_file_counts(benchmarks):
 
 
 def test_a_contaminated_row_is_rejected_with_the_first_file_and_the_words(benchmarks, params_of):
-    known = benchmarks(one_txt=" ".join(WORDS), two_txt=" ".join(WORDS))
+    named = {"decontaminate": [f"{name}.txt" for name in ("one", "two")]}
+    benchmarks(one_txt=" ".join(WORDS), two_txt=" ".join(WORDS))
     rows = [{"source": f"x:{n}", "row": {"messages": row(text)}} for n, text in enumerate(["Fine.", " ".join(WORDS)])]
-    cleaned = clean(rows, params_of(clean={"check_code": False}).clean, to_messages, known)
+    cleaned = clean_rows(rows, params_of(clean={"check_code": False} | named).clean, "messages")
     (rejected,) = cleaned.rejected
     assert (rejected.record.source, rejected.reason) == ("x:1", "contaminated")
     assert rejected.detail == "one.txt: " + " ".join(WORDS[:13])
@@ -93,14 +93,16 @@ def test_a_contaminated_row_is_rejected_with_the_first_file_and_the_words(benchm
 
 def test_a_contaminated_row_takes_no_near_duplicate_with_it(benchmarks, params_of):
     """Whichever of the two has the lower id."""
-    known = benchmarks(one_txt=" ".join(WORDS))
+    benchmarks(one_txt=" ".join(WORDS))
     for extra in ("a", "b", "c", "d"):
         long = " ".join(WORDS[:12]) + " xs. " + "It is called in many places, with any number of them. " * 2 + extra
         texts = [long, long.replace("xs", WORDS[12])]
         rows = [{"source": f"x:{n}", "row": {"messages": row(text)}} for n, text in enumerate(texts)]
-        params = params_of(clean={"check_code": False}).clean
-        assert [each.reason for each in clean(rows, params, to_messages).rejected] == ["near_duplicate"]
-        assert [(e.record.source, e.reason) for e in clean(rows, params, to_messages, known).rejected] == [
+        alone, known = (
+            params_of(clean={"check_code": False, "decontaminate": names}).clean for names in ([], ["one.txt"])
+        )
+        assert [each.reason for each in clean_rows(rows, alone, "messages").rejected] == ["near_duplicate"]
+        assert [(each.record.source, each.reason) for each in clean_rows(rows, known, "messages").rejected] == [
             ("x:1", "contaminated")
         ]
 

@@ -7,15 +7,28 @@ import random
 import re
 import sysconfig
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 
-from stages._clean.duplicates import MISSED, MOST_HASHES, banding, find_duplicates, shingles, similarity
-from stages._clean.formats import reader
+from stages._clean import duplicates
+from stages._clean.duplicates import (
+    MISSED,
+    MOST_HASHES,
+    Keys,
+    Texts,
+    band_hashes,
+    banding,
+    compared,
+    fingerprint,
+    similarity,
+    turns_of,
+)
 from stages._download_data.stdlib import functions, stdlib_rows
-from stages.clean import clean
 from stages.shared.params import load_params
 from stages.shared.records import SPLITS, Record, content_id, split_of
+from tests.conftest import clean_rows
 
 MODULES = (
     "argparse",
@@ -35,6 +48,33 @@ def record(prompt: str, completion: str, system: str | None = None) -> Record:
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
     messages = ([{"role": "system", "content": system}] if system else []) + messages
     return Record(content_id(messages), messages, "x:1")
+
+
+def shingles(each: Record) -> np.ndarray:
+    return np.unique(duplicates.shingles(compared(turns_of(each))))
+
+
+def find_duplicates(records: list[Record], threshold: float | None) -> dict[int, tuple[str, str]]:
+    """Of records in memory, their texts in two files."""
+    turns = [turns_of(each) for each in records]
+    texts = [compared(each).encode() for each in turns]
+    half = len(records) // 2
+    with TemporaryDirectory() as folder:
+        files = [Path(folder, "a"), Path(folder, "b")]
+        starts = []
+        for file, some in zip(files, (texts[:half], texts[half:]), strict=True):
+            file.write_bytes(b"".join(some))
+            starts += [sum(map(len, some[:place])) for place in range(len(some))]
+        ends = [start + len(text) for start, text in zip(starts, texts, strict=True)]
+        file_of = [int(place >= half) for place in range(len(records))]
+        keys = Keys(
+            np.array([each.id for each in records], "S32"),
+            [each.source for each in records],
+            np.array([fingerprint(each) for each in turns], "S32"),
+            band_hashes([text.decode() for text in texts], threshold),
+            Texts(files, *map(np.array, (file_of, starts, ends))),
+        )
+        return duplicates.find_duplicates(keys, threshold, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -187,10 +227,7 @@ def test_growth_takes_records_away_and_moves_or_brings_back_none(originals, para
     records = [each for pair in perturbed(originals[:200]) for each in pair]
     random.Random(0).shuffle(records)
     rows = [{"source": f"x:{n}", "row": {"messages": each.messages}} for n, each in enumerate(records)]
-    small, grown = (
-        clean(rows[:size], params, reader({"format": "messages", "columns": None}))
-        for size in (len(rows) // 2, len(rows))
-    )
+    small, grown = (clean_rows(rows[:size], params, "messages", shard_rows=100) for size in (len(rows) // 2, len(rows)))
     before, after = ({each.id: split for split in SPLITS for each in some.splits[split]} for some in (small, grown))
     old = {each.id for each in records[: len(rows) // 2]}
     assert {each: split for each, split in after.items() if each in old}.items() < before.items()
@@ -237,8 +274,36 @@ def test_a_system_prompt_that_all_share_makes_no_near_duplicates(threshold):
 
 
 def test_similarity_is_the_share_in_common():
-    assert similarity({"a", "b", "c"}, {"b", "c", "d"}) == 0.5
+    assert similarity(np.array([1, 2, 3]), np.array([2, 3, 4])) == 0.5
     assert len(shingles(record("ab", "cdef"))) == 3
+    assert len(shingles(record("", ""))) == 1
+
+
+def test_the_similarity_of_hashes_is_that_of_the_runs_of_characters(originals):
+    """Python's own sets of strings are the reference; some texts are of characters that need more than one byte."""
+
+    def runs(each: Record) -> set[str]:
+        text = compared(turns_of(each))
+        return {text[start : start + 5] for start in range(max(1, len(text) - 4))}
+
+    records = [each for pair in perturbed(originals[:60]) for each in pair]
+    records += [record("Größe 🦜🦜🦜 " * n, "日本語のテキスト" * n) for n in (1, 2, 3)]
+    for one, other in zip(records, records[1:], strict=False):
+        expected = len(runs(one) & runs(other)) / len(runs(one) | runs(other))
+        assert similarity(shingles(one), shingles(other)) == expected
+
+
+@pytest.mark.parametrize("first_look", [1, 2, 1000])
+def test_a_bucket_is_looked_through_however_many_stand_in_it(originals, threshold, monkeypatch, first_look):
+    """A hundred copies of one text and ten others that are alike, a few pairs at a time."""
+    monkeypatch.setattr(duplicates, "PAIRS", 7)
+    text = next(row["completion"] for row in originals if len(row["completion"]) > 1500)
+    copies = [record("?", text.replace("self", f"self{n}", 1)) for n in range(100)]
+    others = [record("!", f"{' '.join(map(str, range(n, 300 + n)))}") for n in range(10)]
+    expected = find_duplicates(copies + others, threshold)
+    monkeypatch.setattr(duplicates, "FIRST_LOOK", first_look)
+    assert {place for place, _ in find_duplicates(copies + others, threshold).items()} == set(expected)
+    assert len(expected) >= 99
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999])
@@ -248,9 +313,9 @@ def test_the_bands_miss_no_more_pairs_at_the_threshold_than_said(threshold):
     assert (1 - threshold**hashes) ** bands <= MISSED
 
 
-def test_the_signatures_are_the_same_on_every_machine():
+def test_the_band_hashes_are_the_same_on_every_machine():
     """A change here changes which pairs are looked at: after an update of rensa, measure the misses again."""
-    from rensa import RMinHash
-
-    (signature,) = RMinHash.from_token_sets([["alpha", "beta", "γάμμα"]], 6, 42)
-    assert signature.digest() == [827715545, 2121560417, 1666512283, 700177937, 396276433, 2515562390]
+    assert band_hashes(["alpha beta γάμμα", "x"], 0.5)[:, :3].tolist() == [
+        [4201147563, 501766285, 1631204589],
+        [3382266620, 2389458105, 1806372258],
+    ]

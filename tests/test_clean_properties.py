@@ -2,14 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from stages._clean.formats import reader
-from stages.clean import LENGTHS, clean, lengths, metrics_of
+from stages._clean.tally import LENGTHS, lengths
 from stages.shared.errors import UserError
-from stages.shared.records import SPLITS, Record, content_id
+from stages.shared.records import SPLITS, content_id
+from tests.conftest import clean_rows
 
 # Text with what the rules look for, so that they are reached, beside any text at all, lone surrogates included.
 PIECES = some.sampled_from(
@@ -78,9 +79,8 @@ SECTION = some.fixed_dictionaries(
 def test_rows_read_are_rows_kept_and_rows_rejected(params_of, lines, section, layout):
     rows = [{"source": f"x:{number}", **line} for number, line in enumerate(lines)]
     rows = [json.loads(json.dumps(row)) for row in rows]  # as they come back from data/raw
-    known = {"a run that no row has": "b.txt"}
     try:
-        cleaned = clean(rows, params_of(clean=section).clean, reader({"format": layout, "columns": None}), known)
+        cleaned = clean_rows(rows, params_of(clean=section).clean, layout, shard_rows=15)
     except UserError as error:
         assert "malformed rows" in str(error)  # noqa: PT017
         return
@@ -89,7 +89,7 @@ def test_rows_read_are_rows_kept_and_rows_rejected(params_of, lines, section, la
     assert sorted(record.source for record in everything) == sorted(row["source"] for row in rows)
     assert all(record.id == content_id(record.messages) for record in everything)
     assert len({record.id for record in kept}) == len(kept)
-    metrics = metrics_of(cleaned)
+    metrics = cleaned.metrics
     assert metrics["rows"]["read"] == len(rows) == len(kept) + sum(metrics["rows"]["rejected"].values())
     assert {split: sum(counts.values()) for split, counts in metrics["characters"].items()} == metrics["splits"]
     # What is written is UTF-8 and standard JSON.
@@ -101,7 +101,6 @@ def test_rows_read_are_rows_kept_and_rows_rejected(params_of, lines, section, la
     [(1, "to_00250"), (250, "to_00250"), (251, "to_00500"), (16000, "to_16000"), (16001, "longer")],
 )
 def test_a_bucket_ends_with_the_length_in_its_name(characters, bucket):
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x" * (characters - 1)}]
-    counts = lengths([Record("0", messages, "x:1")])
+    counts = lengths(np.array([characters]))
     assert [name for name, count in counts.items() if count] == [bucket]
     assert len(counts) == len(LENGTHS) + 1

@@ -254,7 +254,7 @@ def run(tmp_path, monkeypatch, params_of):
 
     def build(**changes):
         download_data.main(params_of(data={"source": "file", "path": "rows.jsonl", "limit": None, **changes}))
-        return [json.loads(line) for line in (RAW / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in (RAW / "rows-00000.jsonl").read_text(encoding="utf-8").splitlines()]
 
     return build
 
@@ -282,7 +282,7 @@ def test_no_row_at_all_is_an_error_and_leaves_the_former_rows(run):
     Path("rows.jsonl").write_text("\n")
     with pytest.raises(UserError, match="data.source: file gave no row at all"):
         run()
-    assert json.loads((RAW / "rows.jsonl").read_text()) == {"source": "rows.jsonl:1", "row": ROW}
+    assert json.loads((RAW / "rows-00000.jsonl").read_text()) == {"source": "rows.jsonl:1", "row": ROW}
 
 
 def place(*files) -> None:
@@ -481,3 +481,18 @@ def test_a_hub_data_set_gives_the_rows_of_its_split_only(hub, python_at, params_
     ]
     assert rows("test") == [("data/test.csv:2", {"a": "3"})], "the files of the other split are still in the cache"
     assert "train.txt" not in hub.fetched()
+
+
+def test_rows_go_to_shards_by_number_and_by_size(tmp_path, monkeypatch, params_of):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download_data, "SHARD_ROWS", 40)
+    monkeypatch.setattr(download_data, "SHARD_BYTES", 3000)
+    lengths = [1] * 90 + [4000, 1, 1500, 1500, 1]
+    rows = [ROW | {"output": "x" * length} for length in lengths]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    download_data.main(params_of(data={"source": "file", "path": "rows.jsonl", "limit": None}))
+    shards = sorted(RAW.glob("rows-*.jsonl"))
+    assert [path.name for path in shards] == [f"rows-{n:05}.jsonl" for n in range(len(shards))]
+    read = [[json.loads(line) for line in path.read_text().splitlines()] for path in shards]
+    assert [line["row"] for shard in read for line in shard] == rows
+    assert [len(shard) for shard in read] == [len(read[0]), len(read[0]), 90 - 2 * len(read[0]) + 1, 3, 1]

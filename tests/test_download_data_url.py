@@ -34,7 +34,8 @@ def run(tmp_path, monkeypatch, params_of, hub):
     def build(**changes):
         data = {"source": "url", "url": f"{hub.url}/files/rows.jsonl", "sha256": SHA, "limit": None, **changes}
         download_data.main(params_of(data=data))
-        return [json.loads(line)["source"] for line in (RAW / "rows.jsonl").read_text().splitlines()]
+        lines = (line for shard in sorted(RAW.glob("rows-*.jsonl")) for line in shard.read_text().splitlines())
+        return [json.loads(line)["source"] for line in lines]
 
     return build
 

@@ -1,21 +1,34 @@
 """Duplicates and near-duplicates: of records that say the same, the one with the lowest id survives.
 
-A record goes when any record with a lower id is too much like it, whether that one stays or not. So what is kept
+A record goes when a record with a lower id is too much like it, whether that one stays or not. So what is kept
 depends on no order of rows, and more data can only take records away: none comes back, and none changes its split.
-Candidates come from MinHash and locality-sensitive hashing, and the Jaccard similarity of their shingles decides.
+Candidates come from MinHash (Broder 1997) and locality-sensitive hashing, and the Jaccard similarity of their shingles
+decides. A record is known here by a few hashes; its text is read again from a file only where it is a candidate.
 """
 
 import hashlib
 import math
 import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
+import numpy as np
+import pyarrow
+import pyarrow.compute
+
+from stages.shared.progress import progress
 from stages.shared.records import Record
+from stages.shared.workers import ordered_map
 
 SHINGLE = 5  # characters: whitespace, one renamed variable or two swapped lines leave most of these as they were
 SEED = 42  # of the hash functions alone: it has a say in which pairs are looked at, and none in what is decided
 MISSED = 1e-4  # at most this share of the pairs exactly at the threshold is never looked at
 MOST_HASHES = 256
+BATCH = 1 << 20  # characters whose shingles are in memory at one time
+PAIRS = 20_000  # for one worker at a time
+FIRST_LOOK = 8  # candidates from each bucket; eight times as many at each further look
 
 
 def folded(text: str) -> str:
@@ -23,21 +36,35 @@ def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
-def fingerprint(record: Record) -> bytes:
-    """Equal for conversations that differ in nothing but what folded() takes away."""
-    turns = [f"{message['role']}\x1f{folded(message['content'])}" for message in record.messages]
-    return hashlib.sha256("\x1e".join(turns).encode()).digest()
+def fingerprint(turns: list[tuple[str, str]]) -> bytes:
+    """Of (role, folded text) pairs: equal for conversations that differ in nothing but what folded() takes away."""
+    return hashlib.sha256("\x1e".join(f"{role}\x1f{text}" for role, text in turns).encode()).hexdigest()[:32].encode()
 
 
-def shingles(record: Record) -> set[str]:
-    """Every run of SHINGLE characters, but of the system turn: the same everywhere, it would make all rows alike."""
-    text = " ".join(folded(message["content"]) for message in record.messages if message["role"] != "system")
-    return {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
+def compared(turns: list[tuple[str, str]]) -> str:
+    """The text that is compared. The system turn is left out: the same everywhere, it would make all rows alike."""
+    return " ".join(text for role, text in turns if role != "system")
 
 
-def similarity(one: set[str], other: set[str]) -> float:
-    """Jaccard: the share of the shingles of either that both have."""
-    both = len(one & other)
+def turns_of(record: Record) -> list[tuple[str, str]]:
+    return [(message["role"], folded(message["content"])) for message in record.messages]
+
+
+def shingles(text: str) -> np.ndarray:
+    """A 64-bit hash of every run of SHINGLE characters, (runs,) uint64, with repetitions; a shorter text is one run."""
+    characters = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.uint64)
+    runs = max(1, len(characters) - SHINGLE + 1)
+    hashes = np.zeros(runs, np.uint64)
+    for place in range(min(SHINGLE, len(characters))):
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + characters[place : place + runs]
+    hashes ^= hashes >> np.uint64(32)
+    hashes *= np.uint64(0xD6E8FEB86659FD93)
+    return hashes ^ (hashes >> np.uint64(32))
+
+
+def similarity(one: np.ndarray, other: np.ndarray) -> float:
+    """Jaccard: the share of the shingles of either that both have. Each comes without repetitions."""
+    both = len(np.intersect1d(one, other, assume_unique=True))
     return both / (len(one) + len(other) - both)
 
 
@@ -47,37 +74,171 @@ def banding(threshold: float) -> tuple[int, int]:
     return [(bands, hashes) for bands, hashes in choices if bands * hashes <= MOST_HASHES][-1]
 
 
-def near_duplicates(records: list[Record], threshold: float) -> dict[int, int]:
-    """{place of a near-duplicate: place of the first record that stays} of records that come in the order of ids."""
-    from rensa import RMinHash, RMinHashLSH
-
+def band_hashes(texts: list[str], threshold: float | None) -> np.ndarray:
+    """(texts, bands) uint32: two texts with an equal one are candidates. No bands without a threshold."""
+    if threshold is None:
+        return np.empty((len(texts), 0), np.uint32)
     bands, hashes = banding(threshold)
-    signatures = RMinHash.from_token_sets(map(shingles, records), bands * hashes, SEED)
-    index = RMinHashLSH(threshold, bands * hashes, bands)
-    cached = lru_cache(maxsize=4096)(lambda place: shingles(records[place]))
-    found: dict[int, int] = {}
-    for place, signature in enumerate(signatures):
-        for lower in sorted(index.query(signature)):
-            if similarity(cached(place), cached(lower)) >= threshold:
-                found[place] = found.get(lower, lower)
-                break
-        index.insert(place, signature)
+    parts, start, characters = [np.empty((0, bands), np.uint32)], 0, 0
+    for end, text in enumerate(texts, 1):
+        characters += len(text)
+        if characters >= BATCH or end == len(texts):
+            parts.append(signed(texts[start:end], bands, hashes))
+            start, characters = end, 0
+    return np.concatenate(parts)
+
+
+def signed(texts: list[str], bands: int, hashes: int) -> np.ndarray:
+    from rensa import RMinHash
+
+    each = [shingles(text) for text in texts]
+    ends = np.cumsum([0, *map(len, each)]).astype(np.uint64)
+    rows = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(each), ends, bands * hashes, SEED).to_rows()
+    digits = np.array(rows, np.uint64).reshape(len(texts), bands, hashes)
+    mixed = np.zeros((len(texts), bands), np.uint64)
+    for place in range(hashes):
+        mixed = (mixed ^ digits[:, :, place]) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    return (mixed >> np.uint64(32)).astype(np.uint32)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Where the compared texts lie: UTF-8 files, and for each text its file and its first and last byte."""
+
+    files: list[Path]
+    file: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+    def some(self, places: np.ndarray) -> "Texts":
+        return Texts(self.files, self.file[places], self.start[places], self.end[places])
+
+    def read(self) -> list[str]:
+        """All of them, each file opened once."""
+        found = [""] * len(self.file)
+        for file in np.unique(self.file):
+            with open(self.files[file], "rb") as opened:
+                for place in np.flatnonzero(self.file == file):
+                    opened.seek(self.start[place])
+                    found[place] = opened.read(self.end[place] - self.start[place]).decode()
+        return found
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What is known of each record that passed the rules: all that the search for duplicates holds in memory."""
+
+    ids: np.ndarray  # S32
+    sources: list[str]
+    fingerprints: np.ndarray  # S32
+    bands: np.ndarray  # (records, bands) uint32, as band_hashes() gives them
+    texts: Texts = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Work for one worker: the texts, and by their places in them who is compared with whom."""
+
+    texts: Texts
+    higher: np.ndarray
+    lower: np.ndarray
+    threshold: float
+
+
+def first_similar(pairs: Pairs) -> np.ndarray:
+    """For each pair whether it is the first of its higher one's at or above the threshold."""
+    texts = pairs.texts.read()
+    cached = lru_cache(maxsize=1024)(lambda place: np.unique(shingles(texts[place])))
+    found, done = np.zeros(len(pairs.higher), bool), -1
+    for number, (higher, lower) in enumerate(zip(pairs.higher.tolist(), pairs.lower.tolist(), strict=True)):
+        if higher != done and similarity(cached(higher), cached(lower)) >= pairs.threshold:
+            found[number], done = True, higher
     return found
 
 
-def find_duplicates(records: list[Record], threshold: float | None) -> dict[int, tuple[str, str]]:
+class Buckets:
+    """For each band the records in the order of their hashes, so that those with the same hash stand side by side."""
+
+    def __init__(self, bands: np.ndarray):
+        """`bands` in the order of ids. Only records that share a bucket with a lower one are kept in mind."""
+        orders, entries, offset = [], [], 0
+        for column in bands.T:
+            order = np.argsort(column, kind="stable")
+            hashes = column[order]
+            first = np.concatenate([[True], hashes[1:] != hashes[:-1]])
+            begins = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+            places = np.flatnonzero(~first)
+            entries.append(np.stack([order[places], begins[places] + offset, places + offset]))
+            orders.append(order.astype(np.uint32))
+            offset += len(order)
+        self.order = np.concatenate([np.empty(0, np.uint32), *orders])
+        # The record, where its bucket begins in `order`, and where it stands itself.
+        self.higher, self.begins, self.stands = np.concatenate([np.empty((3, 0), np.int64), *entries], axis=1)
+
+    def look(self, most: int) -> np.ndarray:
+        """The next pairs (pairs, 2) of each record with lower ones in its buckets, `most` of a bucket, in order."""
+        counts = np.minimum(self.stands - self.begins, most)
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        lower = self.order[np.repeat(self.begins, counts) + within]
+        keys = np.unique(np.repeat(self.higher, counts) << 32 | lower)
+        self.begins = self.begins + counts
+        return np.stack([keys >> 32, keys & 0xFFFFFFFF], axis=1)
+
+    def forget(self, done: np.ndarray) -> None:
+        """The records for which a similar one was found, and the buckets that were looked through."""
+        left = (self.begins < self.stands) & ~done[self.higher]
+        self.higher, self.begins, self.stands = (each[left] for each in (self.higher, self.begins, self.stands))
+
+
+def jobs(pairs: np.ndarray, texts: Texts, threshold: float) -> Iterator[Pairs]:
+    """About PAIRS pairs each; all those of one record are in one."""
+    starts = np.flatnonzero(np.diff(pairs[:, 0], prepend=-1))
+    cuts = [*starts[np.flatnonzero(np.diff(starts // PAIRS, prepend=-1))], len(pairs)]
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        places, within = np.unique(pairs[start:end], return_inverse=True)
+        higher, lower = within.reshape(-1, 2).T
+        yield Pairs(texts.some(places), higher, lower, threshold)
+
+
+def near_duplicates(bands: np.ndarray, texts: Texts, threshold: float, workers: int) -> dict[int, int]:
+    """{place of a near-duplicate: place of the first record that stays} of records that come in the order of ids."""
+    buckets, most = Buckets(bands), FIRST_LOOK
+    near = np.full(len(bands), -1)
+    while len(buckets.higher):
+        pairs = buckets.look(most)
+        with progress("clean: near-duplicates", len(pairs), " pairs") as bar:
+            found = []
+            for part in ordered_map(first_similar, jobs(pairs, texts, threshold), workers):
+                found.append(part)
+                bar.advance(len(part))
+        hits = pairs[np.concatenate(found)]
+        near[hits[:, 0]] = hits[:, 1]
+        buckets.forget(near >= 0)
+        most *= 8
+    survivor: dict[int, int] = {}
+    for place in np.flatnonzero(near >= 0).tolist():
+        lower = int(near[place])
+        survivor[place] = survivor.get(lower, lower)
+    return survivor
+
+
+def find_duplicates(keys: Keys, threshold: float | None, workers: int) -> dict[int, tuple[str, str]]:
     """{place of a record that goes: (reason, id of the record that stays for it)}; threshold None: only duplicates."""
-    order = sorted(range(len(records)), key=lambda place: (records[place].id, records[place].source))
-    first: dict[bytes, int] = {}
-    same = {place: first.setdefault(fingerprint(records[place]), place) for place in order}
-    distinct = list(first.values())
-    near = near_duplicates([records[place] for place in distinct], threshold) if threshold else {}
-    survivor = {distinct[place]: distinct[lower] for place, lower in near.items()}
+    table = pyarrow.table({"id": pyarrow.array(keys.ids), "source": pyarrow.array(keys.sources, pyarrow.string())})
+    order = pyarrow.compute.sort_indices(table, sort_keys=[("id", "ascending"), ("source", "ascending")]).to_numpy()
+    _, first, same = np.unique(keys.fingerprints[order], return_index=True, return_inverse=True)
+    lowest = first[same]  # in the order of ids: the first one with the same fingerprint
+    distinct = np.sort(first)
+    near: dict[int, int] = {}
+    if threshold is not None:
+        found = near_duplicates(keys.bands[order[distinct]], keys.texts.some(order[distinct]), threshold, workers)
+        near = {int(distinct[place]): int(distinct[lower]) for place, lower in found.items()}
+    going = np.flatnonzero((lowest != np.arange(len(order))) | np.isin(lowest, [*near]))
     return {
-        place: (
-            "near_duplicate" if lowest == place else "duplicate",
-            records[survivor.get(lowest, lowest)].id,
+        int(order[place]): (
+            "near_duplicate" if lowest[place] == place else "duplicate",
+            keys.ids[order[near.get(int(lowest[place]), int(lowest[place]))]].decode(),
         )
-        for place, lowest in same.items()
-        if lowest != place or lowest in survivor
+        for place in going.tolist()
     }

@@ -2,13 +2,17 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
+from stages.shared.errors import UserError
 from stages.shared.params import Machine
 
 Item = TypeVar("Item")
@@ -32,6 +36,16 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@contextmanager
+def ctrl_c_later() -> Iterator[None]:
+    """Processes that start in here never hear of Ctrl-C, so that the parent alone says that it stopped."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """work(item) of each item, in the items' order, so that the number of workers never shows in what is made of it.
 
@@ -47,10 +61,18 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], workers: 
     # Not forked: a fork of a process with threads (pyarrow's, for one) may wait for ever for a lock.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        pending = deque(pool.submit(work, item) for item in [*first, *islice(items, 2 * workers - 2)])
         try:
+            with ctrl_c_later():
+                pending = deque(pool.submit(work, item) for item in [*first, *islice(items, 2 * workers - 2)])
             while pending:
                 yield pending.popleft().result()
-                pending += [pool.submit(work, item) for item in islice(items, 1)]
-        finally:
-            pool.shutdown(cancel_futures=True)
+                with ctrl_c_later():
+                    pending += [pool.submit(work, item) for item in islice(items, 1)]
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, most often for want of memory. Set machine.workers to a smaller number"
+            ) from None
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # or the end would wait until their shards are done
+            raise
