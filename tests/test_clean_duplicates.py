@@ -22,7 +22,7 @@ from stages._clean.duplicates import (
     banding,
     compared,
     fingerprint,
-    similarity,
+    similarities,
     turns_of,
 )
 from stages._download_data.stdlib import functions, stdlib_rows
@@ -52,6 +52,10 @@ def record(prompt: str, completion: str, system: str | None = None) -> Record:
 
 def shingles(each: Record) -> np.ndarray:
     return np.unique(duplicates.shingles(compared(turns_of(each))))
+
+
+def similarity(one: np.ndarray, other: np.ndarray) -> float:
+    return similarities(one, [other])[0]
 
 
 def find_duplicates(records: list[Record], threshold: float | None) -> dict[int, tuple[str, str]]:
@@ -291,6 +295,10 @@ def test_the_similarity_of_hashes_is_that_of_the_runs_of_characters(originals):
     for one, other in zip(records, records[1:], strict=False):
         expected = len(runs(one) & runs(other)) / len(runs(one) | runs(other))
         assert similarity(shingles(one), shingles(other)) == expected
+    some = [shingles(each) for each in records]
+    together = similarities(some[0], some)
+    assert together.tolist() == [similarity(some[0], each) for each in some]
+    assert together[0] == 1
 
 
 @pytest.mark.parametrize("first_look", [1, 2, 1000])

@@ -62,10 +62,16 @@ def shingles(text: str) -> np.ndarray:
     return hashes ^ (hashes >> np.uint64(32))
 
 
-def similarity(one: np.ndarray, other: np.ndarray) -> float:
-    """Jaccard: the share of the shingles of either that both have. Each comes without repetitions."""
-    both = len(np.intersect1d(one, other, assume_unique=True))
-    return both / (len(one) + len(other) - both)
+def similarities(one: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
+    """Jaccard of one set with each of the others: the share of the shingles of either that both have, (others,).
+
+    The sets are sorted, without repetitions, and have an element at least.
+    """
+    sizes = np.array([len(other) for other in others])
+    everything = np.concatenate(others)
+    places = np.minimum(np.searchsorted(one, everything), len(one) - 1)
+    both = np.add.reduceat(one[places] == everything, np.cumsum(sizes) - sizes, dtype=np.int64)
+    return both / (len(one) + sizes - both)
 
 
 def banding(threshold: float) -> tuple[int, int]:
@@ -149,11 +155,15 @@ class Pairs:
 def first_similar(pairs: Pairs) -> np.ndarray:
     """For each pair whether it is the first of its higher one's at or above the threshold."""
     texts = pairs.texts.read()
-    cached = lru_cache(maxsize=1024)(lambda place: np.unique(shingles(texts[place])))
-    found, done = np.zeros(len(pairs.higher), bool), -1
-    for number, (higher, lower) in enumerate(zip(pairs.higher.tolist(), pairs.lower.tolist(), strict=True)):
-        if higher != done and similarity(cached(higher), cached(lower)) >= pairs.threshold:
-            found[number], done = True, higher
+    cached = lru_cache(maxsize=4096)(lambda place: np.unique(shingles(texts[place])))
+    found = np.zeros(len(pairs.higher), bool)
+    starts = np.flatnonzero(np.diff(pairs.higher, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(found)], strict=True):
+        # All of a record's pairs at once: one by one, Python would take longer than the comparison.
+        lower = [cached(place) for place in pairs.lower[start:end].tolist()]
+        similar = similarities(cached(int(pairs.higher[start])), lower) >= pairs.threshold
+        if similar.any():
+            found[start + similar.argmax()] = True
     return found
 
 

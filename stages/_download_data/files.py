@@ -32,9 +32,17 @@ def jsonl_rows(path: Path, name: str) -> Iterator[dict]:
                 yield {"source": f"{name}:{number}", **parsed(line)}
 
 
+def without_repetition(pairs: list[tuple[str, object]]) -> dict:
+    """Python would keep the last value of a key that comes twice and lose the others."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(f"the object with the keys {', '.join(name for name, _ in pairs)} has one of them twice")
+    return row
+
+
 def parsed(line: str) -> dict:
     try:
-        return {"row": json.loads(line)}
+        return {"row": json.loads(line, object_pairs_hook=without_repetition)}
     except (ValueError, RecursionError):
         return {"unreadable": line.rstrip("\n")}
 
@@ -42,7 +50,7 @@ def parsed(line: str) -> dict:
 def json_rows(path: Path, name: str) -> Iterator[dict]:
     try:
         with opened(path, errors="strict") as file:
-            rows = json.load(file)
+            rows = json.load(file, object_pairs_hook=without_repetition)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON: {error}. A file with one object a line must be named .jsonl"
