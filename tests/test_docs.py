@@ -1,10 +1,14 @@
-"""The pages in docs/: what they name exists. Their commands are run by tests/test_pipeline.py."""
+"""The pages in docs/: what they name exists.
+
+tests/test_pipeline.py runs their code, but for the server in serving.md, whose packages are not installed here.
+"""
 
 import re
 
 import pytest
 from ruamel.yaml import YAML
 
+from stages._clean.rules import RULES
 from stages._download_data.files import READERS
 from stages._download_data.formats import NEEDED
 from stages.shared.params import Clean, Params, read_yaml
@@ -44,15 +48,8 @@ def test_every_link_of_a_page_leads_somewhere(page):
 def test_the_page_on_own_data_explains_every_key_of_clean_and_every_reason():
     table = OWN_DATA[OWN_DATA.index("## What each key") : OWN_DATA.index("**Secrets")]
     assert set(re.findall("`([a-z_]+)`", table)) >= Clean.model_fields.keys()
-    reasons = set()
-    for file in (ROOT / "stages/clean.py", *(ROOT / "stages/_clean").glob("*.py")):
-        reasons |= set(
-            re.findall(r'"(malformed|duplicate|near_duplicate|contaminated|secret|personal_data)"', file.read_text())
-        )
-    from stages._clean.rules import RULES
-
+    reasons = {"malformed", "secret", "personal_data", "contaminated", "duplicate", "near_duplicate"}
     reasons |= {rule.__name__ for rule in RULES}
-    assert len(reasons) == 11
     assert reasons <= set(re.findall("`([a-z_]+)`", table))
 
 
