@@ -10,8 +10,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from stages._report.figures import MEASURES, headline, sections, spread
-from stages._report.inputs import pairs, read_curve, read_predictions, read_values
+from stages._report.figures import MEASURES, headline, sections
+from stages._report.inputs import read_curve, read_rejected, read_values
+from stages._report.parts import spread
+from stages._report.predictions import pairs, read_predictions
 from stages._report.text import fenced, shown
 from stages.shared.errors import UserError
 from stages.shared.params import Params
@@ -53,8 +55,9 @@ def figures_only(values: dict) -> dict:
 
 
 def metrics(inputs: dict) -> dict:
-    """What metrics.json holds."""
+    """What metrics.json holds. The sources stay in metrics/clean.json: there may be a hundred of them."""
     stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
+    stages["clean"] = {name: value for name, value in inputs["clean"].items() if name != "sources"}
     evaluations = {name: inputs[name] for name in ("base", "tuned")}
     timing = {stage.replace("@", "_"): values for stage, values in inputs["timing"].items()}
     return figures_only({**stages, "evaluate": evaluations, "timing": timing})
@@ -129,6 +132,7 @@ def show() -> None:
 def main(params: Params) -> Outcome:
     inputs = {name: read_values(METRICS / f"{name}.json", name) for name in ("clean", "tokenize", "train", "merge")}
     inputs |= {name: read_values(EVALUATIONS / f"{name}.json", name) for name in ("base", "tuned")}
+    inputs["rejected"] = read_rejected(METRICS / "clean.rejected.json", inputs["clean"]["rows"]["rejected"])
     inputs["manifest"] = read_values(METRICS / "download_model.json", "manifest")
     inputs["timing"] = {stage: read_values(timing_file(stage), "timing") for stage in TIMED}
     inputs["curves"] = {

@@ -226,10 +226,14 @@ def test_the_merged_model_loads_with_nothing_of_ours(repository, tmp_path):
     assert done.stdout.splitlines()[-1] == "True"
 
 
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return re.findall(rf"(?m)^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL)
+
+
 def readme_commands() -> list[str]:
     """The commands of README.md's code blocks, without their comments."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line.partition(" #")[0].strip() for block in blocks("README.md", "bash") for line in block.splitlines()]
 
 
 def test_every_command_of_the_readme_is_run_here_or_by_ci():
@@ -264,6 +268,33 @@ def test_make_runs_the_commands_that_the_readme_gives_without_make():
         assert command.removeprefix("python ") in makefile
         assert command in readme
     assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "exec make test"
+
+
+def test_the_page_on_own_data_leads_to_tokenized_rows_and_to_what_was_rejected(made):
+    repository = made("own-data")
+    rows = [{"prompt": f"Add {n} to a number.", "completion": f"def f(x):\n    return x + {n}"} for n in range(200)]
+    rows[3]["completion"] = "no"
+    rows[7] = rows[5]
+    lines = [json.dumps(row) for row in rows]
+    lines[11] = "{broken"
+    (repository.folder / "data/source/answers.jsonl").write_text("\n".join(lines))
+    for section, changes in YAML(typ="safe").load(blocks("docs/own-data.md", "yaml")[0]).items():
+        for key, value in changes.items():
+            repository.change(f"{section}.{key}", value)
+    repository.change("clean.min_characters", 5)
+    repository.change("clean.max_malformed_rows", 1)
+    start, rejected, show = [repository.run("bash", "-euc", block) for block in blocks("docs/own-data.md", "bash")]
+    assert re.findall(r"(?m)^Running stage '(.+)':$", start) == ["download_model", "download_data", "clean", "tokenize"]
+    found = {tuple(line.split()[:2]) for line in rejected.splitlines()}
+    assert {("too_short", "answers.jsonl:4"), ("malformed", "answers.jsonl:12")} < found
+    assert len(found) == len(found & {("duplicate", "answers.jsonl:6"), ("duplicate", "answers.jsonl:8")}) + 2 == 3
+    assert re.search(r"\[INST\]Add \d+ to a number\.\[/INST\]«def f\(x\):\n    return x \+ \d+</s>»", show)
+
+
+def test_the_python_of_the_page_on_serving_generates_with_the_merged_model_and_with_the_adapter(repository):
+    for block in blocks("docs/serving.md", "python"):
+        printed = repository.run("python", "-c", f"{block}\nassert len(ids) < output.shape[1] <= len(ids) + 64")
+        assert "Traceback" not in printed
 
 
 def test_another_run_with_empty_caches_gives_every_output_the_same_hash(repository, made):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from stages._report.bars import histogram
 from stages._report.charts import label, line_chart, thinned, ticks
-from stages._report.figures import duration, number, size, spread
+from stages._report.data import OTHERS
+from stages._report.parts import duration, number, size, spread
 from stages._report.text import fenced, inline, visible
 from stages.report import TIMED, closing_table, main, report, show
 from stages.shared.errors import UserError
@@ -48,6 +50,10 @@ def split(rows):
     return values | {"truncated": 7, "dropped": 1, "fill": 0.93217}
 
 
+def source(*counts):
+    return dict(zip(("read", "train", "validation", "test", "rejected"), counts, strict=True))
+
+
 def example():
     """Plain dicts as main() reads them."""
     parity = {"loss_gap": 1.25e-05, "kl": 3.4e-06, "top1_agreement": 0.9987, "loss_trained": 1.51234}
@@ -59,6 +65,18 @@ def example():
         "clean": {
             "rows": {"read": 2400, "kept": 2287, "rejected": {"too_short": 88, "duplicate": 25}},
             "splits": {"train": 2005, "validation": 92, "test": 190},
+            "characters": {
+                "train": {"to_00250": 1400, "to_00500": 400, "to_01000": 200, "longer": 5},
+                "validation": {"to_00250": 23, "to_00500": 46, "to_01000": 23, "longer": 0},
+                "test": {"to_00250": 140, "to_00500": 40, "to_01000": 10, "longer": 0},
+            },
+            "sources": {"answers.jsonl": source(1600, 1300, 50, 150, 100), "more.csv": source(800, 705, 42, 40, 13)},
+        },
+        "rejected": {
+            "too_short": [
+                {"source": f"answers.jsonl:{n}", "detail": "", "text": f"user: {n}?\nno"} for n in (3, 9, 27)
+            ],
+            "duplicate": [{"source": "more.csv:5", "detail": "0123abcd", "text": "user: again?\nagain"}],
         },
         "tokenize": {"train": split(2005), "validation": split(92)},
         "train": {
@@ -92,6 +110,7 @@ def write_inputs(root, inputs):
 
     for name in ("clean", "tokenize", "train", "merge"):
         put(f"metrics/{name}.json", json.dumps(inputs[name]))
+    put("metrics/clean.rejected.json", json.dumps(inputs["rejected"]))
     for name in ("base", "tuned"):
         put(f"metrics/evaluate/{name}.json", json.dumps(inputs[name]))
         lines = "".join(json.dumps(row) + "\n" for row in inputs["predictions"][name])
@@ -150,7 +169,10 @@ def hostile_inputs():
     for name in ("base", "tuned"):
         for row in inputs["predictions"][name]:
             row |= {"source": HOSTILE, "prompt": HOSTILE, "reference": HOSTILE, "output": HOSTILE}
-    inputs["clean"]["rows"]["rejected"] = {HOSTILE.replace("\ud800", ""): 3}
+    reason = HOSTILE.replace("\ud800", "")
+    inputs["clean"]["rows"]["rejected"] = {reason: 3}
+    inputs["rejected"] = {reason: [{"source": HOSTILE, "detail": HOSTILE, "text": HOSTILE}] * 3}
+    inputs["clean"]["sources"] = {reason: source(2400, 2005, 92, 190, 113)}
     inputs["train"]["versions"] = {HOSTILE: HOSTILE}
     inputs["manifest"]["id"] = inputs["manifest"]["revision"] = inputs["merge"]["base"] = HOSTILE
     inputs["timing"]["train"]["device"] = HOSTILE
@@ -179,7 +201,7 @@ def test_floats_of_metrics_json_have_six_significant_digits_and_counts_have_all(
 
 def test_no_rejected_row_is_reported_as_an_empty_group():
     inputs = example()
-    inputs["clean"]["rows"]["rejected"] = {}
+    inputs["clean"]["rows"]["rejected"] = inputs["rejected"] = {}
     assert report(inputs, 1)["metrics"]["clean"]["rows"]["rejected"] == {}
 
 
@@ -204,7 +226,7 @@ def test_no_untrusted_text_becomes_a_tag_of_the_page():
     page = Page(report(hostile_inputs(), 3)["html"])
     assert "script" not in page.tags
     assert "img" not in page.tags
-    assert page.text.count("<script>alert(1)</script>") == 3 * 5 + 7
+    assert page.text.count("<script>alert(1)</script>") == 3 * 5 + 7 + 2 + 3 * 3
     assert set(page.tags) == set(clean.tags)
 
 
@@ -221,7 +243,7 @@ def test_no_untrusted_text_becomes_markup_of_the_markdown_page():
     markdown = report(hostile_inputs(), 3)["markdown"]
     outside = re.sub(r"(?ms)^(`{3,})text$.*?^\1$", "", markdown)
     assert not re.search(r"(?<!\\)[<>`]", outside)
-    assert markdown.count("````text") == 3 * 4
+    assert markdown.count("````text") == 3 * 4 + 3
     for table in re.findall(r"(?m)(?:^\|.*\n)+", outside):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
@@ -247,6 +269,81 @@ def test_both_pages_carry_the_numbers(kind):
         *("torch", "2.9.0+cpu", "Trained on cpu", "1,235", "345.6"),
     ):
         assert wanted in text, wanted
+
+
+def test_the_sources_stay_out_of_metrics_json_and_the_lengths_go_in():
+    clean = report(example(), 0)["metrics"]["clean"]
+    assert set(clean) == {"rows", "splits", "characters"}
+    assert clean["characters"]["train"]["longer"] == 5
+
+
+@pytest.mark.parametrize("kind", ["html", "markdown"])
+def test_both_pages_show_lengths_sources_and_samples_of_what_was_rejected(kind):
+    text = report(example(), 0)[kind]
+    text = re.sub(r"(<[^>]+>\s*)+", " | ", text) if kind == "html" else text.replace("\\", "")
+    for wanted in (
+        *("| up to 250 | 1,400 | 23 | 140 |", "| 501 to 1,000 | 200 | 23 | 10 |", "| more than 1,000 | 5 | 0 | 0 |"),
+        *("| answers.jsonl | 1,600 | 1,300 | 50 | 150 | 100 |", "| more.csv | 800 | 705 | 42 | 40 | 13 |"),
+        *("answers.jsonl:27", "user: 27?\nno", "more.csv:5", "0123abcd", "user: again?\nagain"),
+    ):
+        assert wanted in text, wanted
+    assert text.index("duplicate") < text.index("more.csv:5") < text.index("answers.jsonl:3")
+
+
+def test_the_samples_of_each_reason_are_folded_away_behind_how_many_rows_it_rejected():
+    html = report(example(), 0)["html"]
+    assert re.findall("<details>\n<summary>(.*?)</summary>", html) == ["duplicate: 1 of 25", "too_short: 3 of 88"]
+
+
+def test_the_twenty_largest_sources_are_listed_and_the_others_summed():
+    inputs = example()
+    inputs["clean"]["sources"] = {f"{n:02}.jsonl": source(100 + n, 90 + n, 3, 4, 3) for n in range(22)}
+    inputs["clean"]["sources"][OTHERS] = source(1000, 900, 50, 50, 0)
+    rows = re.findall(r"(?m)^\| (\d\d\.jsonl|\\?\(others\\?\)) \| (.*) \|$", report(inputs, 0)["markdown"])
+    assert [name for name, _ in rows] == [f"{n:02}.jsonl" for n in range(21, 1, -1)] + [OTHERS]
+    assert rows[0][1] == "121 | 111 | 3 | 4 | 3"
+    assert rows[-1][1] == "1,201 | 1,081 | 56 | 58 | 6"
+
+
+def test_buckets_stand_in_the_order_of_their_lengths():
+    inputs = example()
+    for counts in inputs["clean"]["characters"].values():
+        counts |= {"to_16000": 7, "to_128000": 8}
+    found = re.findall(r"(?m)^\| ((?:up|[\d,]+) to [\d,]+|more than [\d,]+) \|", report(inputs, 0)["markdown"])
+    assert found == [
+        *("up to 250", "251 to 500", "501 to 1,000", "1,001 to 16,000", "16,001 to 128,000", "more than 128,000")
+    ]
+
+
+def test_a_bar_is_as_tall_as_its_share_of_its_split():
+    chart = histogram("key", "Title", "characters", [0, 10, 20], {"train": [100, 300, 0], "test": [1, 0, 1]})
+    train, test = (each.bars for each in chart.bars)
+    # the axis ends at 80 %
+    height = chart.bottom - chart.top
+    assert [bar.height for bar in train] == pytest.approx([height * 0.25 / 0.8, height * 0.75 / 0.8, 0], abs=0.1)
+    assert [bar.height for bar in test] == pytest.approx([height * 0.5 / 0.8, 0, height * 0.5 / 0.8], abs=0.1)
+    assert all(bar.top + bar.height == pytest.approx(chart.bottom) for bar in (*train, *test))
+    assert [tick.label for tick in chart.y_ticks] == ["0%", "20%", "40%", "60%", "80%"]
+    assert train[1].text == "train, 11 to 20 characters: 300 (75.0%)"
+    assert test[2].text == "test, more than 20 characters: 1 (50.0%)"
+
+
+def test_bars_stay_inside_the_frame_and_apart():
+    edges = [0, 250, 500, 1000, 2000, 4000, 8000, 16000]
+    counts = {"train": [1_000_000, 1, 0, 9, 9, 9, 9, 9], "validation": [0] * 7 + [1], "test": [3] * 8}
+    chart = histogram("key", "Title", "characters", edges, counts)
+    bars = sorted(bar for each in chart.bars for bar in each.bars)
+    assert all(one.left + one.width <= other.left + 0.11 for one, other in zip(bars, bars[1:], strict=False))
+    assert bars[0].left >= chart.left
+    assert bars[-1].left + bars[-1].width <= chart.right
+    assert all(chart.top <= bar.top <= chart.bottom for bar in bars)
+    assert chart.bars[0].bars[1].height == 1  # one row of a million
+    assert chart.bars[0].bars[2].height == 0
+
+
+def test_a_histogram_of_nothing_says_so():
+    chart = histogram("key", "Title", "characters", [0, 10], {"train": [0, 0]})
+    assert (chart.bars, chart.description) == ([], "Nothing was counted.")
 
 
 def test_a_worse_figure_is_called_worse_and_an_equal_one_unchanged():
@@ -317,6 +414,20 @@ def test_evaluations_of_different_rows_are_refused():
     ("name", "change", "message"),
     [
         ("clean", lambda values: values["rows"].pop("read"), r"metrics/clean\.json lacks rows\.read"),
+        ("clean", lambda values: values.pop("sources"), r"metrics/clean\.json lacks sources"),
+        ("clean", lambda values: values["sources"]["more.csv"].pop("test"), r"has sources of 'more\.csv' that are not"),
+        ("clean", lambda values: values["sources"]["more.csv"].update(test=-1), r"has sources of 'more\.csv'"),
+        ("clean", lambda values: values["characters"].pop("test"), r"not buckets up to longer of train, validation"),
+        ("clean", lambda values: values["characters"]["test"].pop("to_00250"), r"has characters of 'test' that are"),
+        (
+            "clean",
+            lambda values: values["characters"]["train"].update(long=1),
+            r"characters\.train with the bucket 'long'",
+        ),
+        ("clean", lambda values: values["rows"]["rejected"].update(duplicate="x"), r"rows rejected as 'duplicate'"),
+        ("rejected", lambda values: values.pop("duplicate"), r"clean\.rejected\.json does not have the reasons of"),
+        ("rejected", lambda values: values["too_short"][1].pop("text"), r"sample 2 of 'too_short' lacks one of source"),
+        ("rejected", lambda values: values.update(too_short="x"), r"sample 1 of 'too_short' lacks"),
         ("clean", lambda values: values.update(rows=3), r"metrics/clean\.json lacks rows\.read"),
         ("train", lambda values: values.update(loss_last="1.5"), r"train\.json has loss_last: '1.5'"),
         ("train", lambda values: values.update(loss_last=math.nan), r"train\.json has loss_last: nan"),
@@ -341,6 +452,8 @@ def test_a_file_without_what_the_report_needs_is_named(run, name, change, messag
         ("metrics/evaluate/base.predictions.jsonl", "[]\n", r"predictions\.jsonl:1 lacks id"),
         ("metrics/evaluate/base.predictions.jsonl", '{"id": "a"}\n', r"predictions\.jsonl:1 lacks source"),
         ("metrics/train.timing.json", None, "is missing"),
+        ("metrics/clean.rejected.json", None, "is missing"),
+        ("metrics/clean.rejected.json", "[]", "does not have the reasons"),
     ],
 )
 def test_a_broken_or_missing_file_is_named(run, params, path, text, message):

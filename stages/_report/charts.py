@@ -1,7 +1,7 @@
-"""The geometry of a line chart: where ticks, lines and points stand in an SVG that report.html.j2 draws."""
+"""The geometry of a chart: where ticks, lines, points and bars stand in an SVG that report.html.j2 draws."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
@@ -26,14 +26,31 @@ class Line(NamedTuple):
     key_at: float  # where its entry in the legend begins
 
 
+class Bar(NamedTuple):
+    left: float
+    top: float
+    width: float
+    height: float
+    text: str
+
+
+class Bars(NamedTuple):
+    name: str
+    style: str
+    bars: list[Bar]
+    key_at: float
+
+
 @dataclass(frozen=True)
 class Chart:
     key: str
     title: str
+    x_name: str
     description: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     lines: list[Line]
+    bars: list[Bars] = field(default_factory=list)
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -73,6 +90,11 @@ def thinned(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
     return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
 
 
+def key_width(name: str) -> int:
+    """Of its entry in the legend."""
+    return 36 + 7 * len(name)
+
+
 def describe(series: dict[str, list[Point]], x_name: str) -> str:
     """What a reader who cannot see the lines needs of them."""
     parts = [
@@ -89,7 +111,7 @@ def line_chart(key: str, title: str, series: dict[str, list[Point]], styles: lis
     drawn = {name: thinned(points) for name, points in series.items() if points}
     everything = [point for points in drawn.values() for point in points]
     if not everything:
-        return Chart(key, title, describe(series, "step"), [], [], [])
+        return Chart(key, title, "step", describe(series, "step"), [], [], [])
     xs, ys = [x for x, _ in everything], [y for _, y in everything]
     x_values = ticks(min(xs), max(xs), 6, whole=True)
     y_values = ticks(0.0 if zero else min(ys), max(ys), 5)
@@ -108,10 +130,10 @@ def line_chart(key: str, title: str, series: dict[str, list[Point]], styles: lis
             path = " ".join(f"{x},{y}" for x, y in places)
             # Few points are measurements to be seen; many are a line.
             lines.append(Line(name, style, path, places if len(places) <= 30 else [], key_at))
-            key_at += 36 + 7 * len(name)
+            key_at += key_width(name)
     x_step, y_step = x_values[1] - x_values[0], y_values[1] - y_values[0]
     return Chart(
-        *(key, title, describe(series, "step")),
+        *(key, title, "step", describe(series, "step")),
         x_ticks=[Tick(across(x), label(x, x_step)) for x in x_values],
         y_ticks=[Tick(down(y), label(y, y_step)) for y in y_values],
         lines=lines,

@@ -4,22 +4,22 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import NamedTuple
 
-from stages._report.charts import Chart, line_chart
-
-NOTHING = "–"
-
-
-class Table(NamedTuple):
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-
-
-class Section(NamedTuple):
-    title: str
-    note: str
-    tables: list[Table]
-    charts: tuple[Chart, ...] = ()
+from stages._report.charts import line_chart
+from stages._report.data import data
+from stages._report.parts import (
+    NOTHING,
+    Section,
+    Table,
+    difference,
+    duration,
+    number,
+    points,
+    relative,
+    share,
+    size,
+    spread,
+    times,
+)
 
 
 class Measure(NamedTuple):
@@ -28,59 +28,6 @@ class Measure(NamedTuple):
     show: Callable[[float | None], str]
     change: Callable[[float, float], str]
     lower_is_better: bool
-
-
-def number(value: float | None) -> str:
-    """A count in full; a measurement to four digits."""
-    if value is None:
-        return NOTHING
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
-
-
-def share(value: float | None, digits: int = 1) -> str:
-    return NOTHING if value is None else f"{value:.{digits}%}"
-
-
-def size(count: float | None) -> str:
-    """Bytes in the decimal units that disks and hubs use."""
-    if count is None:
-        return NOTHING
-    power = min(4, (len(str(round(count))) - 1) // 3)
-    value, unit = count / 1000**power, ("B", "kB", "MB", "GB", "TB")[power]
-    return f"{value:.0f} {unit}" if value >= 100 or not power else f"{value:.1f} {unit}"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return NOTHING
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def times(large: float | None, small: float | None) -> str:
-    return f"{large / small:,.1f}×" if large and small else NOTHING
-
-
-def signed(text: str) -> str:
-    """With a real minus sign, so that it lines up with the plus."""
-    return text.replace("-", "−", 1) if text.startswith("-") else f"+{text}"
-
-
-def relative(before: float, after: float) -> str:
-    return signed(f"{(after - before) / before:.1%}") if before else NOTHING
-
-
-def difference(before: float, after: float) -> str:
-    return signed(number(after - before))
-
-
-def points(before: float, after: float) -> str:
-    return f"{signed(f'{100 * (after - before):.1f}')} points"
 
 
 MEASURES = (
@@ -121,17 +68,9 @@ def base_name(manifest: dict) -> str:
     return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
-def origin(manifest: dict, clean: dict, tokenize: dict) -> Section:
+def origin(manifest: dict, tokenize: dict) -> Section:
     base = [["Model", base_name(manifest)], ["Commit", str(manifest.get("revision") or NOTHING)]]
     base += [["Parameters", number(manifest["parameters"])], ["Size", size(manifest["bytes"])]]
-    read, rejected = clean["rows"]["read"], clean["rows"]["rejected"]
-
-    def line(name: str, count: int) -> list[str]:
-        return [name, number(count), share(count / read) if read else NOTHING]
-
-    rows = [line("Read", read), *(line(f"Rejected: {reason}", rejected[reason]) for reason in sorted(rejected))]
-    rows += [line("Kept", clean["rows"]["kept"])]
-    rows += [line(f"Split: {name}", clean["splits"][name]) for name in ("train", "validation", "test")]
     names = {"rows": "Rows", "packed_rows": "Packed rows", "tokens": "Tokens", "trained_tokens": "Tokens trained on"}
     names |= {"truncated": "Rows cut to length", "dropped": "Rows dropped"}
     train, validation = tokenize["train"], tokenize["validation"]
@@ -142,16 +81,9 @@ def origin(manifest: dict, clean: dict, tokenize: dict) -> Section:
         "",
         [
             Table("Base model", ["", "Value"], base),
-            Table("Rows", ["", "Rows", "Share of read"], rows),
             Table("Tokens", ["", "Train", "Validation"], tokens),
         ],
     )
-
-
-def spread(items: list, most: int) -> list:
-    """At most `most` of the items, in order, evenly apart."""
-    chosen = min(most, len(items))
-    return [items[(2 * place + 1) * len(items) // (2 * chosen)] for place in range(chosen)]
 
 
 def training(train: dict, curves: dict) -> Section:
@@ -239,7 +171,8 @@ def sections(inputs: dict) -> list[Section]:
     """The page from top to bottom, the sample generations apart."""
     return [
         comparison(inputs["base"], inputs["tuned"]),
-        origin(inputs["manifest"], inputs["clean"], inputs["tokenize"]),
+        origin(inputs["manifest"], inputs["tokenize"]),
+        data(inputs["clean"], inputs["rejected"]),
         training(inputs["train"], inputs["curves"]),
         merging(inputs["merge"]),
         efficiency(inputs["train"], inputs["merge"], inputs["timing"]),

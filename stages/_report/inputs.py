@@ -1,15 +1,15 @@
-"""Reads what the other stages left and refuses it, in one sentence, where the report would be wrong or half empty."""
+"""Reads what other stages measured and refuses it, in one sentence, where the report would be wrong or half empty."""
 
 import csv
-import json
 import math
-from collections.abc import Iterable
+import re
 from pathlib import Path
 
+from stages._report.data import COUNTS, SPLITS
 from stages.shared.errors import UserError
 from stages.shared.paths import read_json
 
-SPLIT = ("rows", "packed_rows", "tokens", "trained_tokens", "truncated", "dropped", "fill")
+TOKENS = ("rows", "packed_rows", "tokens", "trained_tokens", "truncated", "dropped", "fill")
 EVALUATION = (
     *("rows", "tokens", "loss", "perplexity", "loss_after_8", "perplexity_after_8"),
     *("generated_rows", "ended_share", "parses_share", "chrf"),
@@ -18,7 +18,7 @@ EVALUATION = (
 REQUIRED = {
     "manifest": ("parameters", "bytes"),
     "clean": ("rows.read", "rows.kept", "splits.train", "splits.validation", "splits.test"),
-    "tokenize": tuple(f"{split}.{name}" for split in ("train", "validation") for name in SPLIT),
+    "tokenize": tuple(f"{split}.{name}" for split in ("train", "validation") for name in TOKENS),
     "train": (
         *("loss_first", "loss_last", "validation_loss_start", "validation_loss", "steps", "tokens", "trained_tokens"),
         *("trainable_parameters", "parameters", "trainable_share"),
@@ -36,11 +36,11 @@ REQUIRED = {
 # The same for what is not a figure: the type says what it must be.
 REQUIRED_OTHER = {
     "manifest": {"source": str},
-    "clean": {"rows.rejected": dict},
+    "clean": {"rows.rejected": dict, "characters": dict, "sources": dict},
     "train": {"versions": dict},
     "merge": {"base": str},
 }
-PREDICTION = {"id": str, "source": str, "prompt": str, "reference": str, "output": str, "ended": bool, "parses": bool}
+REJECT = ("source", "detail", "text")
 
 
 def lookup(values: object, dotted: str) -> object:
@@ -67,19 +67,56 @@ def flaw(values: object, kind: str) -> str | None:
             return f"lacks {dotted}"
         if not (is_figure(value) if wanted is None else isinstance(value, wanted)):
             return f"has {dotted}: {value!r}, which is not a {'finite number' if wanted is None else wanted.__name__}"
-    return None
+    return data_flaw(values) if kind == "clean" else None
 
 
-def read_values(path: Path, kind: str) -> dict:
-    """The JSON file at `path`, with all that REQUIRED asks of its kind."""
+def data_flaw(clean: dict) -> str | None:
+    """The same for the counts in metrics/clean.json whose names come from the data."""
+    characters = clean["characters"]
+    buckets = characters["train"] if isinstance(characters.get("train"), dict) else {}
+    if set(characters) != set(SPLITS) or not {"longer"} < set(buckets):
+        return f"has characters that are not buckets up to longer of {', '.join(SPLITS)}"
+    if odd := next((name for name in buckets if not re.fullmatch(r"to_\d+|longer", name)), None):
+        return f"has characters.train with the bucket {odd!r}"
+    for part, names in (("characters", buckets), ("sources", COUNTS)):
+        for group, counts in clean[part].items():
+            if not isinstance(counts, dict) or set(counts) != set(names) or not all(map(is_count, counts.values())):
+                return f"has {part} of {group!r} that are not whole numbers named {', '.join(names)}"
+    odd = next((reason for reason, count in clean["rows"]["rejected"].items() if not is_count(count)), None)
+    return odd and f"has no whole number of rows rejected as {odd!r}"
+
+
+def is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def read_file(path: Path) -> object:
     try:
-        values = read_json(path)
+        return read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing. `dvc repro report` makes what it needs") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}. Delete it and run `dvc repro report`") from None
+
+
+def read_values(path: Path, kind: str) -> dict:
+    """The JSON file at `path`, with all that REQUIRED asks of its kind."""
+    values = read_file(path)
     if problem := flaw(values, kind):
         raise UserError(f"{path} {problem}. It is from another version or was edited: run the stage that writes it")
+    return values
+
+
+def read_rejected(path: Path, counts: dict[str, int]) -> dict[str, list[dict[str, str]]]:
+    """{reason: samples of what was rejected for it}. counts: rows by reason, from metrics/clean.json."""
+    values = read_file(path)
+    again = "Run `dvc repro --force clean`"
+    if not isinstance(values, dict) or set(values) != set(counts):
+        raise UserError(f"{path} does not have the reasons of {path.with_name('clean.json')}. {again}")
+    for reason, samples in values.items():
+        for number, sample in enumerate(samples if isinstance(samples, list) else [None], 1):
+            if not isinstance(sample, dict) or any(not isinstance(sample.get(name), str) for name in REJECT):
+                raise UserError(f"{path}: sample {number} of {reason!r} lacks one of {', '.join(REJECT)}. {again}")
     return values
 
 
@@ -97,39 +134,3 @@ def read_curve(path: Path, column: str) -> list[tuple[int, float]]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a curve with the columns step and {column}: {error!r}") from None
     return points
-
-
-def prediction(line: str, where: str) -> dict:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is not valid JSON: {error}") from None
-    for name, wanted in PREDICTION.items():
-        if not isinstance(row, dict) or not isinstance(row.get(name), wanted):
-            raise UserError(f"{where} lacks {name}, or it is not a {wanted.__name__}. Run `dvc repro evaluate` again")
-    return row
-
-
-def read_predictions(path: Path) -> list[dict]:
-    # Not splitlines(): it would also break a line at U+2028, which JSON allows inside a string.
-    try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            return [prediction(line, f"{path}:{number}") for number, line in enumerate(file, 1) if line.strip()]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing. `dvc repro evaluate` makes it") from None
-
-
-def pairs(base: Iterable[dict], tuned: Iterable[dict]) -> list[tuple[dict, dict]]:
-    """Both answers to each prompt.
-
-    Raises:
-        UserError: the two evaluations did not answer the same prompts in the same order.
-    """
-    base, tuned = list(base), list(tuned)
-    again = "Base and tuned were not evaluated on the same rows: run `dvc repro --force evaluate`"
-    if len(base) != len(tuned):
-        raise UserError(f"the predictions of base are {len(base)}, those of tuned {len(tuned)}. {again}")
-    for number, (one, other) in enumerate(zip(base, tuned, strict=True), 1):
-        if one["id"] != other["id"]:
-            raise UserError(f"prediction {number} has the id {one['id']!r} in base, {other['id']!r} in tuned. {again}")
-    return list(zip(base, tuned, strict=True))

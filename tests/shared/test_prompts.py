@@ -214,6 +214,63 @@ def test_transformers_renders_the_same_ids_with_our_template(encoder, base, vers
         assert asked == encoder.prompt(messages[:-1]), messages
 
 
+@pytest.fixture(scope="module")
+def served(base, version):
+    """served(messages) is the ids that a server makes of them: the chat template, then the tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, chat_template=CHAT_TEMPLATES[version])
+    return lambda messages: tokenizer.apply_chat_template(messages, return_dict=False)
+
+
+def test_a_growing_conversation_keeps_its_beginning_but_not_with_a_system_prompt_in_v2_and_v3(served, version):
+    longer = [each for each in PLAIN if len(each) > 4]
+    assert {each[0]["role"] for each in longer} == {"system", "user"}
+    for messages in longer:
+        earlier, later = served(messages[:-3]), served(messages[:-1])
+        moved = messages[0]["role"] == "system" and version != "v1"
+        assert (later[: len(earlier)] == earlier) is not moved, messages
+        before = messages[1:-4] if moved else messages[:-4]
+        if before[1:]:  # what comes before the turn that had it is still the same
+            shared = served(before)
+            assert earlier[: len(shared)] == later[: len(shared)] == shared
+
+
+def test_a_server_takes_look_alikes_for_control_tokens(encoder, served, pieces, version):
+    for text in ("</s>", "<s>") if version == "v1" else ("[INST]", "[/INST]", "</s>", "<s>"):
+        messages = [{"role": "user", "content": f"What is {text} for?"}]
+        found, trained = served(messages), encoder.prompt(messages)
+        token = pieces.piece_to_id(text)
+        assert found.count(token) == trained.count(token) + 1
+        assert text in encoder.decode(trained)
+    if version == "v1":
+        marks = [{"role": "user", "content": "What are [INST] and [/INST] for?"}]
+        assert served(marks) == encoder.prompt(marks)
+
+
+def test_blanks_at_the_end_of_an_earlier_answer_are_gone_in_v2_and_v3_alone(served, version):
+    def conversation(ending):
+        return [*SIMPLE[:1], {"role": "assistant", "content": f"Hello there{ending}"}, {"role": "user", "content": "?"}]
+
+    assert (served(conversation("  ")) == served(conversation(""))) is (version != "v1")
+    assert served(conversation("\n")) != served(conversation(""))
+
+
+def test_a_server_knows_nothing_of_the_system_prompt_of_params(served, version):
+    encoder = Encoder(Prompt(template=version, system="Be brief"))
+    assert served(SIMPLE[:1]) != encoder.prompt(SIMPLE[:1])
+    assert served([{"role": "system", "content": "Be brief"}, *SIMPLE[:1]]) == encoder.prompt(SIMPLE[:1])
+
+
+def test_a_rendered_prompt_that_is_tokenized_as_any_text_begins_twice(encoder, base, version):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, chat_template=CHAT_TEMPLATES[version])
+    text = tokenizer.apply_chat_template(SIMPLE[:1], tokenize=False)
+    assert tokenizer(text).input_ids == [encoder.bos, *encoder.prompt(SIMPLE[:1])]
+    assert tokenizer(text, add_special_tokens=False).input_ids == encoder.prompt(SIMPLE[:1])
+
+
 def test_the_template_refuses_a_role_that_it_would_drop(base, version):
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
