@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import batched, cycle, islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import psutil
@@ -30,16 +30,20 @@ from stages.tokenize import SHARD, tokenize_split
 TURNS = 2  # each is measured so often, by turns, and the better one counts: a shared machine has slow moments
 
 
-def conversations(functions: list[dict], count: int) -> Iterator[list[dict[str, str]]]:
-    for number, row in enumerate(islice(cycle(functions), count)):
-        yield [
+def conversations(functions: list[dict], count: int, size: int) -> Iterator[list[list[dict[str, str]]]]:
+    """`count` of them in lists of `size`."""
+    each = (
+        [
             {"role": "user", "content": f"{row['prompt']} ({number})"},
             {"role": "assistant", "content": f"{row['completion']}  # {number}"},
         ]
+        for number, row in enumerate(islice(cycle(functions), count))
+    )
+    return iter(lambda: list(islice(each, size)), [])
 
 
 def measured(work: Callable[[], object]) -> tuple[float, int]:
-    """Seconds, and the bytes of resident memory of this process and its children at their peak, looked at as it runs."""
+    """Seconds, and at its peak the resident memory of this process and its children, in bytes."""
     done, peak = threading.Event(), [0]
 
     def watch() -> None:
@@ -71,7 +75,7 @@ def main(count: int) -> None:
     raw.encode_special_tokens = True
 
     def encode_raw() -> None:
-        for batch in batched(conversations(functions, count), 1000):
+        for batch in conversations(functions, count, 1000):
             texts = [message["content"] for messages in batch for message in messages]
             for each in raw.encode_batch(texts, add_special_tokens=False):
                 each.ids  # noqa: B018 the list is made when it is asked for
@@ -86,7 +90,7 @@ def main(count: int) -> None:
         os.chdir(folder)
         CLEAN.mkdir(parents=True)
         with record_file(CLEAN / "train.parquet") as file:
-            for batch in batched(conversations(functions, count), SHARD):
+            for batch in conversations(functions, count, SHARD):
                 file.write_table(record_table(Record("0" * 32, messages, "stdlib:1") for messages in batch))
         for _ in range(TURNS):
             for name, work in (("tokenizers", encode_raw), ("ours", ours)):
