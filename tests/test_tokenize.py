@@ -297,11 +297,11 @@ def test_the_file_has_the_rows_of_each_shard_as_datasets_reads_them(inputs, para
 
     records = [record(number, number % 4 + 1) for number in range(2600)]
     write_records(CLEAN / "train.parquet", records)
-    main(params(max_length=64), 1300)
+    main(params(packing=False), 1300)
     dataset = Dataset.from_file(str(TOKENIZED / "train.arrow"))
     assert dataset.column_names == ["input_ids", "labels", "seq_lengths"]
     shards = [[each.messages for each in records[start : start + 1300]] for start in (0, 1300)]
-    expected = [tokenize(shard, encoder, params(max_length=64).tokenize)[0].to_pylist() for shard in shards]
+    expected = [tokenize(shard, encoder, params(packing=False).tokenize)[0].to_pylist() for shard in shards]
     assert dataset.to_list() == [row for shard in expected for row in shard]
 
 

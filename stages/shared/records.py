@@ -74,7 +74,8 @@ def read_batches(path: Path, size: int) -> Iterator["pyarrow.RecordBatch"]:
     """
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    # Buffers read ahead are kept to the end: the whole file, in time.
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
         yield from file.iter_batches(size, columns=["id", "messages", "source"])
 
 
