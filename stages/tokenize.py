@@ -3,45 +3,50 @@
 data/tokenized/{train,validation}.arrow have columns input_ids, labels (-100 on all but the assistant's turns and their
 end-of-sequence token) and seq_lengths (the lengths of the conversations packed into the row, in TRL's name for it).
 data/tokenized/rejected.parquet has the conversations of which nothing fits into `tokenize.max_length`.
+A split is tokenized in shards of SHARD conversations, `machine.workers` at a time, and a row holds conversations of one
+shard alone: so memory does not grow with the data, nor do the bytes depend on the workers.
 Run it with `dvc repro tokenize`; always as a module, since a plain script would shadow Python's own `tokenize`.
 `python -m stages.tokenize --show 3` prints rows with the trained tokens highlighted.
 """
 
 import hashlib
 import sys
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from collections import Counter
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy
+
+from stages._tokenize.packing import join, pack, row_schema
+from stages._tokenize.show import show
 from stages.shared.errors import UserError
-from stages.shared.params import Params, Tokenize, load_params
+from stages.shared.params import Params, Prompt, Tokenize
 from stages.shared.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json, whole_directory, write_json
-from stages.shared.prompts import CHAT_TEMPLATES, IGNORED, Encoded, Encoder, check_base
-from stages.shared.records import Record, read_records, record_file, record_table
+from stages.shared.progress import progress
+from stages.shared.prompts import CHAT_TEMPLATES, IGNORED, Arrays, Encoder, check_base
+from stages.shared.records import read_batches, record_file
 from stages.shared.stage import Outcome, run_stage
+from stages.shared.workers import count_workers, ordered_map
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SHARD = 10_000  # conversations that are packed together: enough for full rows, few enough for memory
+BATCH = 1000  # rows in a batch of the Arrow file
+Conversation = list[dict[str, str]]
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one forward pass sees as one row: one conversation, or several packed ones."""
-
-    input_ids: list[int]
-    labels: list[int]
-    seq_lengths: list[int]
-
-
-def fitting(whole: Encoded, messages: list[dict[str, str]], encoder: Encoder, params: Tokenize) -> list[Encoded]:
-    """The conversation, or what `tokenize.too_long` leaves of it: whole turns only, so that each part ends in </s>."""
-    if len(whole.input_ids) <= params.max_length:
-        return [whole]
+def fitting(messages: Conversation, encoder: Encoder, params: Tokenize) -> list[Arrays]:
+    """What `tokenize.too_long` leaves of a conversation: whole turns only, so that each part ends in </s>."""
     if params.too_long == "drop":
         return []
     system = messages[:1] if messages[0]["role"] == "system" else []
     turns, parts = messages[len(system) :], []
     while turns:
         for count in range(len(turns), 0, -2):
-            part = encoder.conversation(system + turns[:count])
-            if len(part.input_ids) <= params.max_length:
+            part = encoder.arrays([system + turns[:count]], threads=1)[0]
+            if len(part[0]) <= params.max_length:
                 parts.append(part)
                 break
         if params.too_long == "truncate":
@@ -51,124 +56,96 @@ def fitting(whole: Encoded, messages: list[dict[str, str]], encoder: Encoder, pa
 
 
 def tokenize(
-    records: list[Record], encoder: Encoder, params: Tokenize
-) -> tuple[list[Row], dict[str, float], list[Record]]:
-    """The rows to train on, their counts, and the records of which nothing fits."""
-    kept: list[Encoded] = []
-    dropped, truncated, answers = [], 0, 0
-    encoded = encoder.conversations([record.messages for record in records])
-    for record, whole in zip(records, encoded, strict=True):
-        parts = fitting(whole, record.messages, encoder, params)
-        found = sum(part.labels.count(encoder.eos) for part in parts)
-        expected = sum(message["role"] == "assistant" for message in record.messages)
+    conversations: list[Conversation], encoder: Encoder, params: Tokenize, threads: int = 1
+) -> tuple["pyarrow.RecordBatch", Counter[str], list[int]]:
+    """The rows to train on, their counts, and the numbers of the conversations of which nothing fits."""
+    kept: list[Arrays] = []
+    dropped, truncated = [], 0
+    for number, whole in enumerate(encoder.arrays(conversations, threads)):
+        messages = conversations[number]
+        if len(whole[0]) <= params.max_length:
+            kept.append(whole)
+            continue
+        parts = fitting(messages, encoder, params)
         kept += parts
-        answers += found
+        answers = sum(numpy.count_nonzero(labels == encoder.eos) for _, labels in parts)
         if not parts:
-            dropped.append(record)
-        elif found < expected:
+            dropped.append(number)
+        elif answers < sum(message["role"] == "assistant" for message in messages):
             truncated += 1
-    lengths = [len(row.input_ids) for row in kept]
+    lengths = [len(ids) for ids, _ in kept]
     groups = pack(lengths, params.max_length) if params.packing else [[index] for index in range(len(kept))]
-    rows = [join([kept[index] for index in group]) for group in groups]
-    tokens = sum(lengths)
+    rows = join(kept, groups)
+    labels = rows["labels"].values.to_numpy()
     counts = {
         "rows": len(kept),
-        "answers": answers,
+        "answers": int(numpy.count_nonzero(labels == encoder.eos)),
         "truncated": truncated,
         "dropped": len(dropped),
-        "packed_rows": len(rows),
-        "tokens": tokens,
-        "trained_tokens": sum(label != IGNORED for row in rows for label in row.labels),
-        "fill": round(tokens / (len(rows) * params.max_length), 4) if rows else 0.0,
+        "packed_rows": rows.num_rows,
+        "tokens": len(labels),
+        "trained_tokens": int(numpy.count_nonzero(labels != IGNORED)),
     }
-    return rows, counts, dropped
+    return rows, Counter(counts), dropped
 
 
-def pack(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Indices grouped so that no group's lengths exceed `capacity`: best fit, longest first.
-
-    Best-fit decreasing packing of training sequences: Ding et al. 2024, "Fewer Truncations Improve Language Modeling".
-    """
-    by_room: dict[int, list[int]] = {}  # room left → groups with it; there are only `capacity` different rooms
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        room = next((room for room in range(lengths[index], capacity + 1) if by_room.get(room)), None)
-        if room is None:
-            groups.append([])
-            group, room = len(groups) - 1, capacity
-        else:
-            group = by_room[room].pop()
-        groups[group].append(index)
-        by_room.setdefault(room - lengths[index], []).append(group)
-    return groups
+encoder_of = cache(Encoder)  # a worker keeps it for all its shards
 
 
-def join(conversations: list[Encoded]) -> Row:
-    return Row(
-        [token for each in conversations for token in each.input_ids],
-        # Without this the last token of one conversation would be trained to predict the first of the next.
-        [label for each in conversations for label in (IGNORED, *each.labels[1:])],
-        [len(each.input_ids) for each in conversations],
+def tokenize_shard(
+    records: "pyarrow.RecordBatch", prompt: Prompt, params: Tokenize, threads: int
+) -> tuple["pyarrow.RecordBatch", Counter[str], "pyarrow.Table"]:
+    """What a worker does. Only Arrow's buffers go to it and come back: they are copied, not spelled out."""
+    import pyarrow
+
+    rows, counts, dropped = tokenize(records["messages"].to_pylist(), encoder_of(prompt), params, threads)
+    left_out = pyarrow.Table.from_batches([records.take(pyarrow.array(dropped, pyarrow.int64()))])
+    reasons = pyarrow.array(["longer_than_max_length"] * len(dropped), pyarrow.string())
+    return rows, counts, left_out.append_column("reason", reasons)
+
+
+def tokenize_split(
+    split: str, path: Path, rejected: "pyarrow.parquet.ParquetWriter", params: Params, size: int
+) -> dict[str, float]:
+    """Writes the rows of a split as an Arrow IPC stream, which `datasets` maps into memory as it is. Returns counts."""
+    import pyarrow.parquet
+
+    source = CLEAN / f"{split}.parquet"
+    total = pyarrow.parquet.read_metadata(source).num_rows
+    workers = count_workers(params.machine)
+    # The cores are either the workers' or, where one shard is all there is, SentencePiece's.
+    work = partial(
+        tokenize_shard, prompt=params.prompt, params=params.tokenize, threads=workers if total <= size else 1
     )
+    counts: Counter[str] = Counter()
+    with (
+        pyarrow.OSFile(str(path), "wb") as file,
+        pyarrow.ipc.new_stream(file, row_schema()) as writer,
+        progress(f"tokenize {split}", total, " rows") as shown,
+    ):
+        for rows, found, left_out in ordered_map(work, read_batches(source, size), workers):
+            for start in range(0, rows.num_rows, BATCH):
+                writer.write(rows.slice(start, BATCH))
+            if left_out.num_rows:
+                rejected.write_table(left_out)
+            counts.update(found)
+            shown.advance(min(size, total - shown.done))
+    if not counts["rows"]:
+        raise UserError(f"no row of the {split} split has an answer within tokenize.max_length")
+    return {**counts, "fill": round(counts["tokens"] / (counts["packed_rows"] * params.tokenize.max_length), 4)}
 
 
-def write_rows(path: Path, rows: list[Row]) -> None:
-    """An Arrow IPC stream, which `datasets` maps into memory as it is."""
-    import pyarrow
-
-    tokens = pyarrow.list_(pyarrow.int32())
-    schema = pyarrow.schema([("input_ids", tokens), ("labels", tokens), ("seq_lengths", tokens)])
-    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
-        for start in range(0, len(rows), 1000):
-            writer.write(pyarrow.RecordBatch.from_pylist([asdict(row) for row in rows[start : start + 1000]], schema))
-
-
-def readable(text: str) -> str:
-    """Text of unknown origin for a terminal: control characters, newlines apart, are spelled out."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
-
-
-def highlight(row: Row, encoder: Encoder, colour: bool) -> str:
-    """The row's text, the trained tokens in green on a terminal, between « and » elsewhere."""
-    before, after = ("\x1b[32m", "\x1b[0m") if colour else ("«", "»")
-    # A label that `join` took away is only that of a conversation's first token, <s>, which is never trained.
-    runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORED)
-    texts = [(trained, readable(encoder.spell([token for token, _ in run]))) for trained, run in runs]
-    return "".join(f"{before}{text}{after}" if trained else text for trained, text in texts)
-
-
-def show(count: int) -> None:
-    """Prints the first rows of data/tokenized/train.arrow, so that people look at their masks."""
-    import pyarrow
-
-    params, path = load_params(), TOKENIZED / "train.arrow"
-    if not path.is_file():
-        raise UserError(f"{path} is missing. `dvc repro tokenize` makes it")
-    encoder = Encoder(params.prompt)
-    rows = pyarrow.ipc.open_stream(path).read_all().slice(0, count).to_pylist()
-    for number, row in enumerate(rows, 1):
-        print(f"row {number}: {len(row['input_ids'])} tokens, conversations of {row['seq_lengths']}")
-        print(highlight(Row(**row), encoder, sys.stdout.isatty()))
-
-
-def main(params: Params) -> Outcome:
+def main(params: Params, size: int = SHARD) -> Outcome:
     encoder = Encoder(params.prompt)
     check_base(encoder, BASE)
     context = read_json(BASE / "config.json")["max_position_embeddings"]
     if params.tokenize.max_length > context:
         raise UserError(f"tokenize.max_length is {params.tokenize.max_length}; the base model reads {context} tokens")
     template = hashlib.sha256(CHAT_TEMPLATES[params.prompt.template].encode()).hexdigest()
-    metrics, dropped = {"chat_template_sha256": template}, []
-    with whole_directory(TOKENIZED) as folder:
+    metrics = {"chat_template_sha256": template}
+    with whole_directory(TOKENIZED) as folder, record_file(folder / "rejected.parquet", "reason") as rejected:
         for split in ("train", "validation"):
-            records = [record for part in read_records(CLEAN / f"{split}.parquet") for record in part]
-            rows, metrics[split], left_out = tokenize(records, encoder, params.tokenize)
-            if not rows:
-                raise UserError(f"no row of the {split} split has an answer within tokenize.max_length")
-            write_rows(folder / f"{split}.arrow", rows)
-            dropped += left_out
-        with record_file(folder / "rejected.parquet", "reason") as file:
-            file.write_table(record_table(dropped, reason=["longer_than_max_length"] * len(dropped)))
+            metrics[split] = tokenize_split(split, folder / f"{split}.arrow", rejected, params, size)
     write_json(METRICS / "tokenize.json", metrics)
     train = metrics["train"]
     return Outcome(

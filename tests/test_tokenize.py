@@ -1,22 +1,23 @@
 """Token rows: what is truncated, dropped and packed, that no conversation trains another, and the files themselves."""
 
-import dataclasses
 import json
 import random
 import re
 import shutil
 from pathlib import Path
 
+import numpy
 import pytest
 
+from stages import clean, download_data
 from stages import tokenize as stage
 from stages.download_model import convert_tokenizer
 from stages.shared.errors import UserError
 from stages.shared.params import Prompt, Tokenize
 from stages.shared.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json
-from stages.shared.prompts import IGNORED, Encoded, Encoder
-from stages.shared.records import Record
-from stages.tokenize import main, pack, tokenize, write_rows
+from stages.shared.prompts import IGNORED, Encoder
+from stages.shared.records import Record, read_records
+from stages.tokenize import main, pack, tokenize
 from tests.conftest import write_records
 
 CAPACITY = 512
@@ -45,40 +46,41 @@ class Lettered:
 
     eos = ord("$")
 
-    def conversation(self, messages) -> Encoded:
+    def arrays(self, batch, threads):
+        return [self.conversation(messages) for messages in batch]
+
+    def conversation(self, messages):
         ids, labels = [], []
         for message in messages:
             text = message["content"] + "$" * (message["role"] == "assistant")
             ids += map(ord, text)
             labels += [ord(letter) if message["role"] == "assistant" else IGNORED for letter in text]
-        return Encoded(ids, labels)
-
-    def conversations(self, batch) -> list[Encoded]:
-        return [self.conversation(messages) for messages in batch]
+        return numpy.array(ids, dtype=numpy.int32), numpy.array(labels, dtype=numpy.int32)
 
 
-def lettered(*texts) -> list[Record]:
-    """Records from spellings such as "..ab$.c$", two exchanges; a leading s is a system prompt of one token."""
-    records = []
+def lettered(*texts) -> list[list[dict]]:
+    """Conversations from spellings such as "..ab$.c$", two exchanges; a leading s is a system prompt of one token."""
+    conversations = []
     for text in texts:
         messages = [{"role": "system", "content": "s"}] if text.startswith("s") else []
         for prompt, answer in re.findall(r"(\.+)(\w*)\$", text):
             messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-        records.append(Record(text, messages, "x:1"))
-    return records
+        conversations.append(messages)
+    return conversations
 
 
 def tokenized(*texts, max_length=8, packing=False, too_long="drop"):
     params = Tokenize(max_length=max_length, packing=packing, too_long=too_long)
-    return tokenize(lettered(*texts), Lettered(), params)
+    rows, counts, dropped = tokenize(lettered(*texts), Lettered(), params)
+    return rows.to_pylist(), counts, dropped
 
 
 def spelled(row) -> str:
-    return "".join(map(chr, row.input_ids))
+    return "".join(map(chr, row["input_ids"]))
 
 
 def trained(row) -> str:
-    return "".join("." if label == IGNORED else chr(label) for label in row.labels)
+    return "".join("." if label == IGNORED else chr(label) for label in row["labels"])
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,18 @@ def test_every_conversation_is_packed_once_and_no_row_overflows(lengths):
 def test_packed_rows_are_nearly_full(seed):
     lengths = lognormal(2000, seed)
     assert sum(lengths) / (len(pack(lengths, CAPACITY)) * CAPACITY) >= 0.98
+
+
+@pytest.mark.slow
+def test_the_conversations_of_the_tiny_profile_fill_their_rows(tmp_path, monkeypatch, params_of):
+    monkeypatch.chdir(tmp_path)
+    params = params_of()
+    download_data.main(params)
+    clean.main(params)
+    conversations = [each.messages for part in read_records(CLEAN / "train.parquet") for each in part]
+    rows, counts, _ = tokenize(conversations, Encoder(params.prompt), params.tokenize)
+    assert counts["rows"] > 1000
+    assert counts["tokens"] / (rows.num_rows * params.tokenize.max_length) >= 0.98
 
 
 def test_packing_the_same_lengths_gives_the_same_rows():
@@ -132,11 +146,11 @@ def test_unpacked_each_conversation_is_a_row_in_the_order_of_the_records():
     rows, counts, dropped = tokenized(*texts)
     assert [spelled(row) for row in rows] == texts
     assert [trained(row) for row in rows] == texts
-    assert [row.seq_lengths for row in rows] == [[5], [8], [3], [8]]
+    assert [row["seq_lengths"] for row in rows] == [[5], [8], [3], [8]]
     assert dropped == []
     assert counts == {
         **{"truncated": 0, "dropped": 0, "rows": 4, "answers": 5, "packed_rows": 4},
-        **{"tokens": 24, "trained_tokens": 13, "fill": 0.75},
+        **{"tokens": 24, "trained_tokens": 13},
     }
 
 
@@ -160,7 +174,7 @@ def test_unpacked_each_conversation_is_a_row_in_the_order_of_the_records():
 def test_of_a_conversation_that_is_too_long_whole_turns_are_kept_as_asked(too_long, text, kept):
     rows, counts, dropped = tokenized(text, too_long=too_long)
     assert [spelled(row) for row in rows] == kept
-    assert [record.id for record in dropped] == ([] if kept else [text])
+    assert dropped == ([] if kept else [0])
     assert counts["dropped"] == len(dropped)
     assert counts["answers"] == sum(each.count("$") for each in kept)
     assert counts["truncated"] == (bool(kept) and counts["answers"] < text.count("$"))
@@ -172,21 +186,25 @@ def test_every_row_that_is_kept_teaches_the_end_of_each_of_its_answers(too_long)
     exchanges = ["." * rng.randint(1, 5) + "a" * rng.randint(1, 5) + "$" for _ in range(300)]
     texts = ["".join(exchanges[start : start + rng.randint(1, 4)]) for start in range(0, 300, 3)]
     rows, counts, _ = tokenized(*texts, too_long=too_long)
-    assert all(trained(row).endswith("$") and len(row.input_ids) <= 8 for row in rows)
+    assert all(trained(row).endswith("$") and len(row["input_ids"]) <= 8 for row in rows)
     assert sum(trained(row).count("$") for row in rows) == counts["answers"] > 10
 
 
 def test_the_first_token_of_a_packed_conversation_is_not_predicted_from_the_one_before():
     class Bare(Lettered):
         def conversation(self, messages):
-            ids = super().conversation(messages).input_ids
-            return Encoded(ids, ids)
+            ids, _ = super().conversation(messages)
+            return ids, ids
 
     params = Tokenize(max_length=8, packing=True, too_long="drop")
     rows, counts, _ = tokenize(lettered(".ab$", ".c$"), Bare(), params)
-    assert [spelled(row) for row in rows] == [".ab$.c$"]
-    assert rows[0].labels == [IGNORED, *map(ord, "ab$"), IGNORED, *map(ord, "c$")]
-    assert rows[0].seq_lengths == [4, 3]
+    assert rows.to_pylist() == [
+        {
+            "input_ids": [*map(ord, ".ab$.c$")],
+            "labels": [IGNORED, *map(ord, "ab$"), IGNORED, *map(ord, "c$")],
+            "seq_lengths": [4, 3],
+        }
+    ]
     assert counts["trained_tokens"] == 5
 
 
@@ -194,8 +212,8 @@ def test_the_first_token_of_a_packed_conversation_is_not_predicted_from_the_one_
 def test_no_rows_are_no_error(packing):
     rows, counts, dropped = tokenized("..abcdefgh$", packing=packing)
     assert rows == []
-    assert len(dropped) == 1
-    assert (counts["rows"], counts["packed_rows"], counts["fill"]) == (0, 0, 0.0)
+    assert dropped == [0]
+    assert (counts["rows"], counts["packed_rows"], counts["tokens"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -203,33 +221,26 @@ def test_real_conversations_come_out_whole(encoder, packing):
     rng = random.Random(0)
     records = [record(number, rng.randint(1, 60)) for number in range(200)]
     params = Tokenize(max_length=CAPACITY, packing=packing, too_long="drop")
-    rows, counts, _ = tokenize(records, encoder, params)
+    rows, counts, _ = tokenize([each.messages for each in records], encoder, params)
     parts = []
-    for row in rows:
-        assert len(row.input_ids) == len(row.labels) == sum(row.seq_lengths) <= CAPACITY
-        assert len(row.seq_lengths) == 1 or packing
+    for row in rows.to_pylist():
+        assert len(row["input_ids"]) == len(row["labels"]) == sum(row["seq_lengths"]) <= CAPACITY
+        assert len(row["seq_lengths"]) == 1 or packing
         start = 0
-        for length in row.seq_lengths:
-            parts.append((row.input_ids[start : start + length], row.labels[start : start + length]))
+        for length in row["seq_lengths"]:
+            parts.append((row["input_ids"][start : start + length], row["labels"][start : start + length]))
             start += length
     expected = [encoder.conversation(each.messages) for each in records]
     assert sorted(parts) == sorted((each.input_ids, each.labels) for each in expected)
     assert counts["rows"] == len(records)
-    assert counts["packed_rows"] == len(rows)
+    assert counts["packed_rows"] == rows.num_rows
     assert counts["tokens"] == sum(len(each.input_ids) for each in expected)
     assert counts["trained_tokens"] == sum(label != IGNORED for each in expected for label in each.labels)
-    assert counts["fill"] == pytest.approx(counts["tokens"] / (len(rows) * CAPACITY), abs=1e-4)
 
 
-def test_the_files_are_what_datasets_reads(tmp_path):
-    from datasets import Dataset
-
-    texts = ("." + "ab" * (number % 4 + 1) + "$" for number in range(2500))
-    rows, _, _ = tokenized(*texts, max_length=20, packing=True)
-    write_rows(tmp_path / "train.arrow", rows)
-    dataset = Dataset.from_file(str(tmp_path / "train.arrow"))
-    assert dataset.column_names == ["input_ids", "labels", "seq_lengths"]
-    assert dataset.to_list() == [dataclasses.asdict(row) for row in rows]
+def test_no_conversations_are_no_rows(encoder):
+    rows, counts, dropped = tokenize([], encoder, Tokenize(max_length=8, packing=True, too_long="drop"))
+    assert (rows.num_rows, counts.total(), dropped) == (0, 0, [])
 
 
 @pytest.fixture(scope="module")
@@ -241,9 +252,13 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def params(params_of):
-    """params(**changes to the section `tokenize`)."""
-    section = {"max_length": CAPACITY, "packing": True}
-    return lambda **changes: params_of(prompt={"system": None}, tokenize={**section, **changes})
+    """params(**changes to the section `tokenize`), for one worker unless told otherwise."""
+
+    def build(workers=1, **changes):
+        section = {"max_length": CAPACITY, "packing": True, **changes}
+        return params_of(prompt={"system": None}, tokenize=section, machine={"workers": workers})
+
+    return build
 
 
 @pytest.fixture
@@ -273,6 +288,51 @@ def test_the_stage_writes_both_splits_and_their_counts(inputs, params):
         assert len(rows) == metrics[split]["packed_rows"]
         assert sum(len(row["input_ids"]) for row in rows) == metrics[split]["tokens"]
         assert sum(label != IGNORED for row in rows for label in row["labels"]) == metrics[split]["trained_tokens"]
+        fill = metrics[split]["tokens"] / (len(rows) * CAPACITY)
+        assert metrics[split]["fill"] == pytest.approx(fill, abs=1e-4)
+
+
+def test_the_file_has_the_rows_of_each_shard_as_datasets_reads_them(inputs, params, encoder):
+    from datasets import Dataset
+
+    records = [record(number, number % 4 + 1) for number in range(2600)]
+    write_records(CLEAN / "train.parquet", records)
+    main(params(packing=False), 1300)
+    dataset = Dataset.from_file(str(TOKENIZED / "train.arrow"))
+    assert dataset.column_names == ["input_ids", "labels", "seq_lengths"]
+    shards = [[each.messages for each in records[start : start + 1300]] for start in (0, 1300)]
+    expected = [tokenize(shard, encoder, params(packing=False).tokenize)[0].to_pylist() for shard in shards]
+    assert dataset.to_list() == [row for shard in expected for row in shard]
+
+
+def written() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in [*TOKENIZED.iterdir(), METRICS / "tokenize.json"]}
+
+
+def test_any_number_of_workers_writes_the_same_bytes(inputs, params):
+    import pyarrow.parquet
+
+    long = [record(1000 + number, words=2000) for number in range(5)]
+    records = [record(number, number % 50) for number in range(280)]
+    write_records(CLEAN / "train.parquet", [*records[:140], *long, *records[140:]])
+    found = []
+    for workers in (1, 2, 3):
+        main(params(workers=workers), 70)
+        found.append(written())
+    assert found[0] == found[1] == found[2]
+    assert read_json(METRICS / "tokenize.json")["train"]["rows"] == 280
+    left_out = pyarrow.parquet.read_table(TOKENIZED / "rejected.parquet")
+    assert left_out["id"].to_pylist() == [each.id for each in long]
+
+
+def test_a_log_says_now_and_then_how_far_it_is(inputs, params, capsys, monkeypatch):
+    monkeypatch.setattr("stages.shared.progress.EVERY", 0.0)
+    main(params(), 100)
+    lines = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        *(f"tokenize train: {done} of 280 rows" for done in (100, 200, 280)),
+        "tokenize validation: 20 of 20 rows",
+    ]
 
 
 RUN = """
@@ -286,16 +346,15 @@ print("heavy:", sorted({"torch", "datasets", "trl"} & sys.modules.keys()))
 
 
 def test_two_runs_write_the_same_bytes_without_importing_torch(inputs, python_at, params):
-    written = []
+    found = []
     for seed in ("1", "2"):
         done = python_at("", RUN, str(inputs), params().model_dump_json(), PYTHONHASHSEED=seed)
         assert done.returncode == 0, done.stderr
         assert "heavy: []" in done.stdout
-        files = [*TOKENIZED.iterdir(), METRICS / "tokenize.json"]
-        written.append({path.name: path.read_bytes() for path in files})
-    assert len(written[0]) == 4
-    assert written[0] == written[1]
-    assert not [name for name, content in written[0].items() if str(inputs).encode() in content]
+        found.append(written())
+    assert len(found[0]) == 4
+    assert found[0] == found[1]
+    assert not [name for name, content in found[0].items() if str(inputs).encode() in content]
 
 
 def nothing_written() -> bool:

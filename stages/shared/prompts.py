@@ -1,10 +1,11 @@
 """Mistral's instruct format, to the token as mistral-common has it, and what of it is trained."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
+
+import numpy
 
 from stages.shared.errors import UserError
 from stages.shared.params import Prompt
@@ -58,6 +59,9 @@ class Encoded:
     labels: list[int]
 
 
+Arrays = tuple[numpy.ndarray, numpy.ndarray]  # the same two, int32
+
+
 class Encoder:
     """Conversations to token ids, the same as mistral-common's of the version `prompt.template` in finetuning mode.
 
@@ -74,7 +78,10 @@ class Encoder:
         self.vocabulary = [self.pieces.id_to_piece(index) for index in range(len(self.pieces))]
         # In v1 the marks are text, from v2 on tokens that no text can produce.
         marks = [] if self.version == "v1" else [self.pieces.piece_to_id(mark) for mark in ("[INST]", "[/INST]")]
-        self.before_user, self.after_user = marks[:1], marks[1:]
+        segments = ([self.bos], [self.eos], marks[:1], marks[1:])
+        self.bos_ids, self.eos_ids, self.before_user, self.after_user = (
+            numpy.array(ids, dtype=numpy.int32) for ids in segments
+        )
 
     def turns(self, messages: list[dict[str, str]]) -> list[tuple[str, bool]]:
         """(text, whether it is trained) of each turn but the system's, which goes into one of the user's."""
@@ -94,21 +101,34 @@ class Encoder:
             found.append((f"[INST] {text} [/INST]" if self.version == "v1" else text, False))
         return found
 
-    def assemble(self, turns: list[tuple[str, bool]], encoded: Iterator[list[int]]) -> Encoded:
-        ids, labels = [self.bos], [IGNORED]
-        for _, trained in turns:
-            segment = next(encoded)
-            segment = [*segment, self.eos] if trained else [*self.before_user, *segment, *self.after_user]
-            ids += segment
-            labels += segment if trained else [IGNORED] * len(segment)
-        return Encoded(ids, labels)
-
-    def conversations(self, batch: list[list[dict[str, str]]]) -> list[Encoded]:
-        """Whole conversations, for training and for scoring."""
+    def arrays(self, batch: list[list[dict[str, str]]], threads: int) -> list[Arrays]:
+        """Whole conversations. They are assembled all at once: one by one it took a sixth of SentencePiece's time."""
+        if not batch:
+            return []
         turns = [self.turns(messages) for messages in batch]
         texts = [text for each in turns for text, _ in each]
-        encoded = iter(self.pieces.encode(texts, num_threads=os.cpu_count() or 1))
-        return [self.assemble(each, encoded) for each in turns]
+        encoded = iter(self.pieces.encode(texts, num_threads=threads, return_type="numpy"))
+        segments, trained, counts = [], [], []
+        for each in turns:
+            before = len(segments)
+            segments.append(self.bos_ids)
+            trained.append(False)
+            for _, is_answer in each:
+                ids = next(encoded)
+                added = (ids, self.eos_ids) if is_answer else (self.before_user, ids, self.after_user)
+                segments += added
+                trained += [is_answer] * len(added)
+            counts.append(len(segments) - before)
+        lengths = numpy.fromiter(map(len, segments), numpy.int64, len(segments))
+        ids = numpy.concatenate(segments)
+        labels = numpy.where(numpy.repeat(trained, lengths), ids, numpy.int32(IGNORED))
+        ends = numpy.cumsum(lengths)[numpy.cumsum(counts) - 1].tolist()
+        return [(ids[start:end], labels[start:end]) for start, end in pairwise([0, *ends])]
+
+    def conversations(self, batch: list[list[dict[str, str]]]) -> list[Encoded]:
+        """The same as lists, for scoring."""
+        arrays = self.arrays(batch, threads=os.cpu_count() or 1)
+        return [Encoded(ids.tolist(), labels.tolist()) for ids, labels in arrays]
 
     def conversation(self, messages: list[dict[str, str]]) -> Encoded:
         return self.conversations([messages])[0]

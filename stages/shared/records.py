@@ -67,10 +67,19 @@ def record_file(path: Path, *more: str) -> Iterator["pyarrow.parquet.ParquetWrit
         yield writer
 
 
-def read_records(path: Path, size: int = 10_000) -> Iterator[list[Record]]:
-    """The records of a file in lists of `size`; the last one may be shorter. An empty file has none."""
+def read_batches(path: Path, size: int) -> Iterator["pyarrow.RecordBatch"]:
+    """The columns id, messages and source in batches of `size` rows, whatever the row groups; the last may be shorter.
+
+    An empty file has none.
+    """
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(size, columns=["id", "messages", "source"]):
-            yield [Record(**row) for row in batch.to_pylist()]
+    # Buffers read ahead are kept to the end: the whole file, in time.
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+        yield from file.iter_batches(size, columns=["id", "messages", "source"])
+
+
+def read_records(path: Path, size: int = 10_000) -> Iterator[list[Record]]:
+    """The same as lists of records."""
+    for batch in read_batches(path, size):
+        yield [Record(**row) for row in batch.to_pylist()]

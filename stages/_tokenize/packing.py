@@ -1,0 +1,64 @@
+"""Which conversations share a row, and the rows as Arrow columns."""
+
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+import numpy
+
+from stages.shared.prompts import IGNORED, Arrays
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def pack(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Indices grouped so that no group's lengths exceed `capacity`: best fit, longest first.
+
+    Best-fit decreasing packing of training sequences: Ding et al. 2024, "Fewer Truncations Improve Language Modeling".
+    """
+    by_room: dict[int, list[int]] = {}  # room left → groups with it
+    rooms: list[int] = []  # the keys of by_room that have groups, in order
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = bisect_left(rooms, lengths[index])
+        if place == len(rooms):
+            groups.append([])
+            group, room = len(groups) - 1, capacity
+        else:
+            room = rooms[place]
+            group = by_room[room].pop()
+            if not by_room[room]:
+                del rooms[place]
+        groups[group].append(index)
+        left = room - lengths[index]
+        if not by_room.setdefault(left, []):
+            insort(rooms, left)
+        by_room[left].append(group)
+    return groups
+
+
+def row_schema() -> "pyarrow.Schema":
+    import pyarrow
+
+    tokens = pyarrow.list_(pyarrow.int32())
+    return pyarrow.schema([("input_ids", tokens), ("labels", tokens), ("seq_lengths", tokens)])
+
+
+def join(kept: list[Arrays], groups: list[list[int]]) -> "pyarrow.RecordBatch":
+    """A row for each group of conversations, in the columns of row_schema()."""
+    import pyarrow
+
+    def lists(starts: numpy.ndarray, values: numpy.ndarray) -> pyarrow.ListArray:
+        return pyarrow.ListArray.from_arrays(starts.astype(numpy.int32), values)
+
+    packed = [kept[index] for group in groups for index in group]
+    nothing = numpy.empty(0, dtype=numpy.int32)  # of which alone numpy can make a column without rows
+    ids = numpy.concatenate([nothing, *(ids for ids, _ in packed)])
+    labels = numpy.concatenate([nothing, *(labels for _, labels in packed)])
+    lengths = numpy.fromiter((len(ids) for ids, _ in packed), numpy.int32, len(packed))
+    starts = numpy.cumsum([0, *lengths])
+    # Without this the last token of one conversation would be trained to predict the first of the next.
+    labels[starts[:-1]] = IGNORED
+    rows = numpy.cumsum([0, *map(len, groups)])
+    columns = [lists(starts[rows], ids), lists(starts[rows], labels), lists(rows, lengths)]
+    return pyarrow.RecordBatch.from_arrays(columns, schema=row_schema())

@@ -1,0 +1,38 @@
+"""Rows for people to look at, with what is trained highlighted."""
+
+import sys
+from itertools import groupby, islice
+
+from stages.shared.errors import UserError
+from stages.shared.params import load_params
+from stages.shared.paths import TOKENIZED
+from stages.shared.prompts import IGNORED, Encoder
+
+
+def readable(text: str) -> str:
+    """Text of unknown origin for a terminal: control characters, newlines apart, are spelled out."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def highlight(ids: list[int], labels: list[int], encoder: Encoder, colour: bool) -> str:
+    """The row's text, the trained tokens in green on a terminal, between « and » elsewhere."""
+    before, after = ("\x1b[32m", "\x1b[0m") if colour else ("«", "»")
+    # A label that `join` took away is only that of a conversation's first token, <s>, which is never trained.
+    runs = groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != IGNORED)
+    texts = [(trained, readable(encoder.spell([token for token, _ in run]))) for trained, run in runs]
+    return "".join(f"{before}{text}{after}" if trained else text for trained, text in texts)
+
+
+def show(count: int) -> None:
+    """Prints the first rows of data/tokenized/train.arrow, so that people look at their masks."""
+    import pyarrow
+
+    params, path = load_params(), TOKENIZED / "train.arrow"
+    if not path.is_file():
+        raise UserError(f"{path} is missing. `dvc repro tokenize` makes it")
+    encoder = Encoder(params.prompt)
+    with pyarrow.OSFile(str(path)) as file:
+        rows = [*islice((row for batch in pyarrow.ipc.open_stream(file) for row in batch.to_pylist()), count)]
+    for number, row in enumerate(rows, 1):
+        print(f"row {number}: {len(row['input_ids'])} tokens, conversations of {row['seq_lengths']}")
+        print(highlight(row["input_ids"], row["labels"], encoder, sys.stdout.isatty()))
