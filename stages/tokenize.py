@@ -3,7 +3,7 @@
 data/tokenized/{train,validation}.arrow have columns input_ids, labels (-100 on all but the assistant's turns and their
 end-of-sequence token) and seq_lengths (the lengths of the conversations packed into the row, in TRL's name for it).
 data/tokenized/rejected.parquet has the conversations of which nothing fits into `tokenize.max_length`.
-A split is tokenized in shards of SHARD conversations, `machine.workers` at a time, and a row holds conversations of one
+A split is tokenized in shards of at most SHARD conversations, `machine.workers` at a time, and a row holds conversations of one
 shard alone: so memory does not grow with the data, nor do the bytes depend on the workers.
 Run it with `dvc repro tokenize`; always as a module, since a plain script would shadow Python's own `tokenize`.
 `python -m stages.tokenize --show 3` prints rows with the trained tokens highlighted.
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 SHARD = 10_000  # conversations that are packed together: enough for full rows, few enough for memory
+TOKENS = 1 << 25  # that a shard may have at most, so that long conversations make smaller ones
 BATCH = 1000  # rows in a batch of the Arrow file
 Conversation = list[dict[str, str]]
 
@@ -142,6 +143,7 @@ def main(params: Params, size: int = SHARD) -> Outcome:
     if params.tokenize.max_length > context:
         raise UserError(f"tokenize.max_length is {params.tokenize.max_length}; the base model reads {context} tokens")
     template = hashlib.sha256(CHAT_TEMPLATES[params.prompt.template].encode()).hexdigest()
+    size = min(size, max(1, TOKENS // params.tokenize.max_length))
     metrics = {"chat_template_sha256": template}
     with whole_directory(TOKENIZED) as folder, record_file(folder / "rejected.parquet", "reason") as rejected:
         for split in ("train", "validation"):
