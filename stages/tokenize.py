@@ -3,8 +3,8 @@
 data/tokenized/{train,validation}.arrow have columns input_ids, labels (-100 on all but the assistant's turns and their
 end-of-sequence token) and seq_lengths (the lengths of the conversations packed into the row, in TRL's name for it).
 data/tokenized/rejected.parquet has the conversations of which nothing fits into `tokenize.max_length`.
-A split is tokenized in shards of at most SHARD conversations, `machine.workers` at a time, and a row holds conversations of one
-shard alone: so memory does not grow with the data, nor do the bytes depend on the workers.
+A split is tokenized in shards of at most SHARD conversations, `machine.workers` at a time, and a row holds
+conversations of one shard alone: so memory does not grow with the data, nor do the bytes depend on the workers.
 Run it with `dvc repro tokenize`; always as a module, since a plain script would shadow Python's own `tokenize`.
 `python -m stages.tokenize --show 3` prints rows with the trained tokens highlighted.
 """
