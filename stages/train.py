@@ -155,7 +155,7 @@ def speed(trainer: "Trainer", tokens: int, trained: int) -> dict[str, float | st
 
 def main(params: Params) -> Outcome:
     manifest = read_json(BASE / "manifest.json")
-    make_deterministic(params.seed, params.train.deterministic)
+    make_deterministic(params.seed, params.train.deterministic, warn_only=False)
     model = load_model(BASE, params.machine, params.quantization)
     base_bytes = quantized_bytes(model)
     model = add_adapter(model, params.lora, manifest)

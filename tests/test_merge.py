@@ -25,7 +25,7 @@ def repository(small_base, params_of, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     (tmp_path / "models/base").symlink_to(small_base)
     params = params_of(lora={"r": 4, "alpha": 8}, machine={"device": "cpu"})
-    make_deterministic(1, wanted=True)
+    make_deterministic(1, wanted=True, warn_only=False)
     model = add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, MANIFEST)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -43,7 +43,7 @@ def params(params_of):
 
 @pytest.fixture
 def quantized(small_base, params):
-    make_deterministic(0, wanted=True)
+    make_deterministic(0, wanted=True, warn_only=False)
     return add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, MANIFEST)
 
 
@@ -52,7 +52,7 @@ def trainer_of(small_base, params, monkeypatch):
     monkeypatch.chdir(small_base.parents[1])
 
     def build(params=params):
-        make_deterministic(params.seed, wanted=True)
+        make_deterministic(params.seed, wanted=True, warn_only=False)
         model = add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, MANIFEST)
         data = {"train": Dataset.from_list(rows(8)), "validation": Dataset.from_list(rows(3, seed=1))}
         return make_trainer(model, data, params)
