@@ -3,6 +3,8 @@
 import re
 import textwrap
 from collections import Counter
+from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 from stages._clean.formats import Messages
@@ -30,13 +32,27 @@ class Mended(NamedTuple):
     personal: Counter[str]
 
 
-def fixed_text(text: str) -> str:
-    """Without mojibake and control characters. What may be meant, such as curly quotes or &amp; in code, stays."""
+@cache
+def fixer() -> Callable[[str], str]:
     from ftfy import TextFixerConfig, fix_text
 
     keep = {"unescape_html": False, "uncurl_quotes": False, "fix_latin_ligatures": False}
     keep |= {"fix_character_width": False, "remove_terminal_escapes": False, "normalization": None}
-    return fix_text(text, TextFixerConfig(**keep))
+    return partial(fix_text, config=TextFixerConfig(**keep))
+
+
+def plain(text: str) -> bool:
+    """Nothing but printable ASCII, tabs and new lines, of which ftfy takes nothing away."""
+    return text.isascii() and text.replace("\n", "").replace("\t", "").isprintable()
+
+
+def fixed_text(text: str) -> str:
+    """Without mojibake and control characters. What may be meant, such as curly quotes or &amp; in code, stays."""
+    if plain(text):
+        return text
+    fix = fixer()
+    # ftfy too looks at each line by itself, and takes its time for it.
+    return "".join(line if plain(line) else fix(line) for line in re.split(r"(?<=\n)", text))
 
 
 def mend(messages: Messages, clean: Clean) -> Mended:
