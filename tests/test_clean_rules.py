@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages._clean.private import DETECTORS, PERSONAL, redact, secrets
-from stages._clean.rules import fixed_text
+from stages._clean import rules
+from stages._clean.private import DETECTORS, PERSONAL, has_one, redact, secrets
+from stages._clean.rules import ASSISTANT, OPENING, fixed_text, refuses
 from stages.clean import main
 from stages.shared.paths import CLEAN, RAW, read_json, write_json
 from tests.conftest import clean_rows, write_raw
@@ -119,6 +120,16 @@ def test_refusals_go_and_code_about_them_stays(cleaned, answer, refused):
     assert reasons(cleaned(answer, reject_refusals=False)) == []
 
 
+# All of the refusals as one pattern, each part of it searched everywhere.
+REFUSAL = re.compile(f"{ASSISTANT.pattern}|^(?:{rules.REFUSAL.pattern})", re.IGNORECASE)
+
+
+@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@given(st.from_regex(REFUSAL) | st.text(max_size=20), st.text("\n .aA\u017f-", max_size=5))
+def test_a_refusal_is_found_as_if_its_pattern_was_searched(text, before):
+    assert refuses(before + text) == bool(REFUSAL.search((before + text)[:OPENING]))
+
+
 @pytest.mark.parametrize(
     ("text", "fixed"),
     [
@@ -203,7 +214,7 @@ def test_no_text_that_a_pattern_matches_is_passed_over(kind):
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(st.from_regex(kind.pattern))
     def check(text):
-        assert kind.pattern.search(text) is None or kind.possible(text, text.casefold())
+        assert kind.pattern.search(text) is None or not kind.needed or has_one(kind.needed, text, text.casefold())
         everywhere = [each._replace(needed=()) for each in (*secrets(), *PERSONAL)]
         assert redact(text, (*secrets(), *PERSONAL)) == redact(text, everywhere)
 
@@ -224,7 +235,7 @@ def test_texts_with_several_of_them_come_out_as_if_every_pattern_was_searched(te
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 
 
-@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@settings(max_examples=150, derandomize=True, deadline=None, database=None)
 @given(st.lists(st.from_regex(IBAN) | st.sampled_from(["X", "é", "_", "9", " ", "-", "A1"]), max_size=6).map("".join))
 def test_an_iban_begins_where_a_word_begins(text):
     (kind,) = (kind for kind in PERSONAL if kind.name == "IBAN")

@@ -4,21 +4,23 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import NamedTuple
 
-# Modules of detect_secrets.plugins whose patterns name a vendor's own format, each with casefolded strings of which one
-# stands in everything that it finds: most texts have none, and looking for these is far cheaper. No strings where none
-# is rare. Modules for high entropy and for words such as `password =` are left out: in source code most of what they
-# find is none.
+# Modules of detect_secrets.plugins whose patterns name a vendor's own format, each with what Kind.needed says of them.
+# Modules for high entropy and for words such as `password =` are left out: in source code most of what they find is
+# none.
 DETECTORS = {
     "aws": ("aws", "a3t", "abia", "acca", "akia", "asia"),
     "azure_storage_key": ("accountkey=",),
     "basic_auth": ("://",),
-    "discord": (),
+    "discord": (re.compile(r"\.[a-zA-Z\d_-]{6}\.[a-zA-Z\d_-]{27}"),),
     "github_token": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
-    "gitlab_token": ("gl", "gr1348941"),
+    "gitlab_token": (
+        *("glpat-", "gldt-", "glft-", "glsoat-", "glrt-", "gr1348941", "glcbt-", "glimt-", "glptt-", "glagent-"),
+        "gloas-",
+    ),
     "jwt": ("eyj",),
     "mailchimp": ("-us",),
     "npm": ("/:_authtoken=",),
@@ -28,8 +30,8 @@ DETECTORS = {
     "slack": ("xox", "hooks.slack.com"),
     "square_oauth": ("sq0csp-",),
     "stripe": ("k_live_",),
-    "telegram_token": (),
-    "twilio": (),
+    "telegram_token": (re.compile(r":[0-9A-Za-z_-]{35}"),),
+    "twilio": (),  # its patterns begin with two letters, which is as quick
 }
 SURROUNDED = ("AWS Access Key", "Basic Auth Credentials")  # here a group is the secret; elsewhere the whole match
 # detect-secrets knows a private key by its first line; what must not be seen are the others.
@@ -45,13 +47,13 @@ class Kind(NamedTuple):
     group: int
     valid: Callable[[str], bool]
     rest: bool  # whether what goes on directly behind a match belongs to it
-    needed: tuple[str | re.Pattern, ...]  # casefolded strings, or patterns, of which a text with a match has one; or ()
+    # A text with a match has one of these: a string, once it is casefolded, or something that a pattern finds. Most
+    # texts have none, and to look for them is far cheaper: these patterns begin with a fixed character. (): not known.
+    needed: tuple[str | re.Pattern, ...]
 
-    def possible(self, text: str, casefolded: str) -> bool:
-        """Whether it is worth to search the text. Cheap, and never wrong where it says no."""
-        if not self.needed:
-            return True
-        return any(each in casefolded if isinstance(each, str) else each.search(text) for each in self.needed)
+
+def has_one(needed: tuple[str | re.Pattern, ...], text: str, casefolded: str) -> bool:
+    return any(each in casefolded if isinstance(each, str) else each.search(text) for each in needed)
 
 
 def is_literal(text: str) -> bool:
@@ -84,7 +86,6 @@ def is_public_address(text: str) -> bool:
         return False
 
 
-# The patterns in `needed` begin with a fixed character, which is what the search of `re` is fast at.
 PERSONAL = (
     Kind(
         "EMAIL",
@@ -137,10 +138,10 @@ def secrets() -> tuple[Kind, ...]:
 def redact(text: str, kinds: Iterable[Kind]) -> tuple[str, Counter[str]]:
     """The text without what is of one of these kinds, and how much of each there was."""
     found: Counter[str] = Counter()
-    # Of the text as it comes: what is put into it later holds nothing that any kind needs.
-    original, casefolded = text, text.casefold()
+    # Looked for in the text as it comes: what is put into it later holds nothing that any kind needs.
+    search = cache(partial(has_one, text=text, casefolded=text.casefold()))
     for kind in kinds:
-        if not kind.possible(original, casefolded):
+        if kind.needed and not search(kind.needed):
             continue
         parts, done = [], 0
         for match in kind.pattern.finditer(text):
