@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
@@ -53,7 +53,10 @@ class Kind(NamedTuple):
 
 
 def has_one(needed: tuple[str | re.Pattern, ...], text: str, casefolded: str) -> bool:
-    return any(each in casefolded if isinstance(each, str) else each.search(text) for each in needed)
+    for each in needed:  # any() with a generator takes as long as the search
+        if each in casefolded if isinstance(each, str) else each.search(text):
+            return True
+    return not needed
 
 
 def is_literal(text: str) -> bool:
@@ -138,10 +141,13 @@ def secrets() -> tuple[Kind, ...]:
 def redact(text: str, kinds: Iterable[Kind]) -> tuple[str, Counter[str]]:
     """The text without what is of one of these kinds, and how much of each there was."""
     found: Counter[str] = Counter()
-    # Looked for in the text as it comes: what is put into it later holds nothing that any kind needs.
-    search = cache(partial(has_one, text=text, casefolded=text.casefold()))
+    # What is needed is looked for in the text as it comes: what is put into it later holds none of it. Kinds that need
+    # the same stand side by side.
+    original, casefolded, needed, searched = text, text.casefold(), (), True
     for kind in kinds:
-        if kind.needed and not search(kind.needed):
+        if kind.needed is not needed:
+            needed, searched = kind.needed, has_one(kind.needed, original, casefolded)
+        if not searched:
             continue
         parts, done = [], 0
         for match in kind.pattern.finditer(text):
