@@ -1,8 +1,11 @@
 """What a search for near-duplicates found, held against what was planted and against exact similarities."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
+
+import numpy as np
 
 from bench._clean.rows import THRESHOLD, Planted, shingled
 from stages._clean.duplicates import similarity
@@ -21,25 +24,23 @@ def found_share(planted: list[Planted], removed: set[int]) -> float:
 
 
 def wrongly_removed(records: Iterable[Record], planted: list[Planted], removed: set[int]) -> set[int]:
-    """Rows removed to which no row, kept or not, has a similarity of THRESHOLD, each of them looked at."""
+    """Rows removed to which no row, kept or not, has a similarity of THRESHOLD. Exact, without a comparison of all: a
+    row that is so similar to another one shares one of any 1 - THRESHOLD of its shingles with it, and these are the
+    rarest ones (prefix filtering, Chaudhuri, Ganti and Kaushik 2006)."""
     known = {number for each in planted for number in (each.row, each.original)}
-    records = list(records)
-    sets = {number: shingled(records[number]) for number in removed - known}
-    for number, record in enumerate(records):
-        if not sets:
-            break
-        other = shingled(record)
-        alike = [
-            place
-            for place, one in sets.items()
-            # The smaller one's share of the larger one bounds the similarity.
-            if place != number
-            and min(len(one), len(other)) >= THRESHOLD * max(len(one), len(other))
-            and similarity(one, other) >= THRESHOLD
-        ]
-        for place in alike:
-            del sets[place]
-    return set(sets)
+    sets = [shingled(record) for record in records]
+    hashes, rows = np.concatenate(sets), np.repeat(np.arange(len(sets)), list(map(len, sets)))
+    order = np.argsort(hashes)
+    hashes, rows = hashes[order], rows[order]
+
+    def has_partner(number: int) -> bool:
+        one = sets[number]
+        begins, ends = np.searchsorted(hashes, one, "left"), np.searchsorted(hashes, one, "right")
+        rarest = np.argsort(ends - begins)[: math.floor((1 - THRESHOLD) * len(one) + 1e-6) + 1]
+        candidates = np.unique(np.concatenate([rows[begins[place] : ends[place]] for place in rarest]))
+        return any(other != number and similarity(one, sets[other]) >= THRESHOLD for other in candidates)
+
+    return {number for number in removed - known if not has_partner(number)}
 
 
 def judge(planted: list[Planted], removed: set[int], records: Iterable[Record] | None) -> Judged:

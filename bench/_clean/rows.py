@@ -77,9 +77,9 @@ def alike(one: dict, other: dict) -> float:
 
 
 def stored(tree: ast.AST) -> frozenset[str]:
-    return frozenset(
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    )
+    """Variables that are set, but for those as short as the letters before a string."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    return frozenset(node.id for node in nodes if len(node.id) > 2)
 
 
 def pieces_of(code: str) -> Iterator[Piece]:
