@@ -42,7 +42,7 @@ from stages.shared.paths import DECONTAMINATE, METRICS, PARAMS, read_json
 ROOT = Path(__file__).resolve().parents[1]
 SEED, WORKERS, EXAMINED = 42, 2, 10_000  # EXAMINED: rows at most for what takes long
 BENCHMARK = "held_out.jsonl"
-PINNED = {"datatrove": "datatrove[processing]==0.10.1 orjson==3.13.0", "text-dedup": "text-dedup==0.4.0"}
+PINNED = {"datatrove": "datatrove[processing]==0.10.1 orjson==3.13.0 spacy==3.8.18", "text-dedup": "text-dedup==0.4.0"}
 SETTINGS = {
     **{"min_characters": 20, "max_characters": 20_000, "check_code": True, "fix_text": True, "reject_refusals": True},
     **{"secrets": "redact", "personal_data": "redact", "decontaminate": [BENCHMARK]},
