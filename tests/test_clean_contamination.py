@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stages._clean.contamination import contamination, read_benchmarks
+from stages._clean.contamination import contamination, read_benchmarks, runs
 from stages.shared.errors import UserError
 from stages.shared.params import load_params
 from stages.shared.paths import DECONTAMINATE
@@ -35,6 +38,12 @@ WORDS = [
 
 def row(prompt: str) -> list[dict]:
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": "def largest(numbers): ..."}]
+
+
+@given(st.text(alphabet="aBcß é_1.,\n-", max_size=120))
+def test_the_runs_are_every_13_words_in_a_row(text):
+    words = re.findall(r"\w+", text.casefold())
+    assert list(runs(text)) == [" ".join(words[start : start + 13]) for start in range(len(words) - 12)]
 
 
 @pytest.fixture

@@ -1,13 +1,18 @@
 """The rules for one row: what each one finds, what it leaves alone, that it can be turned off, and that secrets go."""
 
 import json
+import re
 from collections import Counter
 
+import ftfy
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from stages._clean.private import DETECTORS, PERSONAL, redact, secrets
-from stages._clean.rules import fixed_text
+from stages._clean import rules
+from stages._clean.private import DETECTORS, PERSONAL, has_one, redact, secrets
+from stages._clean.rules import ASSISTANT, OPENING, fixed_text, refuses
 from stages.clean import main
 from stages.shared.paths import CLEAN, RAW, read_json, write_json
 from tests.conftest import clean_rows, write_raw
@@ -115,6 +120,16 @@ def test_refusals_go_and_code_about_them_stays(cleaned, answer, refused):
     assert reasons(cleaned(answer, reject_refusals=False)) == []
 
 
+# All of the refusals as one pattern, each part of it searched everywhere.
+REFUSAL = re.compile(f"{ASSISTANT.pattern}|^(?:{rules.REFUSAL.pattern})", re.IGNORECASE)
+
+
+@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@given(st.from_regex(REFUSAL) | st.text(max_size=20), st.text("\n .aA\u017f-", max_size=5))
+def test_a_refusal_is_found_as_if_its_pattern_was_searched(text, before):
+    assert refuses(before + text) == bool(REFUSAL.search((before + text)[:OPENING]))
+
+
 @pytest.mark.parametrize(
     ("text", "fixed"),
     [
@@ -133,6 +148,39 @@ def test_mojibake_and_control_characters_are_repaired_and_the_rest_is_left(clean
     assert kept(result) == [fixed or text, "sound"] or set(kept(result)) == {fixed or text, "sound"}
     assert result.metrics["fixed"] == (fixed is not None)
     assert set(kept(cleaned(text))) == {text}
+
+
+LINES = [
+    "donâ€™t",
+    "naÃ¯ve",
+    "plain",
+    "&amp;",
+    "\t",
+    " ",
+    "\n",
+    "\r",
+    "\r\n",
+    "\x00",
+    "\x0b",
+    "\x0c",
+    "\x1b[31m",
+    "\x7f",
+]
+LINES += ["\x85", "\u2028", "\ufeff", "\xa0", "Ã", "\x81", "â€", "œ", "é", "Ã ", "\x1a", "ﬁ"]
+
+
+@settings(max_examples=500, derandomize=True, deadline=None, database=None)
+@given(st.lists(st.sampled_from(LINES) | st.characters(codec="utf-8"), max_size=12).map("".join))
+def test_what_is_not_given_to_ftfy_is_what_ftfy_leaves_alone(text):
+    keep = {"unescape_html": False, "uncurl_quotes": False, "fix_latin_ligatures": False, "normalization": None}
+    keep |= {"fix_character_width": False, "remove_terminal_escapes": False}
+    assert fixed_text(text) == ftfy.fix_text(text, **keep)
+
+
+def test_every_ascii_character_comes_out_as_ftfy_has_it():
+    for code in range(128):
+        text = f"def f():\n\treturn {chr(code)}{chr(code)} \n"
+        assert fixed_text(text) == ftfy.fix_text(text, unescape_html=False, uncurl_quotes=False)
 
 
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
@@ -157,6 +205,41 @@ def test_every_detector_has_patterns_and_a_sample():
     assert len(secrets()) >= len(DETECTORS) + 1
     hit = {kind.pattern.pattern for kind in secrets() for secret in SECRETS.values() if redact(secret, [kind])[1]}
     assert len(hit) >= len(DETECTORS) + 1
+
+
+@pytest.mark.parametrize("kind", [*secrets(), *PERSONAL], ids=lambda kind: f"{kind.name} {kind.pattern.pattern[:30]}")
+def test_no_text_that_a_pattern_matches_is_passed_over(kind):
+    """The texts are made from the patterns, so this also fails when another detect-secrets has other ones."""
+
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
+    @given(st.from_regex(kind.pattern))
+    def check(text):
+        assert kind.pattern.search(text) is None or not kind.needed or has_one(kind.needed, text, text.casefold())
+        everywhere = [each._replace(needed=()) for each in (*secrets(), *PERSONAL)]
+        assert redact(text, (*secrets(), *PERSONAL)) == redact(text, everywhere)
+
+    check()
+
+
+PIECES = [*SECRETS.values(), "<SECRET>", "https", "://", "@", ":", "-", "x", " ", "AWS", "DE89370400440532013000", "_1"]
+PIECES += ["a.b@c.de", "+49 170 1234567", "(555) 123-4567", "8.8.8.8", "2606:4700::1111", "\u212a", "\u017f", "ß", "\n"]
+
+
+@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_texts_with_several_of_them_come_out_as_if_every_pattern_was_searched(text):
+    everywhere = [each._replace(needed=()) for each in (*secrets(), *PERSONAL)]
+    assert redact(text, (*secrets(), *PERSONAL)) == redact(text, everywhere)
+
+
+IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+
+
+@settings(max_examples=150, derandomize=True, deadline=None, database=None)
+@given(st.lists(st.from_regex(IBAN) | st.sampled_from(["X", "é", "_", "9", " ", "-", "A1"]), max_size=6).map("".join))
+def test_an_iban_begins_where_a_word_begins(text):
+    (kind,) = (kind for kind in PERSONAL if kind.name == "IBAN")
+    assert [match.span() for match in kind.pattern.finditer(text)] == [match.span() for match in IBAN.finditer(text)]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import re
 import textwrap
 from collections import Counter
+from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 from stages._clean.formats import Messages
@@ -10,10 +12,14 @@ from stages._clean.private import PERSONAL, redact, secrets
 from stages.shared.code import parse
 from stages.shared.params import Clean
 
+# Each contains "as a", which is looked for first; ASSISTANT by itself takes many times as long.
+ASSISTANT = re.compile(
+    r"\bas an? (ai|artificial intelligence|large language|language)\b[^.\n]{0,20}\b(model|assistant)\b|\bas an ai\b",
+    re.IGNORECASE,
+)
 REFUSAL = re.compile(
-    r"\bas an? (ai|artificial intelligence|large language|language)\b[^.\n]{0,20}\b(model|assistant)\b|\bas an ai\b|"
-    r"^\W*(i['\u2019]?m|i am) (sorry|afraid)\b[^.\n]{0,30}\b(can['\u2019]?t|cannot|can not|unable|not able)\b|"
-    r"^\W*(i|we) (can['\u2019]?t|cannot|am unable to|am not able to) (assist|help|provide|fulfil|comply|answer)",
+    r"\W*((i['\u2019]?m|i am) (sorry|afraid)\b[^.\n]{0,30}\b(can['\u2019]?t|cannot|can not|unable|not able)\b|"
+    r"(i|we) (can['\u2019]?t|cannot|am unable to|am not able to) (assist|help|provide|fulfil|comply|answer))",
     re.IGNORECASE,
 )
 OPENING = 300  # characters of an answer in which a refusal is looked for
@@ -30,13 +36,27 @@ class Mended(NamedTuple):
     personal: Counter[str]
 
 
-def fixed_text(text: str) -> str:
-    """Without mojibake and control characters. What may be meant, such as curly quotes or &amp; in code, stays."""
+@cache
+def fixer() -> Callable[[str], str]:
     from ftfy import TextFixerConfig, fix_text
 
     keep = {"unescape_html": False, "uncurl_quotes": False, "fix_latin_ligatures": False}
     keep |= {"fix_character_width": False, "remove_terminal_escapes": False, "normalization": None}
-    return fix_text(text, TextFixerConfig(**keep))
+    return partial(fix_text, config=TextFixerConfig(**keep))
+
+
+def plain(text: str) -> bool:
+    """Nothing but printable ASCII, tabs and new lines, of which ftfy takes nothing away."""
+    return text.isascii() and text.replace("\n", "").replace("\t", "").isprintable()
+
+
+def fixed_text(text: str) -> str:
+    """Without mojibake and control characters. What may be meant, such as curly quotes or &amp; in code, stays."""
+    if plain(text):
+        return text
+    fix = fixer()
+    # ftfy too looks at each line by itself, and takes its time for it.
+    return "".join(line if plain(line) else fix(line) for line in re.split(r"(?<=\n)", text))
 
 
 def mend(messages: Messages, clean: Clean) -> Mended:
@@ -73,8 +93,13 @@ def too_long(messages: Messages, clean: Clean) -> bool:
     return sum(len(message["content"]) for message in messages) > clean.max_characters
 
 
+def refuses(answer: str) -> bool:
+    opening = answer[:OPENING]
+    return bool(REFUSAL.match(opening) or ("as a" in opening.casefold() and ASSISTANT.search(opening)))
+
+
 def refusal(messages: Messages, clean: Clean) -> bool:
-    return clean.reject_refusals and any(REFUSAL.search(answer[:OPENING]) for answer in answers(messages))
+    return clean.reject_refusals and any(map(refuses, answers(messages)))
 
 
 def python_in(answer: str) -> list[str]:

@@ -1,0 +1,40 @@
+"""Our search for duplicates alone, as a process of its own: FOLDER/data/raw → FOLDER/ours.json, the rows that go.
+
+python -m bench._clean.ours FOLDER WORKERS
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from bench._clean.rows import LAYOUT, THRESHOLD
+from stages._clean.duplicates import find_duplicates
+from stages._clean.shards import Job, judge_shard
+from stages.clean import keys_of
+from stages.shared.params import Clean
+from stages.shared.paths import RAW
+from stages.shared.workers import ordered_map
+
+NO_RULE = {
+    **{"min_characters": 0, "max_characters": 1_000_000, "check_code": False, "fix_text": False},
+    **{"reject_refusals": False, "secrets": "keep", "personal_data": "keep", "decontaminate": []},
+    **{"max_malformed_rows": 0, "validation_fraction": 0.04, "test_fraction": 0.1},
+}
+
+
+def removed(shards: list[Path], threshold: float | None, workers: int) -> set[int]:
+    """Numbers of the rows that go: the stage with no other rule, but for the writing of its files. The one place here
+    that knows how the stage looks for duplicates."""
+    params = Clean.model_validate({**NO_RULE, "near_duplicate_threshold": threshold})
+    with tempfile.TemporaryDirectory() as work:
+        todo = [Job(path, Path(work, f"{number:05}"), params, LAYOUT) for number, path in enumerate(shards)]
+        keys = keys_of(list(ordered_map(judge_shard, todo, workers)))
+        places = find_duplicates(keys, threshold, workers)
+    return {int(keys.sources[place].removeprefix("rows:")) for place in places}
+
+
+if __name__ == "__main__":
+    folder, workers = Path(sys.argv[1]), int(sys.argv[2])
+    found = removed(sorted((folder / RAW).glob("rows-*.jsonl")), THRESHOLD, workers)
+    (folder / "ours.json").write_text(json.dumps(sorted(found)))
