@@ -10,7 +10,7 @@ from bench import clean as bench
 from bench._clean.judge import judge
 from bench._clean.ours import removed
 from bench._clean.rows import THRESHOLD, Rows, read_planted, read_records, shingled
-from stages._clean.duplicates import similarity
+from stages._clean.duplicates import similarities
 from stages._download_data.stdlib import functions
 from stages.shared.code import parse
 from stages.shared.paths import RAW
@@ -40,7 +40,7 @@ def test_planted_pairs_are_as_similar_as_they_are_said_to_be(folder):
     assert {each.kind for each in planted} == {"exact", "near"}
     for each in planted:
         copy, original = records[each.row], records[each.original]
-        assert each.similarity == similarity(shingled(copy), shingled(original)) >= THRESHOLD
+        assert each.similarity == similarities(shingled(copy), [shingled(original)])[0] >= THRESHOLD
         assert each.original < each.row
         assert (each.kind == "near") == (copy.messages != original.messages)
     assert min(each.similarity for each in planted) < 0.9
@@ -59,7 +59,7 @@ def test_what_is_not_planted_is_no_near_duplicate(folder):
     records, planted = list(read_records(folder)), read_planted(folder)
     copies = {each.row for each in planted}
     left = [shingled(record) for number, record in enumerate(records) if number not in copies][:150]
-    pairs = [similarity(one, other) for place, one in enumerate(left) for other in left[:place]]
+    pairs = [similarities(one, [other])[0] for place, one in enumerate(left) for other in left[:place]]
     assert 0.4 < max(pairs) < THRESHOLD  # some are related
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench._clean.rows import THRESHOLD, Planted, shingled
-from stages._clean.duplicates import similarity
+from stages._clean.duplicates import similarities
 from stages.shared.records import Record
 
 
@@ -38,7 +38,7 @@ def wrongly_removed(records: Iterable[Record], planted: list[Planted], removed: 
         begins, ends = np.searchsorted(hashes, one, "left"), np.searchsorted(hashes, one, "right")
         rarest = np.argsort(ends - begins)[: math.floor((1 - THRESHOLD) * len(one) + 1e-6) + 1]
         candidates = np.unique(np.concatenate([rows[begins[place] : ends[place]] for place in rarest]))
-        return any(other != number and similarity(one, sets[other]) >= THRESHOLD for other in candidates)
+        return any(other != number and similarities(one, [sets[other]])[0] >= THRESHOLD for other in candidates)
 
     return {number for number in removed - known if not has_partner(number)}
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages._clean.duplicates import compared, shingles, similarity, turns_of
+from stages._clean.duplicates import compared, shingles, similarities, turns_of
 from stages._clean.formats import turn
 from stages.shared.code import parse
 from stages.shared.paths import RAW, write_json
@@ -73,7 +73,7 @@ def shingled(record: Record) -> np.ndarray:
 
 
 def alike(one: dict, other: dict) -> float:
-    return similarity(shingled(record(one, 0)), shingled(record(other, 0)))
+    return float(similarities(shingled(record(one, 0)), [shingled(record(other, 0))])[0])
 
 
 def stored(tree: ast.AST) -> frozenset[str]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,10 +52,9 @@ def record_schema(*more: str) -> "pyarrow.Schema":
 def record_table(records: Iterable[Record], **more: list[str]) -> "pyarrow.Table":
     import pyarrow
 
-    rows = [asdict(record) for record in records]
-    for name, values in more.items():
-        rows = [row | {name: value} for row, value in zip(rows, values, strict=True)]
-    return pyarrow.Table.from_pylist(rows, schema=record_schema(*more))
+    records = list(records)
+    columns = {name: [getattr(record, name) for record in records] for name in ("id", "messages", "source")}
+    return pyarrow.Table.from_pydict(columns | more, schema=record_schema(*more))
 
 
 @contextmanager
