@@ -1,11 +1,14 @@
 """`dvc repro` and `dvc exp run` on a repository with the one stage `train`, killed for real and run again."""
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,7 +40,7 @@ def tokenized(count, seed):
 
 class Repository:
     def __init__(self, folder, small_base):
-        self.folder = folder
+        self.folder, self.groups = folder, []
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -65,7 +68,7 @@ class Repository:
 
     def start(self, *command, fault=None):
         environment = self.environment | ({"FAULT": fault} if fault else {})
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=self.folder,
             env=environment,
@@ -74,6 +77,8 @@ class Repository:
             text=True,
             start_new_session=True,
         )
+        self.groups.append(process.pid)
+        return process
 
     def run(self, *command, fault=None, code=0):
         """What a command prints, which ends with `code`."""
@@ -93,7 +98,16 @@ class Repository:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, small_base):
-    return lambda name: Repository(tmp_path_factory.mktemp(name) / "repository", small_base)
+    repositories = []
+
+    def make(name):
+        repositories.append(Repository(tmp_path_factory.mktemp(name) / "repository", small_base))
+        return repositories[-1]
+
+    yield make
+    for group in (group for repository in repositories for group in repository.groups):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +165,7 @@ def test_sigterm_saves_the_step_it_came_in_and_a_trainer_whose_dvc_was_killed_do
     assert "exited with 143" in printed
     assert "Traceback" not in printed
 
-    # SIGSTOP keeps the trainer in its fifth step until DVC is dead; then the kernel sends the signal for a dead parent.
+    # SIGSTOP keeps the trainer in its fifth step until DVC is dead, for which the kernel sends it SIGTERM.
     process = repository.start("dvc", "repro", fault="stages._train.trainer:Watch.on_step_begin:3:SIGSTOP")
     lock = next(repository.folder.glob(".dvc/tmp/checkpoints/*/lock"))
     owner = ""
@@ -183,10 +197,8 @@ def test_an_experiment_in_a_temporary_folder_goes_on_where_a_killed_one_stopped(
     repository.run("dvc", "exp", "run", "--temp", "--name", "one", fault=fault, code=-signal.SIGKILL)
     printed = repository.run("dvc", "exp", "run", "--temp", "--name", "two")
     assert "train: goes on from step 4\n" in printed
-    reference = re.findall(
-        r"^refs/exps/.*$", repository.run("git", "for-each-ref", "--format=%(refname)"), re.MULTILINE
-    )
-    lock = next(repository.run("git", "show", f"{ref}:dvc.lock") for ref in reference if ref.endswith("/two"))
+    reference = re.search(r"refs/exps/\S+/two", repository.run("git", "for-each-ref"))[0]
+    lock = repository.run("git", "show", f"{reference}:dvc.lock")
     expected = read_yaml(uninterrupted.folder / "dvc.lock")["stages"]["train"]["outs"]
     hashes = {out["path"]: out["md5"] for out in YAML(typ="safe").load(lock)["stages"]["train"]["outs"]}
     assert {out["path"]: out["md5"] for out in expected if out["path"] in OUTS} == {path: hashes[path] for path in OUTS}
