@@ -44,7 +44,7 @@ def training_arguments(params: Params) -> "SFTConfig":
     from trl import SFTConfig
 
     train = params.train
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=".dvc/tmp/trainer",  # nothing is written there: checkpoints have their own place
         num_train_epochs=train.epochs,
         per_device_train_batch_size=train.batch_size,
@@ -72,6 +72,9 @@ def training_arguments(params: Params) -> "SFTConfig":
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
     )
+    # Of several GPUs the Trainer would use all, and multiply the batch by their number.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def make_trainer(
@@ -103,29 +106,37 @@ def load_rows() -> "dict[str, Dataset]":
 def train(trainer: "Trainer", checkpoint: Path | None) -> None:
     """Trains to the end and leaves models/adapter, compared with what was trained."""
     import torch
+    from safetensors import SafetensorError
 
     try:
         trainer.run(checkpoint)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "can't allocate memory" not in str(error):  # what PyTorch says on the CPU
+            raise
         raise UserError(
-            f"out of memory in step {trainer.state.global_step + 1} ({error}). {trainer.stop.next_run()} with the same "
-            "values and more memory. Less is needed with a smaller train.batch_size or tokenize.max_length, or "
-            "machine.gradient_checkpointing: true, each of which starts the training afresh"
+            f"out of memory in step {trainer.state.global_step + 1} ({error}). {trainer.stop.next_run()}. Give it more "
+            "memory; or it needs less with a smaller train.batch_size or tokenize.max_length, or with "
+            "machine.gradient_checkpointing: true, but each of these starts the training afresh"
         ) from None
-    with whole_directory(ADAPTER) as folder:
-        save_adapter(trainer.model, folder)
-        for path in (*folder.iterdir(), folder):
-            sync(path)
+    try:
+        with whole_directory(ADAPTER) as folder:
+            save_adapter(trainer.model, folder)
+            for path in (*folder.iterdir(), folder):
+                sync(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{ADAPTER} could not be written ({error}). Free some space. {trainer.stop.next_run()}, the last"
+        ) from None
     check_saved(trainer.model, ADAPTER / "adapter_model.safetensors")
 
 
 def main(stop: Stop, params: Params) -> Outcome:
     refuse_several_processes()
     counts = check_rows(TOKENIZED / "train.arrow")
-    parameters = adapter_parameters(params.lora)
     checkpoints = Checkpoints(fingerprint(params), params.machine.save_total_limit)
     checkpoints.tidy()
-    check_disk(parameters, checkpoints)
+    check_disk(adapter_parameters(params.lora), checkpoints)
     checkpoint = checkpoints.newest()
     stop.saved = step_of(checkpoint) if checkpoint else 0
     manifest = read_json(BASE / "manifest.json")

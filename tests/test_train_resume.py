@@ -18,7 +18,7 @@ from stages._train.results import curves, losses
 from stages._train.signals import Stop
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic
-from stages.train import make_trainer
+from stages.train import make_trainer, train
 from tests.test_train import MANIFEST as BASE_MANIFEST
 from tests.test_train import rows
 
@@ -249,3 +249,23 @@ def test_training_refuses_moments_that_come_back_in_another_dtype(uninterrupted,
     trainer.callback_handler.callbacks.insert(0, Rounding())
     with pytest.raises(RuntimeError, match=r"not trained in fp32: .*exp_avg"):
         trainer.run(steps(uninterrupted[1])[-2])
+
+
+class Greedy(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 2:
+            torch.empty(1 << 50)
+
+
+def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrupted, trainer_of, tmp_path, monkeypatch):
+    trainer = trainer_of(Checkpoints({}, 1))
+    trainer.add_callback(Greedy)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"out of memory in step 3 .*goes on from step 2\. .*train\.batch_size"):
+        train(trainer, None)
+    assert not (tmp_path / "models/adapter").exists()
+    again = trainer_of(trainer.checkpoints)
+    train(again, trainer.checkpoints.newest())
+    assert result(again, tmp_path / "again") == uninterrupted[0]
+    saved_adapter = (tmp_path / "models/adapter/adapter_model.safetensors").read_bytes()
+    assert saved_adapter == uninterrupted[0][0]

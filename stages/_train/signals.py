@@ -41,7 +41,7 @@ class Stop:
         while number not in PATIENCE:
             number = os.read(reader, 1)[0]
         time.sleep(PATIENCE[number])
-        say(f"no checkpoint within {PATIENCE[number]:.0f} s of the signal. {self.next_run()}")
+        say(f"no checkpoint within {PATIENCE[number]:g} s of the signal. {self.next_run()}")
         os._exit(128 + number)
 
     def handle(self, number: int, frame: object) -> None:
@@ -59,7 +59,11 @@ class Stop:
         sys.exit(128 + self.received)
 
     def next_run(self) -> str:
-        return f"The next run goes on from step {self.saved}" if self.saved else "No step was saved yet"
+        return (
+            f"The next run with the same values goes on from step {self.saved}"
+            if self.saved
+            else "No step was saved yet"
+        )
 
 
 def die_with_parent() -> None:
