@@ -8,7 +8,6 @@ starts: of folders with other fingerprints the OTHERS newest stay, and those in 
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from stages._train.fingerprint import difference, name_of, sha256
+from stages._train.lock import take_lock
 from stages.shared.errors import UserError
 from stages.shared.paths import read_json, write_json
 
@@ -60,34 +60,6 @@ def damage(checkpoint: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{error.__class__.__name__}: {error}"
     return ""
-
-
-def take_lock(path: Path):
-    """The open file that holds the lock until it is closed or the process ends.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 it stays open as long as the lock is held
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            file.close()
-            raise UserError(
-                f"process {owner} is training with the same values and holds {path.parent}. Wait until it ends, or "
-                f"stop it with `kill {owner}`, which saves a checkpoint first, and run this again"
-            ) from None
-        # A training that ends removes its folder: a lock on a file that is gone keeps nobody out.
-        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            return file
-        file.close()
 
 
 class Checkpoints:
