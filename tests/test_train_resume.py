@@ -197,6 +197,7 @@ def test_of_other_fingerprints_the_three_newest_stay_and_those_in_use(saved):
         shutil.copytree(source, checkpoints.folder / source.name)
         names.append(checkpoints.folder.name)
     shutil.rmtree(root() / saved().folder.name)
+    saved({"number": "killed before its first checkpoint"})
     own = saved({"number": "own"})
     own.tidy()
     assert {path.name for path in root().iterdir()} == {own.folder.name, used.folder.name, *names[2:]}

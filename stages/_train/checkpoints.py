@@ -4,7 +4,7 @@ DVC_ROOT is the original repository in `dvc exp run --temp` and in the queue too
 folder it was killed in. They are no outs of the stage: DVC would record and restore them, or train again without them.
 
 A training removes its own folder once all its results are written. What others left behind goes when a training
-starts: of folders with other fingerprints the OTHERS newest stay, and those in use.
+starts: of folders with other fingerprints the OTHERS newest that hold a checkpoint stay, and those in use.
 """
 
 import contextlib
@@ -96,9 +96,10 @@ class Checkpoints:
         return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def tidy(self) -> None:
-        for other in self.others()[OTHERS:]:
-            with contextlib.suppress(UserError), take_lock(other / "lock"):
-                shutil.rmtree(other)
+        kept = {self.folder, *self.others()[:OTHERS]}
+        for path in set(root().iterdir()) - kept:
+            with contextlib.suppress(UserError), take_lock(path / "lock"):
+                shutil.rmtree(path)
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """write(folder) puts the files of a checkpoint there; under its own name it appears whole or not at all.
