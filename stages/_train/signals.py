@@ -71,7 +71,7 @@ def die_with_parent() -> None:
     parent = os.getppid()
     if not sys.platform.startswith("linux"):
         return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     # A parent that died before the call sends nothing any more: by then this process belongs to another one.
     adopted = parent == 1 and "DVC_STAGE" in os.environ and b"dvc" not in Path("/proc/1/cmdline").read_bytes()
     if adopted or os.getppid() != parent:
