@@ -2,32 +2,35 @@
 metrics/train.json and the curves metrics/train_curve.csv, metrics/validation_curve.csv.
 
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314): the base stays frozen in 4 bits, low-rank adapters on it are trained by
-TRL's SFTTrainer. Run it with `dvc repro train`.
+TRL's SFTTrainer. Run it with `dvc repro train`. Stopped, it goes on from its last checkpoint when run again, to the
+same bytes (see stages/_train/checkpoints.py).
 """
 
-import csv
+import functools
 import importlib.metadata
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages._train.adapter import add_adapter, quantized_bytes, save_adapter
+from stages._train.adapter import add_adapter, check_saved, quantized_bytes, save_adapter
+from stages._train.checkpoints import Checkpoints, step_of, sync
+from stages._train.checks import adapter_parameters, check_disk, check_rows, refuse_several_processes
+from stages._train.fingerprint import LIBRARIES, fingerprint
+from stages._train.results import curves, losses, sizes, speed
+from stages._train.signals import Stop, die_with_parent
+from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic, packed_batch, pick_device
 from stages.shared.params import Params
 from stages.shared.paths import (
     ADAPTER,
     BASE,
-    CURVE,
     METRICS,
     TOKENIZED,
-    VALIDATION_CURVE,
     read_json,
     whole_directory,
     write_json,
     write_text,
 )
-from stages.shared.prompts import IGNORED
-from stages.shared.stage import Outcome, peak_memory, run_stage
+from stages.shared.stage import Outcome, run_stage
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,15 +39,13 @@ if TYPE_CHECKING:
 
     from stages._train.trainer import Trainer
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
-
 
 def training_arguments(params: Params) -> "SFTConfig":
     from trl import SFTConfig
 
     train = params.train
-    return SFTConfig(
-        output_dir=".dvc/tmp/trainer",  # nothing is written there: save_strategy is no
+    arguments = SFTConfig(
+        output_dir=".dvc/tmp/trainer",  # nothing is written there: checkpoints have their own place
         num_train_epochs=train.epochs,
         per_device_train_batch_size=train.batch_size,
         per_device_eval_batch_size=train.batch_size,
@@ -63,16 +64,22 @@ def training_arguments(params: Params) -> "SFTConfig":
         eval_steps=train.eval_steps,
         eval_on_start=True,
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=params.machine.save_steps,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,  # the collator needs seq_lengths
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
     )
+    # Of several GPUs the Trainer would use all, and multiply the batch by their number.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
-def make_trainer(model: "PeftModel", rows: "dict[str, Dataset]", params: Params) -> "Trainer":
+def make_trainer(
+    model: "PeftModel", rows: "dict[str, Dataset]", params: Params, checkpoints: Checkpoints, stop: Stop
+) -> "Trainer":
     from transformers import AutoTokenizer
 
     from stages._train.trainer import Trainer
@@ -84,6 +91,8 @@ def make_trainer(model: "PeftModel", rows: "dict[str, Dataset]", params: Params)
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
         processing_class=AutoTokenizer.from_pretrained(BASE),
+        checkpoints=checkpoints,
+        stop=stop,
     )
 
 
@@ -94,79 +103,52 @@ def load_rows() -> "dict[str, Dataset]":
     return {split: Dataset.from_file(str(TOKENIZED / f"{split}.arrow")) for split in ("train", "validation")}
 
 
-def table(rows: list[dict], columns: dict[str, str]) -> str:
-    """CSV text of the log entries that have the first of the columns, which are {name in the log: name in the file}."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["step", *columns.values()])
-    for row in rows:
-        if next(iter(columns)) in row:
-            writer.writerow([row["step"], *(f"{row[name]:.6g}" for name in columns)])
-    return file.getvalue()
-
-
-def count_tokens(dataset: "Dataset") -> tuple[int, int]:
-    """(all, trained) tokens of one epoch."""
-    tokens = sum(map(len, dataset["input_ids"]))
-    return tokens, sum(label != IGNORED for labels in dataset["labels"] for label in labels)
-
-
-def curves(history: list[dict]) -> dict[Path, str]:
-    """{file: CSV text} of the trainer's log."""
-    training = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "grad_norm"}
-    return {CURVE: table(history, training), VALIDATION_CURVE: table(history, {"eval_loss": "loss"})}
-
-
-def losses(history: list[dict]) -> dict[str, float]:
-    training = [entry["loss"] for entry in history if "loss" in entry]
-    validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    return {
-        "loss_first": training[0],
-        "loss_last": training[-1],
-        "validation_loss_start": validation[0],
-        "validation_loss": validation[-1],
-    }
-
-
-def sizes(model: "PeftModel", base_bytes: int, parameters: int) -> dict[str, float]:
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {
-        "parameters": parameters,
-        "trainable_parameters": trainable,
-        "trainable_share": round(trainable / (parameters + trainable), 6),
-        "base_bytes_16bit": 2 * parameters,
-        "base_bytes_4bit": base_bytes,
-        "adapter_bytes": (ADAPTER / "adapter_model.safetensors").stat().st_size,
-    }
-
-
-def speed(trainer: "Trainer", tokens: int, trained: int) -> dict[str, float | str]:
+def train(trainer: "Trainer", checkpoint: Path | None) -> None:
+    """Trains to the end and leaves models/adapter, compared with what was trained."""
     import torch
+    from safetensors import SafetensorError
 
-    seconds, cuda = trainer.watch.seconds, trainer.args.device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "train_seconds": round(seconds, 3),
-        "tokens_per_second": round(tokens / seconds, 1),
-        "trained_tokens_per_second": round(trained / seconds, 1),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
-    }
+    try:
+        trainer.run(checkpoint)
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "can't allocate memory" not in str(error):  # what PyTorch says on the CPU
+            raise
+        raise UserError(
+            f"out of memory in step {trainer.state.global_step + 1} ({error}). {trainer.stop.next_run()}. Give it more "
+            "memory; or it needs less with a smaller train.batch_size or tokenize.max_length, or with "
+            "machine.gradient_checkpointing: true, but each of these starts the training afresh"
+        ) from None
+    try:
+        with whole_directory(ADAPTER) as folder:
+            save_adapter(trainer.model, folder)
+            for path in (*folder.iterdir(), folder):
+                sync(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{ADAPTER} could not be written ({error}). Free some space. {trainer.stop.next_run()}, the last"
+        ) from None
+    check_saved(trainer.model, ADAPTER / "adapter_model.safetensors")
 
 
-def main(params: Params) -> Outcome:
+def main(stop: Stop, params: Params) -> Outcome:
+    refuse_several_processes()
+    counts = check_rows(TOKENIZED / "train.arrow")
+    checkpoints = Checkpoints(fingerprint(params), params.machine.save_total_limit)
+    checkpoints.tidy()
+    check_disk(adapter_parameters(params.lora), checkpoints)
+    checkpoint = checkpoints.newest()
+    stop.saved = step_of(checkpoint) if checkpoint else 0
     manifest = read_json(BASE / "manifest.json")
     make_deterministic(params.seed, params.train.deterministic, warn_only=False)
     model = load_model(BASE, params.machine, params.quantization)
     base_bytes = quantized_bytes(model)
     model = add_adapter(model, params.lora, manifest)
-    rows = load_rows()
-    trainer = make_trainer(model, rows, params)
-    trainer.train()
-    with whole_directory(ADAPTER) as folder:
-        save_adapter(model, folder)
+    trainer = make_trainer(model, load_rows(), params, checkpoints, stop)
+    train(trainer, checkpoint)
     for path, text in curves(trainer.state.log_history).items():
         write_text(path, text)
-    tokens, trained = (round(count * trainer.state.epoch) for count in count_tokens(rows["train"]))
+    tokens, trained = (round(count * trainer.state.epoch) for count in (counts.tokens, counts.trained))
     metrics = {
         **losses(trainer.state.log_history),
         **sizes(model, base_bytes, manifest["parameters"]),
@@ -181,8 +163,12 @@ def main(params: Params) -> Outcome:
         f"{metrics['steps']} steps, validation loss {metrics['validation_loss_start']:.3f} → "
         f"{metrics['validation_loss']:.3f}, {timing['tokens_per_second']:.0f} tokens/s, adapter in {ADAPTER}",
         timing,
+        checkpoints.remove,
     )
 
 
 if __name__ == "__main__":
-    run_stage("train", main)
+    stop = Stop()
+    stop.install()
+    die_with_parent()
+    run_stage("train", functools.partial(main, stop))

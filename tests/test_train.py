@@ -1,5 +1,6 @@
 """Training: real NF4 layers, a real PEFT adapter and TRL's trainer, on a Mistral of two layers."""
 
+import itertools
 import json
 
 import pytest
@@ -9,7 +10,9 @@ from trl import SFTTrainer
 
 from stages._train import loss as loss_module
 from stages._train.adapter import add_adapter, save_adapter
+from stages._train.checkpoints import Checkpoints
 from stages._train.loss import LinearCrossEntropy
+from stages._train.signals import Stop
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic, packed_batch, quantized_modules
 from stages.shared.prompts import IGNORED
@@ -48,14 +51,16 @@ def quantized(small_base, params):
 
 
 @pytest.fixture
-def trainer_of(small_base, params, monkeypatch):
+def trainer_of(small_base, params, monkeypatch, tmp_path):
     monkeypatch.chdir(small_base.parents[1])
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    numbers = itertools.count()
 
     def build(params=params):
         make_deterministic(params.seed, wanted=True, warn_only=False)
         model = add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, MANIFEST)
         data = {"train": Dataset.from_list(rows(8)), "validation": Dataset.from_list(rows(3, seed=1))}
-        return make_trainer(model, data, params)
+        return make_trainer(model, data, params, Checkpoints({"number": next(numbers)}, limit=1), Stop())
 
     return build
 

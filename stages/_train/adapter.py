@@ -52,3 +52,23 @@ def save_adapter(model: "PeftModel", folder: Path) -> None:
         config["target_modules"].sort()  # PEFT keeps a set, whose order differs from run to run
     write_json(folder / "adapter_config.json", config)
     (folder / "README.md").unlink()  # PEFT's card is an empty form
+
+
+def check_saved(model: "PeftModel", file: Path) -> None:
+    """Reads the adapter's file again and compares it with what was trained.
+
+    Raises:
+        UserError: a tensor is missing or not the same.
+    """
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    trained, saved = get_peft_model_state_dict(model, save_embedding_layers=False), load_file(file)
+    wrong = sorted(trained.keys() ^ saved.keys())
+    wrong += [name for name in saved if name not in wrong and not torch.equal(trained[name].cpu(), saved[name])]
+    if wrong:
+        raise UserError(
+            f"{file} does not hold what was trained ({len(wrong)} tensors, such as {wrong[0]}): the disk or the memory "
+            "is failing. The last checkpoint is kept; run it again"
+        )

@@ -196,6 +196,8 @@ class Machine(Section):
     attention: Literal["sdpa", "eager"]
     gradient_checkpointing: bool
     workers: Count | None
+    save_steps: Count
+    save_total_limit: Count
 
 
 class Params(Section):

@@ -33,10 +33,12 @@ HASHED_BELOW = 1 << 20  # bytes; a larger file is known by its size, mtime and i
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage's main() returns: the closing line, and figures for its timing file."""
+    """What a stage's main() returns: the closing line, figures for its timing file, and what it does at the very end,
+    when everything is written and no input has changed meanwhile."""
 
     message: str
     timing: dict[str, float | int | str] = field(default_factory=dict)
+    finish: Callable[[], None] = lambda: None
 
 
 def declaration(stage: str) -> tuple[list[str], list[str]]:
@@ -117,6 +119,7 @@ def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
         write_json(
             timing_file(stage), {"seconds": round(seconds, 3), "peak_rss_bytes": peak_memory(), **outcome.timing}
         )
+        outcome.finish()
     except UserError as error:
         sys.exit(f"{stage}: {error}")
     except OSError as error:

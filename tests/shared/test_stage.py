@@ -134,6 +134,20 @@ def test_an_input_edited_meanwhile_is_refused(capsys, change, named):
     assert f"clean: {named} changed while the stage ran" in stopped(capsys, main)
 
 
+def test_a_stage_finishes_when_all_is_written_and_not_at_all_where_an_input_was_edited(capsys):
+    finished = []
+
+    def main(params):
+        if not finished:
+            return Outcome("well", finish=lambda: finished.append(timing_file("clean").exists()))
+        Path("data/rows.jsonl").write_text("[]\n")
+        return Outcome("too late", finish=lambda: finished.append("again"))
+
+    run_stage("clean", main)
+    stopped(capsys, main)
+    assert finished == [True]
+
+
 def test_a_large_input_edited_meanwhile_is_refused(capsys):
     Path("data/rows.jsonl").write_bytes(b"x" * (2 << 20))
 

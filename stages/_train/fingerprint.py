@@ -1,0 +1,72 @@
+"""What a checkpoint belongs to: all that shapes the trained bytes, by name, and one hash of it."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+
+from stages.shared.models import pick_device
+from stages.shared.params import Params
+from stages.shared.paths import BASE, read_json
+from stages.shared.stage import declaration
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+BELOW = ("accelerate", "datasets", "numpy", "safetensors")
+HASH = "sha256:"
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flat(values: dict, prefix: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}.{name}") if isinstance(value, dict) else {f"{prefix}.{name}": value}
+    return found
+
+
+def contents(dep: Path) -> str:
+    """Of models/base the hash of its manifest's hashes: 14.5 GB need no second reading."""
+    if dep == BASE:
+        files = json.dumps(read_json(BASE / "manifest.json")["files"], sort_keys=True)
+        return HASH + hashlib.sha256(files.encode()).hexdigest()
+    return HASH + sha256(dep)
+
+
+def fingerprint(params: Params) -> dict[str, object]:
+    """{what: its value or hash}: base, rows, the stage's code, params, library versions.
+
+    Of `machine` it takes what changes the bytes; threads and the model of the GPU may change with the box.
+    """
+    deps, _ = declaration("train")
+    machine = params.machine
+    return {
+        **{dep: contents(Path(dep)) for dep in deps},
+        "seed": params.seed,
+        **flat(params.quantization.model_dump(), "quantization"),
+        **flat(params.lora.model_dump(), "lora"),
+        **flat(params.train.model_dump(), "train"),
+        "device": pick_device(machine).type,
+        "machine.attention": machine.attention,
+        "machine.gradient_checkpointing": machine.gradient_checkpointing,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in (*LIBRARIES, *BELOW)},
+    }
+
+
+def name_of(parts: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def difference(before: dict[str, object], now: dict[str, object]) -> str:
+    """Such as `lora.r 16 → 8, stages/train.py`, five at most."""
+    changed = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            changed.append(name if HASH in f"{old}{new}" else f"{name} {old} → {new}")
+    more = [f"{len(changed) - 5} more"] if len(changed) > 5 else []
+    return ", ".join(changed[:5] + more)

@@ -1,0 +1,195 @@
+"""What stops a training before anything heavy is loaded, and what makes a checkpoint its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+
+from stages._train.checkpoints import Checkpoints
+from stages._train.checks import (
+    Rows,
+    adapter_parameters,
+    check_disk,
+    check_rows,
+    count_rows,
+    refuse_several_processes,
+)
+from stages._train.fingerprint import difference, fingerprint
+from stages.shared.errors import UserError
+from stages.shared.models import load_model, packed_batch
+from stages.shared.paths import write_json
+from stages.shared.prompts import IGNORED
+from stages.tokenize import Row, write_rows
+from tests.conftest import ROOT
+from tests.test_train import rows
+
+
+@pytest.fixture(autouse=True)
+def repository(small_base, tmp_path, monkeypatch):
+    """What the stage needs to have before it: code, rows, the base."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    shutil.copytree(ROOT / "stages", "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(small_base, "models/base")
+    for name in ("dvc.yaml", "profiles/tiny.yaml"):
+        shutil.copy(ROOT / name, "dvc.yaml" if name == "dvc.yaml" else "params.yaml")
+    for split in ("train", "validation"):
+        write(split, rows(4))
+
+
+def write(split, made):
+    Path("data/tokenized").mkdir(parents=True, exist_ok=True)
+    write_rows(Path("data/tokenized", f"{split}.arrow"), [Row(**row) for row in made])
+
+
+def ending(row):
+    return {name: values[:-1] + [2] if name != "seq_lengths" else values for name, values in row.items()}
+
+
+@pytest.mark.parametrize("count", [1, 2500])  # three batches of the file
+def test_rows_are_counted_as_by_reading_them_into_lists(count):
+    made = [ending(row) if index % 3 else row for index, row in enumerate(rows(4) * (count // 4 + 1))][:count]
+    write("train", made)
+    dataset = Dataset.from_file("data/tokenized/train.arrow")
+    labels = dataset["labels"]
+    assert count_rows(Path("data/tokenized/train.arrow"), end=2) == Rows(
+        rows=count,
+        tokens=sum(map(len, dataset["input_ids"])),
+        trained=sum(label != IGNORED for row in labels for label in row),
+        endless=sum(2 not in row for row in labels),
+        longest_conversation=max(max(lengths) for lengths in dataset["seq_lengths"]),
+    )
+
+
+def test_rows_whose_answers_never_end_are_refused():
+    write("train", [ending(row) for row in rows(3)] + rows(2))
+    with pytest.raises(UserError, match="2 of 5 rows of data/tokenized/train.arrow have no </s> among their labels"):
+        check_rows(Path("data/tokenized/train.arrow"))
+
+
+def set_window(window):
+    config = json.loads(Path("models/base/config.json").read_text())
+    write_json(Path("models/base/config.json"), config | {"sliding_window": window})
+
+
+@pytest.mark.parametrize(("window", "said"), [(None, False), (39, True), (40, False)])
+def test_a_conversation_longer_than_the_sliding_window_is_said(capsys, window, said):
+    set_window(window)
+    write("train", [ending(row) for row in rows(4)])
+    check_rows(Path("data/tokenized/train.arrow"))
+    assert (
+        "longest conversation has 40 tokens, but each layer of this base looks back" in capsys.readouterr().out
+    ) == said
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_in_packed_rows_a_window_as_long_as_the_longest_conversation_changes_nothing(params_of, attention):
+    machine = params_of(machine={"device": "cpu", "attention": attention}).machine
+    batch = packed_batch(rows(2))
+
+    def states(window):
+        set_window(window)
+        model = load_model(Path("models/base"), machine).model
+        with torch.no_grad():
+            return model(
+                input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
+            ).last_hidden_state
+
+    unlimited = states(None)
+    assert torch.equal(states(40), unlimited)
+    assert not torch.equal(states(8), unlimited)
+
+
+def test_each_lora_target_that_the_base_lacks_is_named(params_of):
+    lora = params_of(lora={"target_modules": ["q_proj", "w1", "lm_head", "embed_tokens"]}).lora
+    with pytest.raises(UserError, match=r"target_modules: w1, lm_head, embed_tokens not among .* are down_proj, gate_"):
+        adapter_parameters(lora)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "mlp.down_proj"]])
+def test_the_adapters_size_is_known_before_the_base_is_loaded(params_of, targets):
+    from stages._train.adapter import add_adapter
+
+    params = params_of(lora={"target_modules": targets}, machine={"device": "cpu"})
+    model = add_adapter(
+        load_model(Path("models/base"), params.machine, params.quantization),
+        params.lora,
+        {"id": None, "path": "x", "revision": None},
+    )
+    assert adapter_parameters(params.lora) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_too_little_room_for_adapter_and_checkpoints_is_said_before_the_training():
+    checkpoints = Checkpoints({}, limit=2)
+    check_disk(1000, checkpoints)
+    size = shutil.disk_usage(".").free // 36  # 4 + 3 · 12 bytes a parameter are needed
+    with pytest.raises(UserError, match=r"MiB free, for adapter and checkpoints together. Free some space"):
+        check_disk(size, checkpoints)
+
+
+def test_several_processes_are_refused_before_anything_is_read(tmp_path):
+    environment = os.environ | {"WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stages.train"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("train: WORLD_SIZE is 2: this stage trains in one process")
+
+
+def test_one_process_is_not_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refuse_several_processes()
+
+
+def changed_code():
+    Path("stages/shared/progress.py").write_text("# another\n")
+
+
+def changed_rows():
+    write("validation", rows(5))
+
+
+def changed_base():
+    manifest = json.loads(Path("models/base/manifest.json").read_text())
+    manifest["files"]["config.json"] = "0" * 64
+    write_json(Path("models/base/manifest.json"), manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "seed 42 → 1"),
+        ({"lora": {"dropout": 0.5}}, "lora.dropout 0.0 → 0.5"),
+        ({"train": {"epochs": 3, "eval_steps": 7}}, "train.epochs 1.0 → 3, train.eval_steps 50 → 7"),
+        ({"quantization": {"double_quant": False}}, "quantization.double_quant True → False"),
+        ({"machine": {"attention": "eager"}}, "machine.attention sdpa → eager"),
+        ({"machine": {"gradient_checkpointing": True}}, "machine.gradient_checkpointing False → True"),
+        (changed_code, "stages/shared/progress.py"),
+        (changed_rows, "data/tokenized/validation.arrow"),
+        (changed_base, "models/base"),
+        ({"machine": {"save_steps": 1, "save_total_limit": 9, "workers": 3}}, ""),
+        ({"evaluate": {"max_rows": 1}}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_checkpoint_is_known_by_all_that_shapes_its_bytes_and_by_nothing_else(params_of, change, named):
+    before = fingerprint(params_of())
+    values = {}
+    if callable(change):
+        change()
+    else:
+        values = change
+    assert difference(before, fingerprint(params_of(**values))) == named
+
+
+def test_another_library_version_is_another_fingerprint(params_of):
+    parts = fingerprint(params_of())
+    assert {"python", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "numpy"} <= parts.keys()
+    many = dict.fromkeys(list(parts)[:7], 0)
+    assert difference(parts, parts | {"torch": "9.9"}) == f"torch {parts['torch']} → 9.9"
+    assert difference(parts, parts | many).endswith(", 2 more")

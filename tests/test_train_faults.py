@@ -1,0 +1,203 @@
+"""`dvc repro` and `dvc exp run` on a repository with the one stage `train`, killed for real and run again."""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.shared.params import read_yaml
+from stages.tokenize import Row, write_rows
+from tests.conftest import ROOT
+from tests.test_train import rows
+
+pytestmark = pytest.mark.slow
+
+SMALLER = {
+    "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+    "train": {"epochs": 2, "batch_size": 2, "gradient_accumulation_steps": 2, "warmup_steps": 2, "eval_steps": 3},
+    "machine": {"device": "cpu", "save_steps": 4},
+}
+STEPS = 20
+OUTS = ("models/adapter", "metrics/train.json", "metrics/train_curve.csv", "metrics/validation_curve.csv")
+
+
+def tokenized(count, seed):
+    for row in rows(count, seed):
+        ends = [sum(row["seq_lengths"][: index + 1]) - 1 for index in range(len(row["seq_lengths"]))]
+        for name in ("input_ids", "labels"):
+            row[name] = [2 if index in ends else value for index, value in enumerate(row[name])]
+        yield Row(**row)
+
+
+class Repository:
+    def __init__(self, folder, small_base):
+        self.folder, self.groups = folder, []
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "tests/faults"),
+            "DVC_SITE_CACHE_DIR": str(folder.parent / "site-cache"),
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        }
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "stages", folder / "stages", ignore=ignored)
+        shutil.copytree(small_base, folder / "models/base")
+        (folder / "data/tokenized").mkdir(parents=True)
+        for split, count, seed in (("train", 40, 0), ("validation", 3, 1)):
+            write_rows(folder / f"data/tokenized/{split}.arrow", list(tokenized(count, seed)))
+        yaml = YAML()
+        values = yaml.load(ROOT / "profiles/tiny.yaml")
+        for section, changes in SMALLER.items():
+            values[section].update(changes)
+        yaml.dump(values, folder / "params.yaml")
+        yaml.dump({"stages": {"train": read_yaml(ROOT / "dvc.yaml")["stages"]["train"]}}, folder / "dvc.yaml")
+        (folder / ".gitignore").write_text("__pycache__/\n")
+        for command in ("git init --quiet", "dvc init --quiet", "git add --all", "git commit --quiet -m start"):
+            subprocess.run(command.split(), cwd=folder, env=self.environment, check=True, capture_output=True)
+
+    def start(self, *command, fault=None):
+        environment = self.environment | ({"FAULT": fault} if fault else {})
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.groups.append(process.pid)
+        return process
+
+    def run(self, *command, fault=None, code=0):
+        """What a command prints, which ends with `code`."""
+        process = self.start(*command, fault=fault)
+        printed = process.communicate(timeout=120)[0]
+        assert process.returncode == code, printed
+        return printed
+
+    def checkpoints(self):
+        return sorted(path.name for path in self.folder.glob(".dvc/tmp/checkpoints/*/step-*"))
+
+    def results(self):
+        """{file: sha256} of all that the stage writes, timing apart."""
+        files = [path for out in OUTS for path in [self.folder / out, *(self.folder / out).glob("*")] if path.is_file()]
+        return {str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, small_base):
+    repositories = []
+
+    def make(name):
+        repositories.append(Repository(tmp_path_factory.mktemp(name) / "repository", small_base))
+        return repositories[-1]
+
+    yield make
+    for group in (group for repository in repositories for group in repository.groups):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(made):
+    repository = made("uninterrupted")
+    repository.run("dvc", "repro")
+    assert len(repository.results()) == 5
+    assert not list(repository.folder.glob(".dvc/tmp/checkpoints/*"))
+    return repository
+
+
+KILLS = [  # where, and the step from which the next run must go on
+    ("right after the first checkpoint", "stages._train.trainer:Watch.on_step_begin:5:SIGKILL", 4),
+    ("between two, in the middle of an accumulation", "stages._train.trainer:Trainer.training_step:6:SIGKILL", 4),
+    ("while a checkpoint is written", "stages._train.checkpoints:sync:3:SIGKILL", 4),
+    ("after the adapter, before the metrics", "stages._train.results:losses:1:SIGKILL", STEPS),
+]
+
+
+def test_killed_again_and_again_a_training_ends_with_the_bytes_of_one_that_was_not(made, uninterrupted):
+    repository = made("killed")
+    step = 0
+    for where, fault, next_step in KILLS:
+        printed = repository.run("dvc", "repro", fault=fault, code=-signal.SIGKILL)
+        assert (f"train: goes on from step {step}\n" in printed) == (step > 0), where
+        assert repository.checkpoints()[-1] == f"step-{next_step:08}", where
+        step = next_step
+    assert f"train: goes on from step {STEPS}\n" in repository.run("dvc", "repro")
+    assert repository.results() == uninterrupted.results()
+    assert not list(repository.folder.glob(".dvc/tmp/checkpoints/*"))
+    timing = read_yaml(repository.folder / "metrics/train.timing.json")
+    assert timing["runs"] == 3  # two of the killed ones saved nothing
+
+
+def ended(pid):
+    """Whether a process is gone within 40 s. A zombie, which nobody has waited for, is gone."""
+    for _ in range(400):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_sigterm_saves_the_step_it_came_in_and_a_trainer_whose_dvc_was_killed_does_the_same(made, uninterrupted):
+    repository = made("terminated")
+    fault = "stages._train.trainer:Trainer.training_step:3:SIGTERM"  # in the second step
+    printed = repository.run("dvc", "repro", fault=fault, code=255)
+    assert "train: SIGTERM: ends after this step, with a checkpoint\n" in printed
+    assert "train: stopped by SIGTERM. The next run with the same values goes on from step 2\n" in printed
+    assert "exited with 143" in printed
+    assert "Traceback" not in printed
+
+    # SIGSTOP keeps the trainer in its fifth step until DVC is dead, for which the kernel sends it SIGTERM.
+    process = repository.start("dvc", "repro", fault="stages._train.trainer:Watch.on_step_begin:3:SIGSTOP")
+    lock = next(repository.folder.glob(".dvc/tmp/checkpoints/*/lock"))
+    owner = ""
+    while not owner or Path(f"/proc/{owner}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert process.poll() is None
+        time.sleep(0.1)
+        owner = str(trainer_of(process.pid) or "")
+    assert lock.read_text().strip() == owner
+    process.kill()
+    process.wait()
+    refused = repository.run("dvc", "repro", code=255)
+    assert f"train: process {owner} is training with the same values" in refused
+    os.kill(int(owner), signal.SIGCONT)
+    assert ended(owner)
+    assert "train: stopped by SIGTERM. The next run with the same values goes on from step 5\n" in process.stdout.read()
+    assert "train: goes on from step 5\n" in repository.run("dvc", "repro")
+    assert repository.results() == uninterrupted.results()
+
+
+def trainer_of(dvc):
+    """The process that DVC started."""
+    children = Path(f"/proc/{dvc}/task/{dvc}/children").read_text().split()
+    return next((pid for pid in children if b"stages.train" in Path(f"/proc/{pid}/cmdline").read_bytes()), None)
+
+
+def test_an_experiment_in_a_temporary_folder_goes_on_where_a_killed_one_stopped(made, uninterrupted):
+    repository = made("temporary")
+    fault = "stages._train.trainer:Watch.on_step_begin:7:SIGKILL"
+    repository.run("dvc", "exp", "run", "--temp", "--name", "one", fault=fault, code=-signal.SIGKILL)
+    printed = repository.run("dvc", "exp", "run", "--temp", "--name", "two")
+    assert "train: goes on from step 4\n" in printed
+    reference = re.search(r"refs/exps/\S+/two", repository.run("git", "for-each-ref"))[0]
+    lock = repository.run("git", "show", f"{reference}:dvc.lock")
+    expected = read_yaml(uninterrupted.folder / "dvc.lock")["stages"]["train"]["outs"]
+    hashes = {out["path"]: out["md5"] for out in YAML(typ="safe").load(lock)["stages"]["train"]["outs"]}
+    assert {out["path"]: out["md5"] for out in expected if out["path"] in OUTS} == {path: hashes[path] for path in OUTS}

@@ -1,0 +1,272 @@
+"""A training that was stopped, at whatever moment, ends with the bytes of one that was not."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from stages._train.adapter import add_adapter, check_saved, save_adapter
+from stages._train.checkpoints import MANIFEST, Checkpoints, root, steps
+from stages._train.results import curves, losses
+from stages._train.signals import Stop
+from stages.shared.errors import UserError
+from stages.shared.models import load_model, make_deterministic
+from stages.train import make_trainer, train
+from tests.test_train import MANIFEST as BASE_MANIFEST
+from tests.test_train import rows
+
+STEPS = 8  # 10 rows are 5 batches, of which an epoch makes 3 steps, the last of one batch; 2.5 epochs
+
+
+@pytest.fixture(scope="module")
+def params(params_of):
+    return params_of(
+        lora={"r": 4, "alpha": 8, "dropout": 0.1},
+        train={"epochs": 2.5, "batch_size": 2, "gradient_accumulation_steps": 2, "warmup_steps": 2, "eval_steps": 2},
+        machine={"device": "cpu", "save_steps": 1},
+    )
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def trainer_of(small_base, params):
+    """trainer_of(checkpoints) is what the stage makes of a fresh process."""
+
+    def build(checkpoints, save_steps=1):
+        machine = params.machine.model_copy(update={"save_steps": save_steps})
+        make_deterministic(params.seed, wanted=True)
+        model = add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, BASE_MANIFEST)
+        data = {"train": Dataset.from_list(rows(10)), "validation": Dataset.from_list(rows(3, seed=1))}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(small_base.parents[1])
+            return make_trainer(model, data, params.model_copy(update={"machine": machine}), checkpoints, Stop())
+
+    return build
+
+
+def result(trainer, folder):
+    """All that the stage writes of a training, timing apart."""
+    save_adapter(trainer.model, folder)
+    texts = list(curves(trainer.state.log_history).values())
+    weights = (folder / "adapter_model.safetensors").read_bytes()
+    return weights, texts, losses(trainer.state.log_history), trainer.state.global_step, trainer.state.epoch
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(trainer_of, tmp_path_factory):
+    """(result, folder with the checkpoint of each of its steps)."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        checkpoints = Checkpoints({"name": "uninterrupted"}, limit=100)
+        trainer = trainer_of(checkpoints)
+        trainer.run(None)
+    return result(trainer, folder / "adapter"), checkpoints.folder
+
+
+def test_checkpoints_change_no_bit_of_the_result(uninterrupted, trainer_of, tmp_path):
+    trainer = trainer_of(Checkpoints({}, limit=1), save_steps=100)
+    trainer.run(None)
+    assert result(trainer, tmp_path / "adapter") == uninterrupted[0]
+    assert [path.name for path in steps(trainer.checkpoints.folder)] == [f"step-{STEPS:08}"]
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_resumed_training_equals_the_uninterrupted_one_from_each_of_its_steps(
+    uninterrupted, trainer_of, tmp_path, step
+):
+    expected, folder = uninterrupted
+    checkpoint = folder / f"step-{step:08}"
+    trainer = trainer_of(Checkpoints({}, limit=2))
+    numpy.random.rand(step)  # what a new process has drawn is not what the old one had
+    torch.rand(step)
+    trainer.run(checkpoint)
+    assert result(trainer, tmp_path / "adapter") == expected
+    costs, before = trainer.watch.costs(), json.loads((checkpoint / "costs.json").read_text())
+    assert costs["runs"] == before["runs"] + 1 == 2
+    assert costs["train_seconds"] >= before["train_seconds"] > 0
+
+
+@pytest.fixture
+def saved(uninterrupted, monkeypatch, tmp_path):
+    """saved() opens a folder that holds the uninterrupted run's checkpoints of the steps 1, 2 and 3."""
+    opened = []
+
+    def build(parts=BASE_MANIFEST, limit=2):
+        for checkpoints in opened:
+            checkpoints.lock.close()
+        opened.append(Checkpoints(parts, limit))
+        return opened[-1]
+
+    folder = build().folder
+    for path in steps(uninterrupted[1])[-3:]:
+        shutil.copytree(path, folder / path.name)
+    return build
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = [
+    ("optimizer.pt", cut, "optimizer.pt is cut short"),
+    ("adapter_model.safetensors", flip, "adapter_model.safetensors has other bytes than were written"),
+    ("rng_state.pth", lambda file: file.unlink(), "FileNotFoundError"),
+    (MANIFEST, lambda file: file.unlink(), "FileNotFoundError"),
+    (MANIFEST, cut, "JSONDecodeError"),
+]
+
+
+@pytest.mark.parametrize(("name", "harm", "message"), DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_with_a_line_that_says_what_is_wrong(saved, capsys, name, harm, message):
+    checkpoints = saved()
+    harm(steps(checkpoints.folder)[0] / name)
+    assert checkpoints.newest().name == "step-00000002"
+    first, second = capsys.readouterr().out.splitlines()
+    assert "step-00000003" in first
+    assert message in first
+    assert second == "train: goes on from step 2"
+
+
+def test_a_checkpoint_that_was_being_written_is_cleared_away(saved):
+    partial = saved().folder / ".step-00000004.partial"
+    shutil.copytree(saved().folder / "step-00000003", partial)
+    assert saved().newest().name == "step-00000003"
+    assert not partial.exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_training_and_harms_no_other(saved):
+    resource = pytest.importorskip("resource")
+    before = saved().folder
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # a write beyond fails, as on a full disk
+    try:
+        with pytest.raises(UserError, match=r"checkpoint of step 4 could not be written.*are kept: 3, 2, 1\. Free"):
+            saved().save(4, lambda folder: torch.save(torch.zeros(10_000), folder / "optimizer.pt"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in before.iterdir() if "step" in path.name) == [
+        *("step-00000001", "step-00000002", "step-00000003")
+    ]
+    assert saved().newest().name == "step-00000003"
+
+
+def test_as_many_checkpoints_are_kept_as_asked_for(saved):
+    checkpoints = saved(limit=2)
+    checkpoints.save(4, lambda folder: (folder / "costs.json").write_text("{}"))
+    assert [path.name for path in steps(checkpoints.folder)] == ["step-00000004", "step-00000003"]
+    assert checkpoints.newest().name == "step-00000004"
+
+
+def test_other_values_start_afresh_and_the_line_names_what_differs(saved, capsys):
+    parts = {"lora.r": 16, "seed": 1, "stages/train.py": "sha256:aa", "torch": "2.13.0"}
+    first = saved(parts)
+    shutil.copytree(steps(saved().folder)[0], first.folder / "step-00000007")
+    other = saved(parts | {"lora.r": 8, "stages/train.py": "sha256:bb"})
+    assert other.newest() is None
+    assert capsys.readouterr().out == (
+        f"train: starts afresh; the newest other checkpoint ({first.folder.name}, at step 7) differs in "
+        "lora.r 16 → 8, stages/train.py\n"
+    )
+
+
+def test_of_other_fingerprints_the_three_newest_stay_and_those_in_use(saved):
+    source = steps(saved().folder)[0]
+    used = Checkpoints({"number": -1}, 1)
+    shutil.copytree(source, used.folder / source.name)
+    names = []
+    for number in range(5):
+        checkpoints = saved({"number": number})
+        shutil.copytree(source, checkpoints.folder / source.name)
+        names.append(checkpoints.folder.name)
+    shutil.rmtree(root() / saved().folder.name)
+    saved({"number": "killed before its first checkpoint"})
+    own = saved({"number": "own"})
+    own.tidy()
+    assert {path.name for path in root().iterdir()} == {own.folder.name, used.folder.name, *names[2:]}
+    used.lock.close()
+
+
+def test_a_second_training_with_the_same_values_is_refused_and_named_the_process(saved, tmp_path):
+    folder = saved().folder
+    code = f"""
+from stages._train.checkpoints import Checkpoints
+from stages.shared.errors import UserError
+try:
+    Checkpoints({BASE_MANIFEST!r}, 1)
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"process {os.getpid()} is training with the same values and holds {folder}" in done.stdout
+    assert f"`kill {os.getpid()}`" in done.stdout
+
+
+def test_an_adapter_that_reads_back_differently_is_refused(trainer_of, tmp_path):
+    trainer = trainer_of(Checkpoints({}, 1))
+    save_adapter(trainer.model, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    check_saved(trainer.model, file)
+    flip(file)
+    with pytest.raises(UserError, match="does not hold what was trained .1 tensors, such as base_model"):
+        check_saved(trainer.model, file)
+
+
+def test_training_refuses_adapters_that_are_not_fp32(trainer_of):
+    trainer = trainer_of(Checkpoints({}, 1))
+    parameter = next(p for p in trainer.model.parameters() if p.requires_grad)
+    parameter.data = parameter.data.to(torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"not trained in fp32: .*lora_A"):
+        trainer.run(None)
+
+
+class Rounding(TrainerCallback):
+    """A resume that loads AdamW's moments in another dtype."""
+
+    def on_train_begin(self, args, state, control, optimizer, **_):
+        for kept in optimizer.state.values():
+            kept["exp_avg"] = kept["exp_avg"].to(torch.bfloat16)
+
+
+def test_training_refuses_moments_that_come_back_in_another_dtype(uninterrupted, trainer_of):
+    trainer = trainer_of(Checkpoints({}, 1))
+    trainer.callback_handler.callbacks.insert(0, Rounding())
+    with pytest.raises(RuntimeError, match=r"not trained in fp32: .*exp_avg"):
+        trainer.run(steps(uninterrupted[1])[-2])
+
+
+class Greedy(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 2:
+            torch.empty(1 << 50)
+
+
+def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrupted, trainer_of, tmp_path, monkeypatch):
+    trainer = trainer_of(Checkpoints({}, 1))
+    trainer.add_callback(Greedy)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"out of memory in step 3 .*goes on from step 2\. .*train\.batch_size"):
+        train(trainer, None)
+    assert not (tmp_path / "models/adapter").exists()
+    again = trainer_of(trainer.checkpoints)
+    train(again, trainer.checkpoints.newest())
+    assert result(again, tmp_path / "again") == uninterrupted[0]
+    saved_adapter = (tmp_path / "models/adapter/adapter_model.safetensors").read_bytes()
+    assert saved_adapter == uninterrupted[0][0]
