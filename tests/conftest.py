@@ -19,9 +19,11 @@ from urllib.parse import unquote
 import pyarrow.parquet
 import pytest
 
+from stages._tokenize.packing import row_schema
 from stages.clean import clean
 from stages.shared.params import Clean, Params, read_yaml
 from stages.shared.records import SPLITS, Record, read_records, record_file, record_table
+from stages.tokenize import BATCH
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -227,6 +229,13 @@ def python_at(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
 def write_records(path, records):
     with record_file(path) as file:
         file.write_table(record_table(records))
+
+
+def write_rows(path, rows: list[dict]) -> None:
+    """A file of data/tokenized, in batches as the stage writes them."""
+    with pyarrow.ipc.new_stream(path, row_schema()) as writer:
+        for start in range(0, len(rows), BATCH):
+            writer.write(pyarrow.RecordBatch.from_pylist(rows[start : start + BATCH], row_schema()))
 
 
 class Rejected(NamedTuple):

@@ -25,8 +25,7 @@ from stages.shared.errors import UserError
 from stages.shared.models import load_model, packed_batch
 from stages.shared.paths import write_json
 from stages.shared.prompts import IGNORED
-from stages.tokenize import Row, write_rows
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_rows
 from tests.test_train import rows
 
 
@@ -45,7 +44,7 @@ def repository(small_base, tmp_path, monkeypatch):
 
 def write(split, made):
     Path("data/tokenized").mkdir(parents=True, exist_ok=True)
-    write_rows(Path("data/tokenized", f"{split}.arrow"), [Row(**row) for row in made])
+    write_rows(Path("data/tokenized", f"{split}.arrow"), made)
 
 
 def ending(row):

@@ -15,8 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.shared.params import read_yaml
-from stages.tokenize import Row, write_rows
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_rows
 from tests.test_train import rows
 
 pytestmark = pytest.mark.slow
@@ -35,7 +34,7 @@ def tokenized(count, seed):
         ends = [sum(row["seq_lengths"][: index + 1]) - 1 for index in range(len(row["seq_lengths"]))]
         for name in ("input_ids", "labels"):
             row[name] = [2 if index in ends else value for index, value in enumerate(row[name])]
-        yield Row(**row)
+        yield row
 
 
 class Repository:
