@@ -14,6 +14,7 @@ from stages._train.adapter import add_adapter, save_adapter
 from stages.merge import adapter_deltas, compare, copy_companions, dequantized, merge
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic, quantized_modules
+from tests.conftest import write_rows
 
 MANIFEST = {"id": None, "path": "somewhere", "revision": None}
 
@@ -129,10 +130,9 @@ def test_a_gap_above_the_bound_fails_the_stage_and_leaves_no_merged_model(reposi
     monkeypatch.setattr(merge_stage, "compare", lambda *_: parity | {"loss_gap": 0.5, "tokens": 3})
     import pyarrow
 
-    from stages.tokenize import Row, write_rows
-
     (tmp_path / "data/tokenized").mkdir(parents=True)
-    write_rows(tmp_path / "data/tokenized/validation.arrow", [Row([1, 2, 3], [-100, 2, 3], [3])])
+    row = {"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "seq_lengths": [3]}
+    write_rows(tmp_path / "data/tokenized/validation.arrow", [row])
     assert pyarrow.ipc.open_stream(tmp_path / "data/tokenized/validation.arrow").read_all().num_rows == 1
     with pytest.raises(UserError, match=r"\+0\.50000 nats a token.*merge\.max_loss_gap \(0\.01\)"):
         merge_stage.main(repository)

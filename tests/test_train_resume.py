@@ -45,7 +45,7 @@ def trainer_of(small_base, params):
 
     def build(checkpoints, save_steps=1):
         machine = params.machine.model_copy(update={"save_steps": save_steps})
-        make_deterministic(params.seed, wanted=True)
+        make_deterministic(params.seed, wanted=True, warn_only=False)
         model = add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, BASE_MANIFEST)
         data = {"train": Dataset.from_list(rows(10)), "validation": Dataset.from_list(rows(3, seed=1))}
         with pytest.MonkeyPatch.context() as patch:
