@@ -14,6 +14,7 @@ from stages._report.figures import MEASURES, headline, sections
 from stages._report.inputs import read_curve, read_rejected, read_values
 from stages._report.parts import spread
 from stages._report.predictions import pairs, read_predictions
+from stages._report.rows import change, read_rows, refuse_unequal_rows
 from stages._report.text import fenced, shown
 from stages.shared.errors import UserError
 from stages.shared.params import Params
@@ -58,7 +59,7 @@ def metrics(inputs: dict) -> dict:
     """What metrics.json holds. The sources stay in metrics/clean.json: there may be a hundred of them."""
     stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
     stages["clean"] = {name: value for name, value in inputs["clean"].items() if name != "sources"}
-    evaluations = {name: inputs[name] for name in ("base", "tuned")}
+    evaluations = {name: inputs[name] for name in ("base", "tuned", "change")}
     timing = {stage.replace("@", "_"): values for stage, values in inputs["timing"].items()}
     return figures_only({**stages, "evaluate": evaluations, "timing": timing})
 
@@ -94,6 +95,8 @@ def report(inputs: dict, samples: int) -> dict:
         UserError: base and tuned were not evaluated on the same rows.
     """
     refuse_unequal(inputs["base"], inputs["tuned"])
+    refuse_unequal_rows(inputs["rows"]["base"], inputs["rows"]["tuned"])
+    inputs = inputs | {"change": change(inputs["rows"]["base"], inputs["rows"]["tuned"])}
     generated = pairs(inputs["predictions"]["base"], inputs["predictions"]["tuned"])
     page = {
         "headline": headline(inputs["base"], inputs["tuned"]),
@@ -143,6 +146,7 @@ def main(params: Params) -> Outcome:
     inputs["predictions"] = {
         name: read_predictions(EVALUATIONS / f"{name}.predictions.jsonl") for name in ("base", "tuned")
     }
+    inputs["rows"] = {name: read_rows(EVALUATIONS / f"{name}.rows.jsonl") for name in ("base", "tuned")}
     result = report(inputs, params.report.samples)
     with whole_directory(REPORTS) as folder:
         write_text(folder / "report.md", result["markdown"])

@@ -5,13 +5,15 @@ import math
 import random
 
 import pytest
+from sacrebleu.metrics import CHRF
 
 from stages import evaluate as stage
 from stages._evaluate import scoring
 from stages._evaluate.batching import batches
 from stages._evaluate.generation import generate
 from stages._evaluate.scoring import FORMAT_TOKENS, score, token_losses
-from stages.evaluate import is_code, main, predict
+from stages.evaluate import is_code, main, predict, worth
+from stages.shared.measures import GENERATED
 from stages.shared.models import load_model
 from stages.shared.params import Prompt
 from stages.shared.paths import CLEAN, EVALUATIONS, read_json
@@ -97,6 +99,23 @@ def plain_losses(model, ids, labels) -> list[float]:
     return [-chances[at - 1, labels[at]].item() for at in range(1, len(ids)) if labels[at] != IGNORED]
 
 
+def plain_hits(model, ids, labels) -> list[float]:
+    """Whether each label was the likeliest token."""
+    import torch
+
+    with torch.no_grad():
+        likeliest = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
+    return [float(likeliest[at - 1] == labels[at]) for at in range(1, len(ids)) if labels[at] != IGNORED]
+
+
+def scored(model, records, encoder, params) -> dict:
+    """The measures of score() alone, as the stage makes them."""
+    none = dict.fromkeys(GENERATED, 1)
+    return stage.metrics_of(
+        [{"cluster": n, **each, **none} for n, each in enumerate(score(model, records, encoder, params))]
+    )
+
+
 def one_by_one(model, prompt, eos, count) -> list[int]:
     """Greedy decoding with nothing but forward passes over the whole text."""
     import torch
@@ -156,8 +175,9 @@ def test_the_losses_are_those_of_each_row_alone(model, encoder, monkeypatch, siz
         found += token_losses(model, [row_of(each) for each in encoded[start : start + size]])
     assert len(found) == len(encoded)
     for losses, each in zip(found, encoded, strict=True):
-        assert losses.tolist() == pytest.approx(plain_losses(model, each.input_ids, each.labels), abs=1e-4)
-        assert len(losses) == sum(label != IGNORED for label in each.labels)
+        assert losses[0].tolist() == pytest.approx(plain_losses(model, each.input_ids, each.labels), abs=1e-4)
+        assert losses.shape == (2, sum(label != IGNORED for label in each.labels))
+        assert losses[1].tolist() == plain_hits(model, each.input_ids, each.labels)
 
 
 def test_packed_conversations_do_not_see_each_other(model, encoder):
@@ -170,13 +190,13 @@ def test_packed_conversations_do_not_see_each_other(model, encoder):
     expected = [loss for each in encoded for loss in plain_losses(model, each.input_ids, each.labels)]
     padded = row_of(encoder.conversation(record("x " * 200, "x = 1").messages))
     found = token_losses(model, [packed, padded])[0]
-    assert found.tolist() == pytest.approx(expected, abs=1e-4)
+    assert found[0].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_row_without_an_answer_has_no_losses(model, encoder):
     encoded = encoder.conversation(record("Hi", "x = 1").messages)
     silent = {**row_of(encoded), "labels": [IGNORED] * len(encoded.input_ids)}
-    assert [len(losses) for losses in token_losses(model, [silent, row_of(encoded)])] == [
+    assert [losses.shape[1] for losses in token_losses(model, [silent, row_of(encoded)])] == [
         0,
         sum(label != IGNORED for label in encoded.labels),
     ]
@@ -185,7 +205,7 @@ def test_a_row_without_an_answer_has_no_losses(model, encoder):
 @pytest.mark.parametrize("size", [1, 4, 50])
 def test_the_score_is_the_mean_over_all_answer_tokens(model, encoder, section, size):
     records = records_of(12)
-    found = score(model, records, encoder, section(batch_size=size))
+    found = scored(model, records, encoder, section(batch_size=size))
     encoded = [encoder.conversation(each.messages) for each in records]
     losses = [plain_losses(model, each.input_ids, each.labels) for each in encoded]
     every = [loss for row in losses for loss in row]
@@ -196,6 +216,11 @@ def test_the_score_is_the_mean_over_all_answer_tokens(model, encoder, section, s
     assert found["loss_after_8"] == pytest.approx(sum(later) / len(later), abs=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     assert found["perplexity_after_8"] == pytest.approx(math.exp(found["loss_after_8"]))
+    hits = [hit for each in encoded for hit in plain_hits(model, each.input_ids, each.labels)]
+    assert found["token_accuracy"] == sum(hits) / len(hits)
+    answers = "".join(each.messages[1]["content"] for each in records)
+    assert found["bits_per_byte"] == pytest.approx(sum(every) / math.log(2) / len(answers.encode()), abs=1e-5)
+    assert found["loss_lo"] < found["loss"] < found["loss_hi"]
 
 
 def test_the_first_tokens_of_every_answer_are_left_out(model, encoder, section):
@@ -205,7 +230,7 @@ def test_the_first_tokens_of_every_answer_are_left_out(model, encoder, section):
     first = [label for label in encoded.labels if label != IGNORED].index(encoder.eos) + 1
     later = losses[FORMAT_TOKENS:first] + losses[first + FORMAT_TOKENS :]
     assert len(later) == len(losses) - 2 * FORMAT_TOKENS
-    found = score(model, [talk], encoder, section())
+    found = scored(model, [talk], encoder, section())
     assert found["loss_after_8"] == pytest.approx(sum(later) / len(later), abs=1e-5)
 
 
@@ -214,7 +239,7 @@ def test_a_conversation_longer_than_the_context_is_scored_up_to_it(model, encode
     encoded = encoder.conversation(long.messages)
     assert len(encoded.input_ids) > 2 * CONTEXT
     losses = plain_losses(model, encoded.input_ids[:CONTEXT], encoded.labels[:CONTEXT])
-    found = score(model, [long], encoder, section())
+    found = scored(model, [long], encoder, section())
     assert found["tokens"] == len(losses)
     assert found["loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
@@ -250,9 +275,8 @@ def test_the_models_own_habits_of_generation_do_not_shape_the_answers(load, tmp_
 
 def test_predictions_follow_the_records(model, encoder, section):
     records = records_of(9)
-    found, metrics = predict(model, records, encoder, section(batch_size=2))
+    found, _ = predict(model, records, encoder, section(batch_size=2))
     assert [each.id for each in found] == [each.id for each in records]
-    assert metrics["generated_rows"] == 9
     for prediction, each in zip(found, records, strict=True):
         prompt = encoder.prompt(each.messages[:-1])
         assert prediction.output == encoder.decode(one_by_one(model, prompt, encoder.eos, 8))
@@ -270,9 +294,8 @@ def test_of_a_long_talk_the_last_answer_is_predicted(model, encoder, section):
 
 def test_only_the_first_rows_are_generated(model, encoder, section):
     records = records_of(6)
-    found, metrics = predict(model, records, encoder, section(generate_rows=4))
+    found, _ = predict(model, records, encoder, section(generate_rows=4))
     assert [each.id for each in found] == [each.id for each in records[:4]]
-    assert metrics["generated_rows"] == 4
 
 
 def test_a_prompt_that_leaves_no_room_is_skipped(model, encoder, section):
@@ -280,9 +303,8 @@ def test_a_prompt_that_leaves_no_room_is_skipped(model, encoder, section):
     room = CONTEXT - len(encoder.prompt(long.messages[:-1]))
     fits, _ = predict(model, [long, *others], encoder, section(max_new_tokens=room, generate_rows=2))
     assert [each.id for each in fits] == [long.id, others[0].id]
-    skipped, metrics = predict(model, [long, *others], encoder, section(max_new_tokens=room + 1, generate_rows=2))
+    skipped, _ = predict(model, [long, *others], encoder, section(max_new_tokens=room + 1, generate_rows=2))
     assert [each.id for each in skipped] == [each.id for each in others]
-    assert metrics["generated_rows"] == 2
 
 
 def test_what_the_answers_are_worth(model, encoder, section, monkeypatch):
@@ -290,14 +312,26 @@ def test_what_the_answers_are_worth(model, encoder, section, monkeypatch):
     answers = {"x = 1": True, "def f(": True, "y = 2": False, "word": True}
     ids = [pieces.encode(text, add_eos=ended) for text, ended in answers.items()]
     monkeypatch.setattr(stage, "generate", lambda *arguments: ids)
-    found, metrics = predict(model, [record(f"Write {text}", text) for text in answers], encoder, section())
+    found, _ = predict(model, [record(f"Write {text}", text) for text in answers], encoder, section())
     assert [each.output for each in found] == list(answers)
     assert [each.ended for each in found] == list(answers.values())
     assert [each.parses for each in found] == [True, False, True, False]
-    assert (metrics["ended_share"], metrics["parses_share"]) == (0.75, 0.5)
-    assert metrics["chrf"] == pytest.approx(100)
-    ids[0] = ids[1]
-    assert predict(model, [record(f"Write {text}", text) for text in answers], encoder, section())[1]["chrf"] < 90
+    values = list(worth(found).values())
+    assert [(each["ended"], each["parses"], each["exact"]) for each in values] == [
+        (1, 1, 1),
+        (1, 0, 1),
+        (0, 1, 1),
+        (1, 0, 1),
+    ]
+    assert [each["chrf"] for each in values] == pytest.approx([100] * 4)
+    assert [each["rouge_l"] for each in values] == pytest.approx([1] * 4)
+    ids[0] = pieces.encode("x = 1 + y")
+    other, _ = predict(model, [record(f"Write {text}", text) for text in answers], encoder, section())
+    assert worth(other)[other[0].id] == {
+        **{"answers": 1, "ended": 0, "parses": 1, "exact": 0},
+        "chrf": pytest.approx(CHRF().sentence_score("x = 1 + y", ["x = 1"]).score),
+        "rouge_l": pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1)),  # two words in order, of three and of two
+    }
 
 
 @pytest.fixture
@@ -310,7 +344,10 @@ def evaluated(tmp_path, monkeypatch, params_of):
     def run(name, folder, **changes):
         values = {"max_rows": 8, "generate_rows": 5, "max_new_tokens": 8, "batch_size": 4}
         main(params_of(prompt={"system": None}, evaluate={**values, **changes}, machine=CPU), name, folder)
-        return {suffix: (EVALUATIONS / f"{name}.{suffix}").read_bytes() for suffix in ("json", "predictions.jsonl")}
+        return {
+            suffix: (EVALUATIONS / f"{name}.{suffix}").read_bytes()
+            for suffix in ("json", "predictions.jsonl", "rows.jsonl")
+        }
 
     return run
 
@@ -336,5 +373,9 @@ def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, fo
     assert metrics["ended_share"] == sum(each["ended"] for each in predictions) / 5
     assert "generated_tokens_per_second" not in metrics
     tested = next(read_records(CLEAN / "test.parquet", 8))
+    rows = [json.loads(line) for line in evaluated("base", folder)["rows.jsonl"].decode().split("\n")[:-1]]
+    assert [row["id"] for row in rows] == [each.id for each in tested]
+    assert [row["answers"] for row in rows] == [1] * 5 + [0] * 3
     expected = score(load(folder), tested, encoder, section())
-    assert {name: metrics[name] for name in expected} == expected
+    assert [{name: row[name] for name in expected[0]} for row in rows] == expected
+    assert metrics["loss"] == pytest.approx(sum(r["loss_sum"] for r in expected) / sum(r["tokens"] for r in expected))

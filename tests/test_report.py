@@ -25,9 +25,22 @@ HOSTILE = "<script>alert(1)</script> \x1b[31mred\x1b[0m ```\n</pre><img src=http
 
 
 def evaluation(perplexity, **more):
-    values = {"rows": 190, "tokens": 21_345, "loss": math.log(perplexity), "perplexity": perplexity}
+    values = {"loss": math.log(perplexity), "perplexity": perplexity}
     values |= {"loss_after_8": math.log(perplexity) + 0.1, "perplexity_after_8": perplexity * 1.1}
-    return values | {"generated_rows": 40, "ended_share": 0.125, "parses_share": 0.3, "chrf": 21.75} | more
+    values |= {"bits_per_byte": math.log(perplexity) / 3, "token_accuracy": 0.4, "exact_share": 0.05, "rouge_l": 0.2}
+    values |= {"ended_share": 0.125, "parses_share": 0.3, "chrf": 21.75} | more
+    for name in list(values):
+        values |= {f"{name}_lo": values[name] * 0.9, f"{name}_hi": values[name] * 1.1}
+    return values | {"rows": 190, "tokens": 21_345, "generated_rows": 40, "clusters": 31}
+
+
+def evaluated_row(number, loss):
+    """Rows of 31 modules, the later ones longer."""
+    tokens = 10 + 3 * number
+    row = {"id": f"{number:04x}", "source": f"python-3.11/{number % 31}.py:{number}", "cluster": number % 31}
+    row |= {"tokens": tokens, "loss_sum": tokens * loss, "later_tokens": tokens - 8, "bytes": 3 * tokens}
+    row |= {"later_loss_sum": (tokens - 8) * loss, "correct_tokens": tokens // 2, "chrf": 20.0, "rouge_l": 0.2}
+    return row | dict.fromkeys(("answers", "ended", "parses", "exact"), int(number < 40))
 
 
 def prediction(number, output):
@@ -100,6 +113,10 @@ def example():
             "base": [prediction(number, f"base answer {number}\n" * 9) for number in range(40)],
             "tuned": [prediction(number, f"    return tuned({number})") for number in range(40)],
         },
+        "rows": {
+            "base": [evaluated_row(number, 2.5) for number in range(190)],
+            "tuned": [evaluated_row(number, 1.5 if number % 20 else 2.6) for number in range(190)],
+        },
     }
 
 
@@ -115,6 +132,7 @@ def write_inputs(root, inputs):
         put(f"metrics/evaluate/{name}.json", json.dumps(inputs[name]))
         lines = "".join(json.dumps(row) + "\n" for row in inputs["predictions"][name])
         put(f"metrics/evaluate/{name}.predictions.jsonl", lines)
+        put(f"metrics/evaluate/{name}.rows.jsonl", "".join(json.dumps(row) + "\n" for row in inputs["rows"][name]))
     for stage, values in inputs["timing"].items():
         put(timing_file(stage), json.dumps(values))
     put("metrics/download_model.json", json.dumps(inputs["manifest"]))

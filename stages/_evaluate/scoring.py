@@ -1,6 +1,5 @@
 """How probable a model finds the answers in the data."""
 
-import math
 from typing import TYPE_CHECKING
 
 from stages._evaluate.batching import batches
@@ -20,7 +19,8 @@ CHUNK = 512  # positions whose logits exist at one time
 
 
 def token_losses(model: "PreTrainedModel", rows: list[dict]) -> "list[torch.Tensor]":
-    """For each row the cross-entropy of each of its trained tokens, in nats."""
+    """For each row, of each of its trained tokens, the cross-entropy in nats and whether it was the likeliest:
+    (2, tokens) in fp32."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -29,9 +29,12 @@ def token_losses(model: "PreTrainedModel", rows: list[dict]) -> "list[torch.Tens
     kept = targets != IGNORED
     with torch.no_grad():
         states = model.model(**batch, use_cache=False).last_hidden_state[:, :-1][kept]
-        chunks = zip(states.split(CHUNK), targets[kept].split(CHUNK), strict=True)
-        losses = [cross_entropy(model.lm_head(part).float(), target, reduction="none") for part, target in chunks]
-    return list(torch.cat(losses).cpu().split(kept.sum(1).tolist()))
+        found = []
+        for part, target in zip(states.split(CHUNK), targets[kept].split(CHUNK), strict=True):
+            logits = model.lm_head(part).float()
+            correct = (logits.argmax(-1) == target).float()
+            found.append(torch.stack([cross_entropy(logits, target, reduction="none"), correct]))
+    return list(torch.cat(found, dim=1).cpu().split(kept.sum(1).tolist(), dim=1))
 
 
 def later_tokens(labels: list[int]) -> list[int]:
@@ -45,34 +48,34 @@ def later_tokens(labels: list[int]) -> list[int]:
     return later
 
 
-def score(model: "PreTrainedModel", records: list[Record], encoder: Encoder, params: Evaluate) -> dict[str, float]:
-    """Loss and perplexity on the assistant's tokens, also without each answer's first FORMAT_TOKENS."""
+def score(model: "PreTrainedModel", records: list[Record], encoder: Encoder, params: Evaluate) -> list[dict]:
+    """What is counted of each record's answers in the data (stages.shared.measures.COUNTS)."""
     context = model.config.max_position_embeddings
     rows = []
     for encoded in encoder.conversations([record.messages for record in records]):
         ids, labels = encoded.input_ids[:context], encoded.labels[:context]
         rows.append({"input_ids": ids, "labels": labels, "seq_lengths": [len(ids)]})
-    losses: dict[int, torch.Tensor] = {}
+    counts: dict[int, dict] = {}
     with progress("score", len(rows), " rows") as shown:
         for group in batches([len(row["input_ids"]) for row in rows], params.batch_size):
-            losses |= zip(group, token_losses(model, [rows[index] for index in group]), strict=True)
+            for index, found in zip(group, token_losses(model, [rows[each] for each in group]), strict=True):
+                counts[index] = counted(found.double(), rows[index]["labels"], encoder)
             shown.advance(len(group))
-    ordered = [losses[index].double() for index in range(len(rows))]
-    tokens = sum(map(len, ordered))
-    later = [row[later_tokens(each["labels"])] for row, each in zip(ordered, rows, strict=True)]
-    later_count = sum(map(len, later))
-    if not later_count:
+    if not any(each["later_tokens"] for each in counts.values()):
         raise UserError(
             f"no answer of the {len(rows)} test rows has a token after its first {FORMAT_TOKENS} within the model's "
             f"context of {context}: there is nothing to compare. See clean.max_characters"
         )
-    loss = sum(row.sum().item() for row in ordered) / tokens
-    later_loss = sum(row.sum().item() for row in later) / later_count
+    return [counts[index] for index in range(len(rows))]
+
+
+def counted(found: "torch.Tensor", labels: list[int], encoder: Encoder) -> dict[str, float]:
+    """found: (2, tokens), as token_losses() gives it."""
+    losses, correct = found
+    later = losses[later_tokens(labels)]
+    text = encoder.decode([label for label in labels if label != IGNORED])
     return {
-        "rows": len(rows),
-        "tokens": tokens,
-        "loss": loss,
-        "perplexity": math.exp(loss),
-        "loss_after_8": later_loss,
-        "perplexity_after_8": math.exp(later_loss),
+        **{"tokens": len(losses), "loss_sum": losses.sum().item()},
+        **{"later_tokens": len(later), "later_loss_sum": later.sum().item()},
+        **{"correct_tokens": int(correct.sum()), "bytes": len(text.encode())},
     }

@@ -20,6 +20,7 @@ from stages._report.parts import (
     spread,
     times,
 )
+from stages._report.rows import document_of, interval, length_of, slices, worst
 
 
 class Measure(NamedTuple):
@@ -28,6 +29,7 @@ class Measure(NamedTuple):
     show: Callable[[float | None], str]
     change: Callable[[float, float], str]
     lower_is_better: bool
+    scale: float = 1.0  # of the interval's figures: 100 where a change is in points
 
 
 MEASURES = (
@@ -35,9 +37,13 @@ MEASURES = (
     Measure("perplexity_after_8", "Perplexity after 8 tokens", number, relative, True),
     Measure("loss", "Loss, nats a token", number, difference, True),
     Measure("loss_after_8", "Loss after 8 tokens", number, difference, True),
-    Measure("ended_share", "Answers that end by themselves", share, points, False),
-    Measure("parses_share", "Answers that parse as Python", share, points, False),
+    Measure("bits_per_byte", "Bits a byte", number, difference, True),
+    Measure("token_accuracy", "Tokens that were the likeliest", share, points, False, 100),
+    Measure("ended_share", "Answers that end by themselves", share, points, False, 100),
+    Measure("parses_share", "Answers that parse as Python", share, points, False, 100),
+    Measure("exact_share", "Answers equal to the reference", share, points, False, 100),
     Measure("chrf", "chrF against the reference", number, difference, False),
+    Measure("rouge_l", "ROUGE-L against the reference", number, difference, False),
 )
 
 
@@ -49,17 +55,32 @@ def change(measure: Measure, before: float | None, after: float | None) -> str:
     return f"{measure.change(before, after)}, {'better' if (after < before) == measure.lower_is_better else 'worse'}"
 
 
-def comparison(base: dict, tuned: dict) -> Section:
-    rows = []
+def sure(values: dict, measure: Measure) -> str:
+    """The interval of a difference, and whether it leaves out zero."""
+    low, high = values[f"{measure.name}_lo"], values[f"{measure.name}_hi"]
+    return interval(values, measure.name, measure.scale) + ("" if low > 0 or high < 0 else ", may be chance")
+
+
+def comparison(base: dict, tuned: dict, differences: dict, rows: dict[str, list[dict]]) -> Section:
+    lines = []
     for measure in MEASURES:
         before, after = base[measure.name], tuned[measure.name]
-        rows.append([measure.label, measure.show(before), measure.show(after), change(measure, before, after)])
+        shown = [measure.show(before), measure.show(after), change(measure, before, after), sure(differences, measure)]
+        lines.append([measure.label, *shown])
     note = (
-        f"Loss and perplexity over the {number(tuned['tokens'])} answer tokens of {number(tuned['rows'])} test rows; "
-        f"“after 8 tokens” leaves out the first 8 of each answer, which mostly carry the format. "
-        f"The last three rows are over {number(tuned['generated_rows'])} generated answers."
+        f"Loss, perplexity, bits and likeliest tokens over the {number(tuned['tokens'])} answer tokens of "
+        f"{number(tuned['rows'])} test rows; “after 8 tokens” leaves out the first 8 of each answer, which mostly "
+        f"carry the format. The rows on answers are over {number(tuned['generated_rows'])} generated ones; chrF "
+        f"and ROUGE-L are means over them. The last column is the 95 % interval of tuned − base in pairs, by drawing "
+        f"{number(tuned['clusters'])} clusters of rows anew; shares in points."
     )
-    return Section("Base against tuned", note, [Table("On the test split", ["", "Base", "Tuned", "Change"], rows)])
+    tables = [
+        Table("On the test split", ["", "Base", "Tuned", "Change", "95 % interval"], lines),
+        slices(rows["base"], rows["tuned"], "Loss by length of the answer", length_of),
+        slices(rows["base"], rows["tuned"], "Loss by source, those with the most tokens", document_of),
+        worst(rows["base"], rows["tuned"]),
+    ]
+    return Section("Base against tuned", note, tables)
 
 
 def base_name(manifest: dict) -> str:
@@ -170,7 +191,7 @@ def headline(base: dict, tuned: dict) -> str:
 def sections(inputs: dict) -> list[Section]:
     """The page from top to bottom, the sample generations apart."""
     return [
-        comparison(inputs["base"], inputs["tuned"]),
+        comparison(inputs["base"], inputs["tuned"], inputs["change"], inputs["rows"]),
         origin(inputs["manifest"], inputs["tokenize"]),
         data(inputs["clean"], inputs["rejected"]),
         training(inputs["train"], inputs["curves"]),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from stages._report.data import COUNTS, SPLITS
 from stages.shared.errors import UserError
+from stages.shared.measures import MEASURES
 from stages.shared.paths import read_json
 
 TOKENS = ("rows", "packed_rows", "tokens", "trained_tokens", "truncated", "dropped", "fill")
 EVALUATION = (
-    *("rows", "tokens", "loss", "perplexity", "loss_after_8", "perplexity_after_8"),
-    *("generated_rows", "ended_share", "parses_share", "chrf"),
+    *("rows", "tokens", "generated_rows", "clusters"),
+    *(f"{name}{end}" for name in MEASURES for end in ("", "_lo", "_hi")),
 )
 # The figures that the page shows, by the file that brings them; a dot goes one level down.
 REQUIRED = {

@@ -183,6 +183,7 @@ class Evaluate(Section):
     generate_rows: Count
     max_new_tokens: Count
     batch_size: Count
+    cluster: Literal["source", "row"]
 
 
 class Report(Section):

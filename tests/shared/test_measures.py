@@ -1,0 +1,95 @@
+"""Intervals: how often they hold the truth, that rows of one document count as one draw, and what pairs are worth."""
+
+import math
+
+import numpy as np
+import pytest
+
+from stages.shared.measures import COLUMNS, DRAWS, MEASURES, changed, clusters_of, drawn, evaluated, measured
+
+
+def rows_of(losses, tokens=10.0) -> dict[str, np.ndarray]:
+    """Columns of rows whose tokens have these mean losses; all else is 1."""
+    losses = np.asarray(losses, float)
+    return {name: np.ones(len(losses)) for name in COLUMNS} | {
+        "tokens": np.full(len(losses), tokens),
+        "loss_sum": losses * tokens,
+    }
+
+
+def population(rng, documents=40, rows=8, shared=0.5, own=0.5):
+    """(losses, clusters) of rows that resemble the others of their document."""
+    clusters = np.repeat(np.arange(documents), rows)
+    return 2 + rng.normal(0, shared, documents)[clusters] + rng.normal(0, own, documents * rows), clusters
+
+
+def coverage(count, cluster_by_document):
+    rng, held = np.random.default_rng(1), 0
+    for _ in range(count):
+        losses, clusters = population(rng)
+        found = evaluated(rows_of(losses), clusters if cluster_by_document else np.arange(len(losses)))
+        held += found["loss_lo"] <= 2 <= found["loss_hi"]
+    return held / count
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    assert 0.89 <= coverage(150, cluster_by_document=True) <= 0.99
+
+
+def test_rows_of_one_document_drawn_one_by_one_would_promise_too_much():
+    assert coverage(100, cluster_by_document=False) < 0.8
+
+
+def test_the_interval_of_independent_rows_is_the_textbooks():
+    losses = np.random.default_rng(0).normal(2, 1, 400)
+    found = evaluated(rows_of(losses), np.arange(400))
+    error = 1.96 * losses.std() / math.sqrt(400)
+    assert found["loss"] == pytest.approx(losses.mean())
+    assert found["loss_hi"] - found["loss_lo"] == pytest.approx(2 * error, rel=0.08)
+
+
+def test_a_difference_in_pairs_is_surer_than_of_two_unrelated_models():
+    rng = np.random.default_rng(0)
+    losses, clusters = population(rng)
+    before, after = rows_of(losses), rows_of(losses - 0.05 + rng.normal(0, 0.05, len(losses)))
+    found = changed(before, after, clusters)
+    assert found["loss_lo"] < found["loss"] < found["loss_hi"] < 0
+    one, other = evaluated(before, clusters), evaluated(after, clusters)
+    assert other["loss_hi"] > one["loss_lo"], "apart from each other they say nothing"
+
+
+def test_a_model_and_itself_differ_in_nothing():
+    losses, clusters = population(np.random.default_rng(0))
+    assert set(changed(rows_of(losses), rows_of(losses), clusters).values()) == {0.0}
+
+
+def test_the_measures_are_ratios_of_sums():
+    rows = {name: np.array([1.0, 3.0]) for name in COLUMNS} | {"tokens": np.array([4.0, 6.0])}
+    rows |= {"loss_sum": np.array([10.0, 5.0]), "bytes": np.array([20.0, 10.0])}
+    found = measured(rows)
+    assert found["loss"] == 1.5
+    assert found["perplexity"] == pytest.approx(math.exp(1.5))
+    assert found["bits_per_byte"] == pytest.approx(15 / math.log(2) / 30)
+    assert found["token_accuracy"] == 0.4
+    assert set(found) == set(MEASURES)
+
+
+def test_answers_that_were_not_generated_count_for_nothing():
+    rows = rows_of([1.0, 2.0, 3.0]) | {"answers": np.array([1.0, 1.0, 0.0]), "ended": np.array([1.0, 0.0, 0.0])}
+    assert measured(rows)["ended_share"] == 0.5
+
+
+def test_as_many_clusters_are_drawn_as_there_are_and_the_same_ones_each_time():
+    draws = drawn(np.array([0, 1, 2, 2]))
+    assert draws.shape == (DRAWS, 3)
+    assert set(draws.sum(1)) == {3}
+    assert (draws == drawn(np.array([2, 1, 0]))).all()
+
+
+def test_rows_of_a_document_are_one_cluster_unless_there_are_too_few_documents():
+    sources = [f"a{n % 12}.py:{n}" for n in range(36)]
+    found = clusters_of(sources, "source")
+    assert len(set(found)) == 12
+    assert all(one == other for one, other in zip(found, found[12:], strict=False))
+    assert clusters_of(sources, "row") == list(range(36))
+    assert clusters_of(["one.jsonl:1", "one.jsonl:2"], "source") == [0, 1]
