@@ -2,7 +2,8 @@
 
 metrics.json holds every figure under its stage's name and is the one result in Git, for `dvc metrics diff`.
 reports/report.md and reports/report.html (one self-contained file) say what was trained on what, and what came of it.
-Run it with `dvc repro report`; `python -m stages.report --show` prints the last one.
+Run it with `dvc repro report`; `python -m stages.report --show` prints the last one, and with `--gate` it checks
+report.gates and exits with 1 where one failed.
 """
 
 import sys
@@ -11,13 +12,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from stages._report.figures import MEASURES, headline, sections
+from stages._report.gate import judge
 from stages._report.inputs import read_curve, read_rejected, read_values
 from stages._report.parts import spread
 from stages._report.predictions import pairs, read_predictions
 from stages._report.rows import change, read_rows, refuse_unequal_rows
 from stages._report.text import fenced, shown
 from stages.shared.errors import UserError
-from stages.shared.params import Params
+from stages.shared.params import Params, load_params
 from stages.shared.paths import (
     CURVE,
     EVALUATIONS,
@@ -132,6 +134,18 @@ def show() -> None:
     print(f"  {evaluations['tuned']['rows']} test rows; the whole report: {REPORTS / 'report.html'}")
 
 
+def gate() -> None:
+    """Prints what each of report.gates says, and ends the process with 1 where one failed."""
+    try:
+        verdicts = judge(load_params().report.gates)
+    except UserError as error:
+        sys.exit(f"report: {error}")
+    for verdict in verdicts:
+        print(f"{'FAILED' if verdict.failed else 'passed'}: {verdict.line}")
+    if any(verdict.failed for verdict in verdicts):
+        sys.exit(1)
+
+
 def main(params: Params) -> Outcome:
     inputs = {name: read_values(METRICS / f"{name}.json", name) for name in ("clean", "tokenize", "train", "merge")}
     inputs |= {name: read_values(EVALUATIONS / f"{name}.json", name) for name in ("base", "tuned")}
@@ -158,5 +172,7 @@ def main(params: Params) -> Outcome:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--show"]:
         show()
+    elif sys.argv[1:] == ["--gate"]:
+        gate()
     else:
         run_stage("report", main)

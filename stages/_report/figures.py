@@ -20,7 +20,7 @@ from stages._report.parts import (
     spread,
     times,
 )
-from stages._report.rows import document_of, interval, length_of, slices, worst
+from stages._report.rows import by_length, by_source, interval, worst
 
 
 class Measure(NamedTuple):
@@ -58,6 +58,8 @@ def change(measure: Measure, before: float | None, after: float | None) -> str:
 def sure(values: dict, measure: Measure) -> str:
     """The interval of a difference, and whether it leaves out zero."""
     low, high = values[f"{measure.name}_lo"], values[f"{measure.name}_hi"]
+    if low == high == 0:
+        return NOTHING
     return interval(values, measure.name, measure.scale) + ("" if low > 0 or high < 0 else ", may be chance")
 
 
@@ -76,9 +78,7 @@ def comparison(base: dict, tuned: dict, differences: dict, rows: dict[str, list[
     )
     tables = [
         Table("On the test split", ["", "Base", "Tuned", "Change", "95 % interval"], lines),
-        slices(rows["base"], rows["tuned"], "Loss by length of the answer", length_of),
-        slices(rows["base"], rows["tuned"], "Loss by source, those with the most tokens", document_of),
-        worst(rows["base"], rows["tuned"]),
+        *(made(rows["base"], rows["tuned"]) for made in (by_length, by_source, worst)),
     ]
     return Section("Base against tuned", note, tables)
 

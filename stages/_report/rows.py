@@ -58,6 +58,16 @@ def document_of(row: dict) -> str:
     return row["source"].rpartition(":")[0]
 
 
+def by_length(base: list[dict], tuned: list[dict]) -> Table:
+    edges = [*(f"up to {edge} tokens" for edge in LENGTHS), f"more than {LENGTHS[-1]} tokens"]
+    table = slices(base, tuned, "Loss by length of the answer", length_of)
+    return table._replace(rows=sorted(table.rows, key=lambda line: edges.index(line[0])))
+
+
+def by_source(base: list[dict], tuned: list[dict]) -> Table:
+    return slices(base, tuned, "Loss by source, those with the most tokens", document_of)
+
+
 def slices(base: list[dict], tuned: list[dict], caption: str, name_of: Callable[[dict], str]) -> Table:
     """Losses by kind of row, the kinds with the most tokens first."""
     kinds: dict[str, list[int]] = {}

@@ -55,8 +55,10 @@ def summed(rows: Sums, clusters: np.ndarray) -> Sums:
 
 
 def measured(rows: Sums) -> dict[str, float]:
+    """Every measure over all rows; nan where there was nothing to measure."""
     totals = {name: values.sum() for name, values in rows.items()}
-    return {name: float(measure(totals)) for name, measure in MEASURES.items()}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {name: float(measure(totals)) for name, measure in MEASURES.items()}
 
 
 def resampled(rows: Sums, clusters: np.ndarray) -> dict[str, np.ndarray]:

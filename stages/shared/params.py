@@ -186,8 +186,26 @@ class Evaluate(Section):
     cluster: Literal["source", "row"]
 
 
+class Gate(Section):
+    """A figure of metrics.json, by its dotted name, and what it may not do."""
+
+    metric: str
+    better: Literal["lower", "higher"]
+    bound: Number | None
+    against: str | None
+
+    @model_validator(mode="after")
+    def one_of_two(self):
+        if (self.bound is None) == (self.against is None):
+            raise ValueError(f"the gate of {self.metric} needs either bound (a figure) or against (a revision)")
+        if self.against is not None and not re.fullmatch(r"\w[\w./@{}~^-]*", self.against):
+            raise ValueError(f"against is no name of a revision: {self.against!r}")
+        return self
+
+
 class Report(Section):
     samples: CountOrZero
+    gates: list[Gate]
 
 
 class Machine(Section):
@@ -217,10 +235,15 @@ class Params(Section):
     machine: Machine
 
 
+def read_yaml_text(text: str) -> dict:
+    """YAML 1.2, so that 2e-4 is a number."""
+    return YAML(typ="safe", pure=True).load(text)
+
+
 def read_yaml(path: Path) -> dict:
-    """The file as DVC reads it: YAML 1.2, so that 2e-4 is a number."""
+    """The file as DVC reads it."""
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return read_yaml_text(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         advice = f"Copy a profile: cp profiles/tiny.yaml {path}" if path.name == PARAMS.name else "Restore it from Git"
         raise UserError(f"{path} is missing. {advice}") from None

@@ -1,0 +1,174 @@
+"""The gates: bounds, and comparisons with another revision that know what may be chance."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from stages._report.gate import judge
+from stages.report import gate as run_gate
+from stages.shared.errors import UserError
+from stages.shared.measures import COLUMNS, evaluated
+from stages.shared.params import Gate
+from tests.conftest import ROOT
+
+PIPELINE = """
+stages:
+  evaluate:
+    foreach: {tuned: x}
+    do:
+      cmd: cp source.jsonl metrics/evaluate/${key}.rows.jsonl
+      deps: [data/clean/test.parquet, source.jsonl]
+      outs: [\"metrics/evaluate/${key}.rows.jsonl\"]
+"""
+
+
+def rows_of(losses, prefix="x"):
+    ones = dict.fromkeys(COLUMNS, 1) | {"tokens": 10}
+    return [
+        {"id": f"{prefix}{n}", "source": f"{n}.py:1", "cluster": n, **ones, "loss_sum": 10 * loss}
+        for n, loss in enumerate(losses)
+    ]
+
+
+def metrics_of(rows):
+    columns = {name: np.array([row[name] for row in rows], float) for name in COLUMNS}
+    figures = evaluated(columns, np.arange(len(rows)))
+    return {"evaluate": {"tuned": figures}, "clean": {"rows": {"kept": len(rows)}}}
+
+
+LOSSES = np.random.default_rng(0).normal(2, 0.5, 100)
+
+
+class Repository:
+    """A repository with Git and DVC, whose one stage copies source.jsonl to where `evaluate` writes its rows."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        for path in ("metrics/evaluate", "data/clean"):
+            (folder / path).mkdir(parents=True)
+        (folder / "dvc.yaml").write_text(PIPELINE)
+        (folder / "data/clean/test.parquet").write_text("the test split")
+        self.run("git", "init", "--quiet", "--initial-branch=main")
+        self.run(sys.executable, "-m", "dvc", "init", "--quiet")
+        self.measure(rows_of(LOSSES))
+
+    def run(self, *command):
+        names = {f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        site = {"DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"), "DVC_NO_ANALYTICS": "1"}
+        environment = {**os.environ, **names, **site, "GIT_CONFIG_GLOBAL": os.devnull}
+        subprocess.run(command, cwd=self.folder, env=environment, check=True, capture_output=True)
+
+    def measure(self, rows, commit=True):
+        (self.folder / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (self.folder / "metrics.json").write_text(json.dumps(metrics_of(rows)))
+        self.run(sys.executable, "-m", "dvc", "repro", "--quiet")
+        if commit:
+            self.run("git", "add", ".")
+            self.run("git", "commit", "--quiet", "--message", "measured")
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    return Repository(folder)
+
+
+def gate_of(metric="evaluate.tuned.loss", better="lower", bound=None, against="main"):
+    return Gate(metric=metric, better=better, bound=bound, against=None if bound is not None else against)
+
+
+@pytest.mark.parametrize(
+    ("better", "bound", "failed"), [("lower", 2.5, False), ("lower", 1.5, True), ("higher", 1.5, False)]
+)
+def test_a_bound_is_a_bound(repository, better, bound, failed):
+    (verdict,) = judge([gate_of(better=better, bound=bound)])
+    assert verdict.failed is failed
+    assert "evaluate.tuned.loss is 2.0" in verdict.line
+
+
+def test_a_small_change_for_the_worse_is_seen_in_pairs_and_not_without(repository):
+    repository.measure(rows_of(LOSSES + 0.02), commit=False)
+    (verdict,) = judge([gate_of()])
+    assert verdict.failed
+    assert "(in pairs): +0.02 to +0.02" in verdict.line
+    shutil.rmtree(repository.folder / ".dvc/cache")
+    (verdict,) = judge([gate_of()])
+    assert not verdict.failed
+    assert "(unpaired)" in verdict.line
+
+
+@pytest.mark.parametrize(
+    ("shift", "better", "failed"), [(1.0, "lower", True), (1.0, "higher", False), (-1.0, "lower", False)]
+)
+def test_a_large_change_fails_also_without_the_other_revisions_rows(repository, shift, better, failed):
+    repository.measure(rows_of(LOSSES + shift, prefix="other"), commit=False)
+    (verdict,) = judge([gate_of(better=better)])
+    assert (verdict.failed, "(unpaired)" in verdict.line) == (failed, True)
+
+
+def test_noise_fails_no_gate(repository):
+    noise = np.random.default_rng(1).normal(0, 0.5, 100)
+    repository.measure(rows_of(LOSSES + noise - noise.mean() + 0.01), commit=False)
+    (verdict,) = judge([gate_of()])
+    assert not verdict.failed
+
+
+def test_a_figure_without_an_interval_is_compared_as_it_is(repository):
+    repository.measure(rows_of(LOSSES[:99]), commit=False)
+    (verdict,) = judge([gate_of("clean.rows.kept", "higher")])
+    assert verdict.failed
+    assert "clean.rows.kept is 99, in main 100; 95 % interval of the difference (exact): -1 to -1" in verdict.line
+
+
+def test_another_test_split_is_said_and_not_compared(repository):
+    (repository.folder / "data/clean/test.parquet").write_text("another one")
+    repository.measure(rows_of(LOSSES + 5), commit=False)
+    (verdict,) = judge([gate_of()])
+    assert not verdict.failed
+    assert "not compared, since the test split is another one" in verdict.line
+
+
+@pytest.mark.parametrize(
+    ("gates", "words"),
+    [
+        ([], "report.gates is empty"),
+        ([gate_of("evaluate.tuned.lost")], r"metrics\.json has no figure evaluate\.tuned\.lost"),
+        ([gate_of("evaluate", bound=1.0)], "has no figure evaluate"),
+        ([gate_of(against="gone")], r"metrics\.json of 'gone' cannot be read"),
+    ],
+)
+def test_a_gate_that_checks_nothing_is_an_error(repository, gates, words):
+    with pytest.raises(UserError, match=words):
+        judge(gates)
+
+
+def test_the_command_says_what_failed_and_exits_with_1(repository, capsys):
+    yaml = YAML()
+    values = yaml.load(ROOT / "params.yaml")
+    gates = [gate_of(bound=bound).model_dump() for bound in (3.0, 1.0)]
+    values["report"]["gates"] = gates[:1]
+    yaml.dump(values, repository.folder / "params.yaml")
+    run_gate()
+    values["report"]["gates"] = gates
+    yaml.dump(values, repository.folder / "params.yaml")
+    with pytest.raises(SystemExit) as caught:
+        run_gate()
+    assert caught.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["passed", "passed", "FAILED"]
+
+
+@pytest.mark.parametrize("change", [{"bound": 1.0}, {"against": None}, {"against": "--output=x"}])
+def test_a_gate_has_a_bound_or_a_revision(change):
+    values = {"metric": "clean.rows.kept", "better": "higher", "bound": None, "against": "main"}
+    with pytest.raises(ValueError, match="either bound|no name of a revision"):
+        Gate(**values | change)
