@@ -1,5 +1,6 @@
 """The gates: bounds, and comparisons with another revision that know what may be chance."""
 
+import copy
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from stages.shared.errors import UserError
 from stages.shared.measures import COLUMNS, evaluated
 from stages.shared.params import Gate
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 PIPELINE = """
 stages:
@@ -73,13 +76,22 @@ class Repository:
             self.run("git", "commit", "--quiet", "--message", "measured")
 
 
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    folder = tmp_path / "repository"
+@pytest.fixture(scope="module")
+def measured_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured") / "repository"
     folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     return Repository(folder)
+
+
+@pytest.fixture
+def repository(measured_once, tmp_path, monkeypatch):
+    """A copy, in which the tuned model of `main` has the losses LOSSES."""
+    copied = copy.copy(measured_once)
+    copied.folder = tmp_path / "repository"
+    shutil.copytree(measured_once.folder, copied.folder, symlinks=True)
+    monkeypatch.chdir(copied.folder)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    return copied
 
 
 def gate_of(metric="evaluate.tuned.loss", better="lower", bound=None, against="main"):

@@ -46,12 +46,8 @@ def drawn(clusters: np.ndarray) -> np.ndarray:
     The cluster bootstrap (Field and Welsh 2007). Two models get the same draws, so that what they share cancels out.
     """
     count = int(clusters.max()) + 1
-    return np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-
-
-def summed(rows: Sums, clusters: np.ndarray) -> Sums:
-    """{column: (clusters,)} of {column: (rows,)}."""
-    return {name: np.bincount(clusters, weights=values) for name, values in rows.items()}
+    draws = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    return draws.astype(np.float64)  # of whole numbers, but numpy multiplies matrices of these many times as fast
 
 
 def measured(rows: Sums) -> dict[str, float]:
@@ -63,8 +59,8 @@ def measured(rows: Sums) -> dict[str, float]:
 
 def resampled(rows: Sums, clusters: np.ndarray) -> dict[str, np.ndarray]:
     """{measure: (DRAWS,)}; a draw in which there was nothing to measure is nan."""
-    draws = drawn(clusters)
-    totals = {name: draws @ values for name, values in summed(rows, clusters).items()}
+    of_clusters = np.stack([np.bincount(clusters, weights=values) for values in rows.values()], axis=1)
+    totals = dict(zip(rows, (drawn(clusters) @ of_clusters).T, strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
         return {name: measure(totals) for name, measure in MEASURES.items()}
 
