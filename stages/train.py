@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._train.adapter import add_adapter, quantized_bytes, save_adapter
+from stages.shared.four_bit import VALUES, value_hashes
 from stages.shared.models import load_model, make_deterministic, packed_batch, pick_device
 from stages.shared.params import Params
 from stages.shared.paths import (
@@ -164,6 +165,7 @@ def main(params: Params) -> Outcome:
     trainer.train()
     with whole_directory(ADAPTER) as folder:
         save_adapter(model, folder)
+        write_json(folder / VALUES, value_hashes(model.get_base_model()))
     for path, text in curves(trainer.state.log_history).items():
         write_text(path, text)
     tokens, trained = (round(count * trainer.state.epoch) for count in count_tokens(rows["train"]))

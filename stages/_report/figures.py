@@ -1,7 +1,6 @@
 """The report's tables, as text that both the Markdown and the HTML page print."""
 
 from collections.abc import Callable
-from pathlib import PurePath
 from typing import NamedTuple
 
 from stages._report.charts import line_chart
@@ -20,6 +19,7 @@ from stages._report.parts import (
     spread,
     times,
 )
+from stages.shared.card import base_name
 
 
 class Measure(NamedTuple):
@@ -60,12 +60,6 @@ def comparison(base: dict, tuned: dict) -> Section:
         f"The last three rows are over {number(tuned['generated_rows'])} generated answers."
     )
     return Section("Base against tuned", note, [Table("On the test split", ["", "Base", "Tuned", "Change"], rows)])
-
-
-def base_name(manifest: dict) -> str:
-    """Where the base came from; a path outside the repository is a matter of one machine, so only its end is told."""
-    name = str(manifest.get("id") or manifest.get("path") or "a local folder")
-    return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 def origin(manifest: dict, tokenize: dict) -> Section:
