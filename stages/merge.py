@@ -16,7 +16,7 @@ from stages.shared.card import base_name, front_matter
 from stages.shared.errors import UserError
 from stages.shared.four_bit import VALUES
 from stages.shared.models import load_model, pick_device
-from stages.shared.params import Params
+from stages.shared.params import Merge, Params
 from stages.shared.paths import (
     ADAPTER,
     BASE,
@@ -86,7 +86,7 @@ def compare_all(plan: Plan, folder: Path, rows: list[dict], params: Params) -> t
     reference = Reference(BASE, ADAPTER, rows, params.machine, params.quantization)
     free()
     parity = compare(reference, load_model(folder, params.machine))
-    refuse_gap(parity, params.merge.max_loss_gap)
+    refuse_distance(parity, params.merge)
     free()
     if params.merge.base == "original":
         return parity, parity
@@ -95,12 +95,20 @@ def compare_all(plan: Plan, folder: Path, rows: list[dict], params: Params) -> t
     return parity, compare(reference, naive)
 
 
-def refuse_gap(parity: dict[str, float], bound: float) -> None:
-    if abs(parity["loss_gap"]) > bound:
-        raise UserError(
-            f"the merged model's loss is {parity['loss_gap']:+.5f} nats a token from the trained one's, more than "
-            f"merge.max_loss_gap ({bound}). With merge.base: dequantized it should be near 0"
-        )
+def refuse_distance(parity: dict[str, float], merge: Merge) -> None:
+    """Two checks, since a loss may come out the same by luck, and a KL divergence is never negative."""
+    distances = {
+        "loss_gap": f"the merged model's loss is {parity['loss_gap']:+.5f} nats a token from the trained one's",
+        "kl": f"the merged model's predictions are {parity['kl']:.5f} nats a token (KL) from the trained one's",
+    }
+    for name, found in distances.items():
+        bound = getattr(merge, f"max_{name}")
+        if abs(parity[name]) > bound:
+            raise UserError(
+                f"{found}, more than merge.max_{name} ({bound}). With merge.base: dequantized it should be near 0; a "
+                "merge onto the original weights is no longer the model that was trained, so only a larger bound lets "
+                "it pass"
+            )
 
 
 def main(params: Params) -> Outcome:
