@@ -115,6 +115,8 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 
 def write_merged(plan: Plan, folder: Path) -> list[str]:
     """Writes the weights to `folder`, and returns the modules whose 4-bit values are not those of training."""
+    import bitsandbytes  # noqa: F401  (before the threads do: to the others it would be there with half its kernels)
+
     tensors = plan.tensors()
     with ExitStack() as stack:
         targets = {}

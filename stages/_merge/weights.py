@@ -8,6 +8,7 @@ and several threads can fill one file.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-BLOCK = 1 << 21  # elements in a block, of which several copies in fp32 are made
-COPY = 1 << 24  # bytes
+BLOCK = 1 << 19  # elements in a block, of which several copies in fp32 are made
+COPY = 1 << 22  # bytes
 BLOCKSIZE = 64  # weights that share a constant: bitsandbytes' default, which transformers has no option for
 NESTED_BLOCKSIZE = 256  # constants that share a second one
 
@@ -103,14 +104,16 @@ class FourBit:
         from bitsandbytes.functional import dequantize_blockwise, quantize_4bit, quantize_blockwise
 
         self.stored, self.quant_type, self.digest = stored, quantization.quant_type, hashlib.sha256()
-        self.packed, constants = [], []
-        for _, rows in Original(stored, device).blocks():
+        count = math.prod(stored.shape)
+        # Each in one piece from the start: what lasts, strewn among what does not, keeps the allocator from reusing it.
+        self.packed = torch.empty(((count + 1) // 2, 1), dtype=torch.uint8, device=device)
+        self.constants = torch.empty(-(count // -BLOCKSIZE), device=device)
+        for first, rows in Original(stored, device).blocks():
             packed, state = quantize_4bit(
                 rows.to(torch.bfloat16), blocksize=BLOCKSIZE, quant_type=quantization.quant_type
             )
-            self.packed.append(packed)
-            constants.append(state.absmax)
-        self.constants = torch.cat(constants)
+            for part, whole in zip((packed, state.absmax), self.parts(first, len(rows)), strict=True):
+                whole.copy_(part)
         if quantization.double_quant:
             offset = self.constants.mean()
             self.constants = dequantize_blockwise(
@@ -118,22 +121,25 @@ class FourBit:
             )
             self.constants += offset
 
+    def parts(self, first: int, count: int) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Of `count` rows, which begin between quantized blocks, the packed values and the constants."""
+        start, end = (row * self.stored.shape[1] for row in (first, first + count))
+        return self.packed[start // 2 : -(end // -2)], self.constants[start // BLOCKSIZE : -(end // -BLOCKSIZE)]
+
     def blocks(self) -> "Iterator[tuple[int, torch.Tensor]]":
         """(first row, rows in bf16) from top to bottom. `digest` is their sha256 afterwards."""
         import torch
         from bitsandbytes.functional import QuantState, dequantize_4bit
 
-        done = 0
-        for (first, last), packed in zip(self.stored.blocks(), self.packed, strict=True):
-            count = -(-(last - first) * self.stored.shape[1] // BLOCKSIZE)
+        for first, last in self.stored.blocks():
+            packed, constants = self.parts(first, last - first)
             state = QuantState(
-                absmax=self.constants[done : done + count],
+                absmax=constants,
                 shape=torch.Size((last - first, self.stored.shape[1])),
                 dtype=torch.bfloat16,
                 blocksize=BLOCKSIZE,
                 quant_type=self.quant_type,
             )
-            done += count
             rows = dequantize_4bit(packed, state)
             self.digest.update(raw_bytes(rows))
             yield first, rows
