@@ -104,19 +104,28 @@ def training(train: dict, curves: dict) -> Section:
 
 
 def merging(merge: dict) -> Section:
-    parity = merge["parity"]
+    ours, naive = merge["parity"], merge["naive"]
     rows = [
-        ["Loss of base and adapter", number(parity["loss_trained"])],
-        ["Loss of the merged model", number(parity["loss_merged"])],
-        ["Loss gap", number(parity["loss_gap"])],
-        ["KL divergence, nats a token", number(parity["kl"])],
-        ["Same most likely token", share(parity["top1_agreement"], 2)],
-        ["Tokens compared", number(parity["tokens"])],
+        ["Loss of base and adapter as trained", number(ours["loss_trained"]), number(ours["loss_trained"])],
+        ["Loss of the merged model", number(ours["loss_merged"]), number(naive["loss_merged"])],
+        ["Loss gap", number(ours["loss_gap"]), number(naive["loss_gap"])],
+        ["KL divergence, nats a token", number(ours["kl"]), number(naive["kl"])],
+        ["Same most likely token", share(ours["top1_agreement"], 2), share(naive["top1_agreement"], 2)],
+    ]
+    facts = [
+        ["Tokens compared", number(ours["tokens"])],
         ["Base that the adapter was merged into", merge["base"]],
         ["Modules merged", f"{number(merge['merged_modules'])} of {number(merge['tensors'])} tensors"],
     ]
-    note = "Whether the merged model says what the trained one said, on rows of the validation split."
-    return Section("Merge", note, [Table("Merged against trained", ["", "Value"], rows)])
+    if compared := merge["values"]["compared"]:
+        same = compared - merge["values"]["different"]
+        facts += [["Modules with the very values of training", f"{number(same)} of {number(compared)}"]]
+    note = (
+        "Whether the merged model says what the trained one said, on rows of the validation split. Beside it the usual "
+        "merge, onto the 16-bit weights, which the adapter never saw."
+    )
+    parity = Table("Merged against trained", ["", "This model", "Merged onto 16 bits"], rows)
+    return Section("Merge", note, [parity, Table("The merge", ["", "Value"], facts)])
 
 
 def efficiency(train: dict, merge: dict, timing: dict) -> Section:
