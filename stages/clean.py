@@ -20,7 +20,7 @@ from stages._clean.shards import Job, Shard, judge_shard, read_judged
 from stages._clean.tally import Tally
 from stages.shared.errors import UserError
 from stages.shared.params import Clean, Params
-from stages.shared.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, whole_directory, write_json
+from stages.shared.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, sha256, whole_directory, write_json
 from stages.shared.progress import progress
 from stages.shared.records import SPLITS, record_file
 from stages.shared.stage import Outcome, run_stage
@@ -110,6 +110,7 @@ def main(params: Params) -> Outcome:
         for split in SPLITS:
             if not metrics["splits"][split]:
                 raise UserError(f"no row is left for the {split} split: {metrics['rows']}. See clean in params.yaml")
+        metrics["sha256"] = {split: sha256(folder / f"{split}.parquet") for split in SPLITS}
     write_json(METRICS / "clean.json", metrics)
     write_json(SAMPLES, tally.shown())
     counts = ", ".join(f"{count} {split}" for split, count in metrics["splits"].items())

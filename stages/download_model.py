@@ -5,7 +5,6 @@ where they came from, how many parameters they hold, and the sha256 of every fil
 Run it with `dvc repro download_model`.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -29,11 +28,12 @@ from stages._download_model.checks import (
 from stages.shared.errors import UserError
 from stages.shared.hub import fetch
 from stages.shared.params import Model, Params
-from stages.shared.paths import BASE, METRICS, read_json, whole_directory, write_json, write_text
+from stages.shared.paths import BASE, METRICS, read_json, sha256, whole_directory, write_json, write_text
 from stages.shared.stage import Outcome, run_stage
 from stages.shared.vocabulary import wheel_file
 
 GENERATION = "generation_config.json"
+CARD = "README.md"
 GIB = 1 << 30
 
 
@@ -45,7 +45,7 @@ def source_folder(model: Model) -> Path:
         return Path(model.path)
     tokenizer = [*TOKENIZER, *TOKENIZER_EXTRAS] if model.tokenizer == "own" else []
     # Not *.safetensors: Mistral's repositories hold all weights once more, as consolidated.safetensors.
-    names = [CONFIG, GENERATION, INDEX, "model*.safetensors", *tokenizer]
+    names = [CARD, CONFIG, GENERATION, INDEX, "model*.safetensors", *tokenizer]
     return fetch(model.id, model.revision, "model", names, "model")
 
 
@@ -84,9 +84,16 @@ def copy(source: Path, target: Path) -> str:
     return digest
 
 
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def licence(folder: Path) -> str | None:
+    """What the model's card says, which is not copied; None where there is no card or nothing that can be read."""
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError
+
+    try:
+        found = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data.license
+    except (OSError, ValueError, YAMLError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def download_model(model: Model, target: Path) -> dict:
@@ -124,6 +131,7 @@ def download_model(model: Model, target: Path) -> dict:
         "id": model.id if model.source == "hub" else None,
         "revision": model.revision if model.source == "hub" else None,
         "path": model.path if model.source == "path" else None,
+        "license": licence(folder),
         "parameters": sum(math.prod(shape) for shape in shapes.values()),
         "tensors": len(shapes),
         "bytes": sum((folder / name).stat().st_size for name in tensors),

@@ -2,16 +2,21 @@
 → models/merged, metrics/merge.json.
 
 The adapter was trained on the 4-bit values of the base, so it is merged onto just those (`merge.base: dequantized`),
-and the result is compared with the model as it was trained before it may take its place. Run it with `dvc repro merge`.
+and the result is compared with the model as it was trained before it may take its place. Beside it stands what the
+usual merge, onto the 16-bit weights, would have given. Run it with `dvc repro merge`.
 """
 
 import shutil
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from stages._merge.adapter import Adapter
+from stages._merge.stream import Plan, refuse_full_disk, write_merged
+from stages.shared.card import base_name, front_matter
 from stages.shared.errors import UserError
-from stages.shared.models import load_model, packed_batch, quantized_modules
-from stages.shared.params import Params
+from stages.shared.four_bit import VALUES
+from stages.shared.models import load_model, pick_device
+from stages.shared.params import Merge, Params
 from stages.shared.paths import (
     ADAPTER,
     BASE,
@@ -23,97 +28,29 @@ from stages.shared.paths import (
     write_json,
     write_text,
 )
-from stages.shared.progress import progress
-from stages.shared.prompts import CHAT_TEMPLATES, IGNORED
-from stages.shared.stage import Outcome, run_stage
+from stages.shared.prompts import CHAT_TEMPLATES
+from stages.shared.stage import Outcome, peak_memory, run_stage
 
-if TYPE_CHECKING:
-    import torch
-    from peft import PeftModel
+CARD = """# Merged model
+{kind} of rank {r} (alpha {alpha}), trained on {base} in 4 bits ({quant_type}), merged onto {onto}.
 
+On {tokens} tokens of the validation split its loss is {loss_gap:+.5f} nats a token from that of base and adapter as
+they were trained; KL divergence {kl:.6f}, the same most likely token on {top1_agreement:.2%}.
 
-def dequantized(module: "torch.nn.Module") -> "torch.Tensor":
-    """The values a 4-bit layer computes with. Shape (out_features, in_features)."""
-    from bitsandbytes.functional import dequantize_4bit
-
-    return dequantize_4bit(module.weight.data, module.weight.quant_state)
+Prompts follow Mistral's instruct format {template}: see chat_template.jinja.
+"""
+ONTO = {"dequantized": "those 4-bit values, kept in 16 bits", "original": "the base's 16-bit weights"}
 
 
-def adapter_deltas(model: "PeftModel") -> "dict[str, torch.Tensor]":
-    """{module name in the base: what the adapter adds to its weight, in fp32}.
-
-    Raises:
-        UserError: the adapter file has weights that belong to no module, which a merge would leave out.
-    """
-    from peft.tuners.lora import LoraLayer
-    from safetensors import safe_open
-
-    deltas = {}
-    for name, module in model.get_base_model().named_modules():
-        if isinstance(module, LoraLayer):
-            deltas[name] = module.get_delta_weight("default").detach().float().cpu()
-    with safe_open(ADAPTER / "adapter_model.safetensors", framework="pt") as file:
-        owners = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in file.keys()}  # noqa: SIM118
-    if owners != deltas.keys():
-        odd = sorted(owners ^ deltas.keys())
-        raise UserError(f"{len(odd)} adapter modules do not match the base model, such as {odd[0]}. Train again")
-    return deltas
-
-
-def merge(model: "PeftModel", base: str, folder: Path) -> int:
-    """Writes the merged weights to `folder`, file for file as in models/base, and returns how many tensors changed.
-
-    model: the base as it was trained (in 4 bits), with the adapter. base: merge.base.
-    """
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    deltas = adapter_deltas(model)
-    # PEFT keeps the layer it adapts under `base_layer`.
-    four_bit = {name.removesuffix(".base_layer"): module for name, module in quantized_modules(model.get_base_model())}
-    changed = 0
-    for shard in sorted(BASE.glob("*.safetensors")):
-        tensors = {}
-        with safe_open(shard, framework="pt") as file:
-            for key in sorted(file.keys()):
-                original = file.get_tensor(key)
-                name = key.removesuffix(".weight")
-                use_four_bit = base == "dequantized" and name in four_bit
-                weight = dequantized(four_bit[name]).cpu() if use_four_bit else original
-                if name in deltas:
-                    weight = weight.float() + deltas.pop(name)
-                    changed += 1
-                tensors[key] = weight.to(original.dtype).contiguous()
-        save_file(tensors, folder / shard.name, metadata={"format": "pt"})
-        (folder / shard.name).chmod(0o644)  # the library writes for the owner alone, and servers run as others
-    if deltas:
-        raise UserError(f"models/base has no weight for the adapter's {sorted(deltas)[0]}. Train again")
-    return changed
-
-
-def compare(trained: "PeftModel", merged: "torch.nn.Module", rows: list[dict]) -> dict[str, float]:
-    """How far the merged model is from the trained one, on the trained tokens of `rows`: nats, KL divergence, top 1."""
-    import torch
-
-    sums = dict.fromkeys(("loss_trained", "loss_merged", "kl", "top1_agreement"), 0.0)
-    tokens = 0
-    with progress("parity", len(rows), " rows") as shown, torch.no_grad():
-        for row in rows:
-            batch = packed_batch([row], trained.device)
-            targets = batch.pop("labels")[0, 1:]
-            kept = targets != IGNORED
-            with torch.autocast(trained.device.type, dtype=torch.bfloat16):  # as in training
-                reference = trained(**batch, use_cache=False).logits[0, :-1][kept].float().log_softmax(-1)
-            found = merged(**batch, use_cache=False).logits[0, :-1][kept].float().log_softmax(-1)
-            index = targets[kept, None]
-            sums["loss_trained"] -= reference.gather(1, index).sum().item()
-            sums["loss_merged"] -= found.gather(1, index).sum().item()
-            sums["kl"] += (reference.exp() * (reference - found)).sum().item()
-            sums["top1_agreement"] += (reference.argmax(-1) == found.argmax(-1)).sum().item()
-            tokens += len(index)
-            shown.advance()
-    means = {name: value / tokens for name, value in sums.items()}
-    return means | {"loss_gap": means["loss_merged"] - means["loss_trained"], "tokens": tokens}
+def trained_values() -> dict[str, str]:
+    """{module: sha256 of its 4-bit values}, as training left it beside the adapter."""
+    try:
+        return read_json(ADAPTER / VALUES)
+    except FileNotFoundError:
+        raise UserError(
+            f"{ADAPTER / VALUES} is missing, which says what was in 4 bits. `dvc repro train` makes it; an adapter "
+            "from elsewhere can be merged with merge.base: original"
+        ) from None
 
 
 def copy_companions(folder: Path, template: str) -> None:
@@ -124,29 +61,95 @@ def copy_companions(folder: Path, template: str) -> None:
     write_text(folder / "chat_template.jinja", CHAT_TEMPLATES[template])
 
 
+def card(params: Params, config: dict, parity: dict[str, float]) -> str:
+    """README.md of the merged model. config: the adapter's."""
+    manifest = read_json(BASE / "manifest.json")
+    kind = "DoRA" if config.get("use_dora") else "rsLoRA" if config.get("use_rslora") else "LoRA"
+    base = f"{base_name(manifest)} at {manifest['revision']}" if manifest["revision"] else base_name(manifest)
+    text = CARD.format(
+        kind=f"A {kind} adapter" if kind != "rsLoRA" else "An rsLoRA adapter",
+        r=config["r"],
+        alpha=config["lora_alpha"],
+        base=base,
+        quant_type=params.quantization.quant_type,
+        onto=ONTO[params.merge.base],
+        template=params.prompt.template,
+        **parity,
+    )
+    return front_matter(manifest) + text
+
+
+def compare_all(plan: Plan, folder: Path, rows: list[dict], params: Params) -> tuple[dict, dict]:
+    """The parity of the merged model in `folder`, and of the merge onto the 16-bit weights."""
+    from stages._merge.parity import Reference, compare, free, merge_in_memory
+
+    reference = Reference(BASE, ADAPTER, rows, params.machine, params.quantization)
+    free()
+    parity = compare(reference, load_model(folder, params.machine))
+    refuse_distance(parity, params.merge)
+    free()
+    if params.merge.base == "original":
+        return parity, parity
+    naive = load_model(BASE, params.machine)
+    merge_in_memory(naive, plan)
+    return parity, compare(reference, naive)
+
+
+def refuse_distance(parity: dict[str, float], merge: Merge) -> None:
+    """Two checks, since a loss may come out the same by luck, and a KL divergence is never negative."""
+    distances = {
+        "loss_gap": f"the merged model's loss is {parity['loss_gap']:+.5f} nats a token from the trained one's",
+        "kl": f"the merged model's predictions are {parity['kl']:.5f} nats a token (KL) from the trained one's",
+    }
+    for name, found in distances.items():
+        bound = getattr(merge, f"max_{name}")
+        if abs(parity[name]) > bound:
+            raise UserError(
+                f"{found}, more than merge.max_{name} ({bound}). With merge.base: dequantized it should be near 0; a "
+                "merge onto the original weights is no longer the model that was trained, so only a larger bound lets "
+                "it pass"
+            )
+
+
 def main(params: Params) -> Outcome:
     from datasets import Dataset
-    from peft import PeftModel
+
+    from stages._merge.parity import reference_bytes
 
     rows = list(Dataset.from_file(str(TOKENIZED / "validation.arrow")).take(params.merge.parity_rows))
-    model = load_model(BASE, params.machine, params.quantization)
-    trained = PeftModel.from_pretrained(model, ADAPTER, autocast_adapter_dtype=True).eval()
+    hashes = trained_values() if params.merge.base == "dequantized" else {}
+    plan = Plan(BASE, Adapter(ADAPTER), params.quantization, hashes, pick_device(params.machine))
+    refuse_full_disk(BASE, BASE.parent, reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"]))
     with whole_directory(MERGED) as folder:
-        changed = merge(trained, params.merge.base, folder)
-        copy_companions(folder, params.prompt.template)
-        parity = compare(trained, load_model(folder, params.machine), rows)
-        gap = parity["loss_gap"]
-        if abs(gap) > params.merge.max_loss_gap:
-            raise UserError(
-                f"the merged model's loss is {gap:+.5f} nats a token from the trained one's, more than "
-                f"merge.max_loss_gap ({params.merge.max_loss_gap}). With merge.base: dequantized it should be near 0"
+        started = time.monotonic()
+        different = write_merged(plan, folder)
+        timing = {"write_seconds": round(time.monotonic() - started, 3), "write_peak_rss_bytes": peak_memory()}
+        if different:
+            print(
+                f"merge: {len(different)} of {len(hashes)} modules have other 4-bit values here than in training, such "
+                f"as {different[0]}: another device or version rounds otherwise. The loss gap tells what it comes to"
             )
+        copy_companions(folder, params.prompt.template)
+        parity, naive = compare_all(plan, folder, rows, params)
+        write_text(folder / "README.md", card(params, plan.adapter.config, parity))
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    metrics = {"base": params.merge.base, "bytes": size, "merged_modules": changed, "parity": parity}
-    write_json(METRICS / "merge.json", metrics | {"tensors": read_json(BASE / "manifest.json")["tensors"]})
+    write_json(
+        METRICS / "merge.json",
+        {
+            "base": params.merge.base,
+            "bytes": size,
+            "merged_modules": len(plan.adapter),
+            "tensors": read_json(BASE / "manifest.json")["tensors"],
+            "values": {"compared": len(hashes), "different": len(different)},
+            "parity": parity,
+            "naive": {name: naive[name] for name in ("loss_gap", "loss_merged", "kl", "top1_agreement")},
+        },
+    )
     return Outcome(
-        f"{changed} modules merged onto the {params.merge.base} base; on {parity['tokens']} tokens the loss differs by "
-        f"{gap:+.5f}, KL {parity['kl']:.5f}, top-1 agreement {parity['top1_agreement']:.2%}"
+        f"{len(plan.adapter)} modules merged onto the {params.merge.base} base; on {parity['tokens']} tokens the loss "
+        f"differs by {parity['loss_gap']:+.5f} (merged onto 16 bits {naive['loss_gap']:+.5f}), KL {parity['kl']:.5f}, "
+        f"top-1 agreement {parity['top1_agreement']:.2%}",
+        timing,
     )
 
 

@@ -1,7 +1,8 @@
 """Gather what the other stages measured: metrics/ and the predictions → metrics.json, reports/.
 
 metrics.json holds every figure under its stage's name and is the one result in Git, for `dvc metrics diff`.
-reports/report.md and reports/report.html (one self-contained file) say what was trained on what, and what came of it.
+reports/report.md and reports/report.html (one self-contained file) say what was trained on what, and what came of it;
+reports/model-card.md says it to whoever gets the merged model.
 Run it with `dvc repro report`; `python -m stages.report --show` prints the last one, and with `--gate` it checks
 report.gates and exits with 1 where one failed.
 """
@@ -11,13 +12,14 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from stages._report.card import card
 from stages._report.figures import MEASURES, headline, sections
 from stages._report.gate import judge
 from stages._report.inputs import read_curve, read_rejected, read_values
 from stages._report.parts import spread
 from stages._report.predictions import pairs, read_predictions
 from stages._report.rows import change, read_rows, refuse_unequal_rows
-from stages._report.text import fenced, shown
+from stages._report.text import as_is, fenced, shown
 from stages.shared.errors import UserError
 from stages.shared.params import Params, load_params
 from stages.shared.paths import (
@@ -60,7 +62,7 @@ def figures_only(values: dict) -> dict:
 def metrics(inputs: dict) -> dict:
     """What metrics.json holds. The sources stay in metrics/clean.json: there may be a hundred of them."""
     stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
-    stages["clean"] = {name: value for name, value in inputs["clean"].items() if name != "sources"}
+    stages["clean"] = {name: value for name, value in inputs["clean"].items() if name not in ("sources", "sha256")}
     evaluations = {name: inputs[name] for name in ("base", "tuned", "change")}
     timing = {stage.replace("@", "_"): values for stage, values in inputs["timing"].items()}
     return figures_only({**stages, "evaluate": evaluations, "timing": timing})
@@ -86,12 +88,12 @@ def templates() -> Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["fenced"] = fenced
+    environment.filters |= {"fenced": fenced, "as_is": as_is}
     return environment
 
 
 def report(inputs: dict, samples: int) -> dict:
-    """{"metrics": for metrics.json, "markdown": …, "html": …}.
+    """{"metrics": for metrics.json, "markdown": …, "html": …, "card": the model card}.
 
     Raises:
         UserError: base and tuned were not evaluated on the same rows.
@@ -111,6 +113,7 @@ def report(inputs: dict, samples: int) -> dict:
         "metrics": metrics(inputs),
         "markdown": environment.get_template("report.md.j2").render(page),
         "html": environment.get_template("report.html.j2").render(page),
+        "card": environment.get_template("model-card.md.j2").render(card(inputs)),
     }
 
 
@@ -146,6 +149,23 @@ def gate() -> None:
         sys.exit(1)
 
 
+def made_by(params: Params) -> dict:
+    """The params that shape the result, by section. One by one, so that dvc.yaml is held to them."""
+    sections = {
+        "model": params.model,
+        "data": params.data,
+        "clean": params.clean,
+        "prompt": params.prompt,
+        "tokenize": params.tokenize,
+        "quantization": params.quantization,
+        "lora": params.lora,
+        "train": params.train,
+        "merge": params.merge,
+        "evaluate": params.evaluate,
+    }
+    return {"seed": params.seed} | {name: section.model_dump() for name, section in sections.items()}
+
+
 def main(params: Params) -> Outcome:
     inputs = {name: read_values(METRICS / f"{name}.json", name) for name in ("clean", "tokenize", "train", "merge")}
     inputs |= {name: read_values(EVALUATIONS / f"{name}.json", name) for name in ("base", "tuned")}
@@ -161,10 +181,12 @@ def main(params: Params) -> Outcome:
         name: read_predictions(EVALUATIONS / f"{name}.predictions.jsonl") for name in ("base", "tuned")
     }
     inputs["rows"] = {name: read_rows(EVALUATIONS / f"{name}.rows.jsonl") for name in ("base", "tuned")}
+    inputs["params"] = made_by(params)
     result = report(inputs, params.report.samples)
     with whole_directory(REPORTS) as folder:
         write_text(folder / "report.md", result["markdown"])
         write_text(folder / "report.html", result["html"])
+        write_text(folder / "model-card.md", result["card"])
     write_json(RESULT, result["metrics"])
     return Outcome(f"{RESULT} and {REPORTS} written")
 

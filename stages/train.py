@@ -18,6 +18,7 @@ from stages._train.fingerprint import LIBRARIES, fingerprint
 from stages._train.results import curves, losses, sizes, speed
 from stages._train.signals import Stop, die_with_parent
 from stages.shared.errors import UserError
+from stages.shared.four_bit import VALUES, value_hashes
 from stages.shared.models import load_model, make_deterministic, packed_batch, pick_device
 from stages.shared.params import Params
 from stages.shared.paths import (
@@ -122,6 +123,7 @@ def train(trainer: "Trainer", checkpoint: Path | None) -> None:
     try:
         with whole_directory(ADAPTER) as folder:
             save_adapter(trainer.model, folder)
+            write_json(folder / VALUES, value_hashes(trainer.model.get_base_model()))
             for path in (*folder.iterdir(), folder):
                 sync(path)
     except (OSError, SafetensorError) as error:

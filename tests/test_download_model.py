@@ -110,6 +110,7 @@ def test_the_manifest_says_what_was_copied(source, run):
         "id": None,
         "revision": None,
         "path": "source",
+        "license": None,
         "parameters": PARAMETERS,
         "tensors": len(TENSORS),
         "bytes": (source / "model.safetensors").stat().st_size,
@@ -306,14 +307,34 @@ print(download_model.main(Params.model_validate(json.loads(sys.argv[2]))).messag
 
 
 def test_a_hub_model_is_fetched_without_its_second_copy_of_the_weights(source, hub, python_at, params_of, tmp_path):
-    unread = {"consolidated.safetensors": b"twice", "pytorch_model.bin": b"pickle", "README.md": b"card"}
-    hub.files["models/owner/name"] = {path.name: path.read_bytes() for path in source.iterdir()} | unread
+    unread = {"consolidated.safetensors": b"twice", "pytorch_model.bin": b"pickle", "LICENSE": b"text"}
+    files = {path.name: path.read_bytes() for path in source.iterdir()}
+    hub.files["models/owner/name"] = files | unread | {"README.md": b"---\nlicense: apache-2.0\n---\n# Card"}
     params = params_of(model={"source": "hub", "id": "owner/name", "revision": hub.commit, "tokenizer": "own"})
     done = python_at(hub.url, HUB_RUN, str(tmp_path), params.model_dump_json())
     assert f"{PARAMETERS:,} parameters from owner/name in models/base" in done.stdout, done.stderr
     assert not unread.keys() & set(hub.fetched())
     manifest = read_json(BASE / "manifest.json")
     assert (manifest["id"], manifest["revision"], manifest["path"]) == ("owner/name", hub.commit, None)
+    assert manifest["license"] == "apache-2.0"
+    assert not (BASE / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("card", "found"),
+    [
+        (b"---\nlicense: mit\n---\nText", "mit"),
+        (b"---\ntags: [x]\n---\n", None),
+        (b"no metadata", None),
+        (b"---\nlicense: [mit, other]\n---\n", None),
+        (b"---\nlicense: {broken\n---\n", None),
+        (b"---\njust text\n---\n", None),
+        (b"---\nlicense: \xff\n---\n", None),
+    ],
+)
+def test_the_licence_is_what_the_card_says_where_it_can_be_read(source, run, card, found):
+    (source / "README.md").write_bytes(card)
+    assert run()["license"] == found
 
 
 def test_two_runs_write_the_same_bytes(source, python_at, params_of, tmp_path):

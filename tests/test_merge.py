@@ -1,43 +1,112 @@
 """Merging, against PEFT's own merge of the same base, tensor by tensor."""
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
+from inspect import getsource
 
 import peft
+import pyarrow
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from stages import merge as merge_stage
-from stages._train.adapter import add_adapter, save_adapter
-from stages.merge import adapter_deltas, compare, copy_companions, dequantized, merge
+from stages._merge import stream, weights
+from stages._merge.adapter import Adapter
+from stages._merge.parity import Reference, compare, merge_in_memory, reference_bytes
+from stages._merge.stream import Plan, refuse_full_disk, write_merged
+from stages._merge.weights import FourBit, stored_tensors
+from stages._tokenize.packing import row_schema
+from stages._train.adapter import save_adapter
+from stages.download_model import download_model
+from stages.merge import ADAPTER, BASE, copy_companions, main
 from stages.shared.errors import UserError
+from stages.shared.four_bit import VALUES, dequantized, value_hashes
 from stages.shared.models import load_model, make_deterministic, quantized_modules
-from tests.conftest import write_rows
+from stages.shared.paths import read_json, write_json
+from stages.shared.prompts import Encoder
+from tests.conftest import ROOT
 
-MANIFEST = {"id": None, "path": "somewhere", "revision": None}
+CHANGED = 2 * 7  # linear layers of the small base
+ROWS = [{"input_ids": list(range(50, 90)), "labels": list(range(50, 90)), "seq_lengths": [40]}] * 2
+KINDS = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "rs-dora": {"use_rslora": True, "use_dora": True},
+    "patterns": {
+        "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\..*": 6},
+        "alpha_pattern": {"down_proj": 3, r"model\.layers\.0\.self_attn\.v_proj": 32},
+        "use_rslora": True,
+    },
+}
+
+
+def make_adapter(base, params, folder, std=0.05, **options):
+    """A real adapter of PEFT on the base in 4 bits, with weights far from those that it begins with."""
+    make_deterministic(1, wanted=True, warn_only=False)
+    model = load_model(base, params.machine, params.quantization)
+    config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options
+    model = peft.get_peft_model(model, peft.LoraConfig(**config))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=std)
+        elif "magnitude" in name:
+            parameter.data *= torch.empty_like(parameter).uniform_(0.8, 1.25)
+    save_adapter(model, folder)
+    write_json(folder / VALUES, value_hashes(model.get_base_model()))
+
+
+def write_validation(rows):
+    merge_stage.TOKENIZED.mkdir(parents=True)
+    with (
+        open(merge_stage.TOKENIZED / "validation.arrow", "wb") as file,
+        pyarrow.ipc.new_stream(file, row_schema()) as writer,
+    ):
+        writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, row_schema()))
 
 
 @pytest.fixture
 def repository(small_base, params_of, tmp_path, monkeypatch):
-    """A folder with models/base and a models/adapter whose weights are far from zero."""
+    """A folder with models/base, whose params are returned."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/base").symlink_to(small_base)
-    params = params_of(lora={"r": 4, "alpha": 8}, machine={"device": "cpu"})
-    make_deterministic(1, wanted=True, warn_only=False)
-    model = add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, MANIFEST)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    save_adapter(model, tmp_path / "models/adapter")
-    return params
+    return params_of(lora={"r": 4, "alpha": 8}, machine={"device": "cpu"})
 
 
-def trained_model(params):
-    base = load_model(merge_stage.BASE, params.machine, params.quantization)
-    return peft.PeftModel.from_pretrained(base, merge_stage.ADAPTER).eval()
+@pytest.fixture
+def adapted(repository):
+    """The same with a plain LoRA in models/adapter."""
+    make_adapter(BASE, repository, ADAPTER)
+    return repository
+
+
+@pytest.fixture
+def with_rows(adapted):
+    write_validation(ROWS)
+    return adapted
+
+
+def changed_merge(params, **changes):
+    return params.model_copy(update={"merge": params.merge.model_copy(update=changes)})
+
+
+def plan_of(params, base="dequantized"):
+    hashes = read_json(ADAPTER / VALUES) if base == "dequantized" else {}
+    return Plan(BASE, Adapter(ADAPTER), params.quantization, hashes, "cpu")
+
+
+def merged_folder(params, folder, base="dequantized"):
+    folder.mkdir()
+    assert write_merged(plan_of(params, base), folder) == []
+    copy_companions(folder, "v3")
+    return folder
 
 
 def tensors(folder):
@@ -51,55 +120,197 @@ def in_units_of_bf16(found, expected):
 
 
 @pytest.mark.parametrize("base", ["dequantized", "original"])
-def test_the_merge_equals_that_of_peft_on_the_same_base(repository, tmp_path, base):
-    merge(trained_model(repository), base, tmp_path)
-    reference = load_model(merge_stage.BASE, repository.machine)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_merge_equals_that_of_peft_on_the_same_base(repository, tmp_path, base, kind):
+    make_adapter(BASE, repository, ADAPTER, **KINDS[kind])
+    found = tensors(merged_folder(repository, tmp_path / "merged", base))
+    reference = load_model(BASE, repository.machine)
     if base == "dequantized":
-        values = load_model(merge_stage.BASE, repository.machine, repository.quantization)
+        values = load_model(BASE, repository.machine, repository.quantization)
         for name, module in quantized_modules(values):
             reference.get_submodule(name).weight.data = dequantized(module)
-    expected = peft.PeftModel.from_pretrained(reference, merge_stage.ADAPTER).merge_and_unload().state_dict()
-    found = tensors(tmp_path)
+    expected = peft.PeftModel.from_pretrained(reference, ADAPTER).merge_and_unload().state_dict()
     assert found.keys() == expected.keys() - {"lm_head.weight"}
     assert max(in_units_of_bf16(found[name], expected[name]) for name in found) <= 1
-    changed = [name for name in found if not torch.equal(found[name], tensors(merge_stage.BASE)[name])]
-    assert len(changed) == 2 * 7
+    same = sum((found[name] == expected[name]).float().mean().item() for name in found) / len(found)
+    assert same > 0.999
+    originals = tensors(BASE)
+    changed = [name for name in found if not torch.equal(found[name], originals[name])]
+    assert len(changed) == CHANGED
     assert all("_proj" in name for name in changed)
 
 
-def test_the_files_have_the_bases_names_shapes_dtypes_and_index(repository, tmp_path):
-    merge(trained_model(repository), "dequantized", tmp_path)
-    copy_companions(tmp_path, "v3")
-    assert len(list(merge_stage.BASE.glob("*.safetensors"))) > 1
-    for path in merge_stage.BASE.glob("*.safetensors"):
-        original, merged = load_file(path), load_file(tmp_path / path.name)
+@pytest.mark.parametrize("double_quant", [True, False])
+@pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+def test_the_values_are_those_of_the_loaded_4_bit_model_to_the_last_bit(
+    params_of, small_base, monkeypatch, quant_type, double_quant
+):
+    monkeypatch.setattr(weights, "BLOCK", 3000)  # several blocks a weight, and a last one that is smaller
+    params = params_of(machine={"device": "cpu"}, quantization={"quant_type": quant_type, "double_quant": double_quant})
+    model = load_model(small_base, params.machine, params.quantization)
+    hashes = value_hashes(model)
+    stored = {each.name: each for path in sorted(small_base.glob("*.safetensors")) for each in stored_tensors(path)}
+    assert len(hashes) == CHANGED
+    for name, module in quantized_modules(model):
+        values = FourBit(stored[f"{name}.weight"], "cpu", params.quantization)
+        blocks = [rows for _, rows in values.blocks()]
+        assert len(blocks) > 1 or stored[f"{name}.weight"].shape[0] <= 64
+        assert torch.equal(torch.cat(blocks), dequantized(module))
+        assert values.digest.hexdigest() == hashes[name]
+
+
+def test_a_weight_whose_columns_fill_no_quantized_block_keeps_its_values(tmp_path, params_of, monkeypatch):
+    """Blocks of 64 values then run across rows, and the last one is not full."""
+    import bitsandbytes
+
+    monkeypatch.setattr(weights, "BLOCK", 3000)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(150, 30, generator=generator).to(torch.bfloat16)
+    save_file({"x.weight": weight}, tmp_path / "x.safetensors")
+    quantization = params_of().quantization
+    layer = bitsandbytes.nn.Linear4bit(30, 150, bias=False, quant_type="nf4", compress_statistics=True)
+    layer.weight = bitsandbytes.nn.Params4bit(weight, quant_type="nf4", compress_statistics=True).to("cpu")
+    layer.to("cpu")
+    (stored,) = stored_tensors(tmp_path / "x.safetensors")
+    blocks = [rows for _, rows in FourBit(stored, "cpu", quantization).blocks()]
+    assert len(blocks) > 1
+    assert torch.equal(torch.cat(blocks), dequantized(layer))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_base_in_another_dtype_stays_in_it_and_is_quantized_from_bf16(adapted, tmp_path, dtype, small_base):
+    (tmp_path / "models/base").unlink()
+    shutil.copytree(small_base, BASE)
+    for path in BASE.glob("*.safetensors"):
+        save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    found = tensors(merged_folder(adapted, tmp_path / "merged"))
+    assert {tensor.dtype for tensor in found.values()} == {dtype}
+    values = dict(quantized_modules(load_model(BASE, adapted.machine, adapted.quantization)))
+    adapter = load_file(ADAPTER / "adapter_model.safetensors")
+    name = "model.layers.1.mlp.up_proj"
+    a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    expected = dequantized(values[name]).float() + 2 * b @ a
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(found[f"{name}.weight"].float(), expected, rtol=rounding, atol=1e-6)
+
+
+def test_the_files_have_the_bases_names_shapes_dtypes_and_index(adapted, tmp_path):
+    folder = merged_folder(adapted, tmp_path / "merged")
+    assert len(list(BASE.glob("*.safetensors"))) > 1
+    for path in BASE.glob("*.safetensors"):
+        original, merged = load_file(path), load_file(folder / path.name)
         shapes = [{name: (t.shape, t.dtype) for name, t in each.items()} for each in (original, merged)]
         assert shapes[0] == shapes[1]
+        with safe_open(path, "pt") as one, safe_open(folder / path.name, "pt") as other:
+            assert one.metadata() == other.metadata()
+        assert (folder / path.name).stat().st_size == path.stat().st_size
+        assert (folder / path.name).stat().st_mode & 0o777 == 0o644
     index = "model.safetensors.index.json"
-    assert (tmp_path / index).read_bytes() == (merge_stage.BASE / index).read_bytes()
+    assert (folder / index).read_bytes() == (BASE / index).read_bytes()
 
 
-def test_the_merged_model_behaves_as_the_trained_one(repository, tmp_path):
-    rows = [{"input_ids": list(range(50, 90)), "labels": list(range(50, 90)), "seq_lengths": [40]}] * 2
-    parities = {}
-    trained = trained_model(repository)
+def test_one_thread_or_several_and_blocks_of_any_size_write_the_same_bytes(adapted, tmp_path, monkeypatch):
+    found = []
+    for threads, block, part in ((1, 1 << 21, 1 << 24), (4, 3000, 1000)):
+        monkeypatch.setattr(weights, "BLOCK", block)
+        monkeypatch.setattr(weights, "COPY", part)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        folder = merged_folder(adapted, tmp_path / str(threads))
+        found.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.safetensors")})
+    assert found[0] == found[1]
+
+
+def test_no_tensor_is_held_whole(adapted, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "BLOCK", 2048)
+    largest = []
+    read = weights.Stored.read
+
+    def watched(stored, first, last):
+        rows = read(stored, first, last)
+        largest.append(rows.numel())
+        return rows
+
+    monkeypatch.setattr(weights.Stored, "read", watched)
+    merged_folder(adapted, tmp_path / "merged")
+    assert max(largest) == 64 * 128  # 64 rows are the least, of the widest matrix
+    assert len(largest) > CHANGED
+
+
+@pytest.fixture
+def parities(adapted, tmp_path):
+    """{merge.base: parity of the merge, from the files}, and "in memory" for the naive one that is never written."""
+    reference = Reference(BASE, ADAPTER, ROWS, adapted.machine, adapted.quantization)
+    found = {}
     for base in ("dequantized", "original"):
-        folder = tmp_path / base
-        folder.mkdir()
-        merge(trained, base, folder)
-        copy_companions(folder, "v3")
-        parities[base] = compare(trained, load_model(folder, repository.machine), rows)
+        folder = merged_folder(adapted, tmp_path / base, base)
+        found[base] = compare(reference, load_model(folder, adapted.machine))
+    model = load_model(BASE, adapted.machine)
+    merge_in_memory(model, plan_of(adapted))
+    return found | {"in memory": compare(reference, model)}
+
+
+def test_the_merged_model_behaves_as_the_trained_one(parities):
     assert parities["dequantized"]["tokens"] == 2 * 39
     assert abs(parities["dequantized"]["loss_gap"]) < 0.02
     assert parities["dequantized"]["kl"] < parities["original"]["kl"] / 3
     assert parities["dequantized"]["top1_agreement"] > parities["original"]["top1_agreement"]
 
 
-def test_plain_transformers_loads_the_folder_and_its_chat_template(repository, tmp_path):
-    folder = tmp_path / "merged"
-    folder.mkdir()
-    merge(trained_model(repository), "dequantized", folder)
-    copy_companions(folder, "v3")
+def test_the_naive_merge_in_memory_equals_the_one_from_files(parities):
+    assert parities["in memory"] == parities["original"]
+
+
+def test_parity_equals_a_comparison_of_the_logits_themselves(adapted, tmp_path):
+    rows = [{"input_ids": [*range(50, 90)], "labels": [-100] * 10 + [*range(60, 90)], "seq_lengths": [15, 25]}]
+    folder = merged_folder(adapted, tmp_path / "merged")
+    found = compare(
+        Reference(BASE, ADAPTER, rows, adapted.machine, adapted.quantization), load_model(folder, adapted.machine)
+    )
+    ids = torch.tensor([rows[0]["input_ids"]])
+    positions = torch.cat([torch.arange(15), torch.arange(25)])[None]
+    trained = peft.PeftModel.from_pretrained(load_model(BASE, adapted.machine, adapted.quantization), ADAPTER).eval()
+    with torch.no_grad():
+        merged = load_model(folder, adapted.machine)(ids, position_ids=positions, use_cache=False).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            reference = trained(input_ids=ids, position_ids=positions, use_cache=False).logits
+    p, q = (each[0, 9:-1].float().log_softmax(-1) for each in (reference, merged))
+    losses = [torch.nn.functional.nll_loss(each, ids[0, 10:]).item() for each in (p, q)]
+    kl = torch.nn.functional.kl_div(q, p, log_target=True, reduction="batchmean").item()
+    assert found["tokens"] == 30
+    assert (found["loss_trained"], found["loss_merged"]) == pytest.approx(losses, rel=1e-6)
+    assert found["kl"] == pytest.approx(kl, rel=1e-4)
+    assert found["top1_agreement"] == pytest.approx((p.argmax(-1) == q.argmax(-1)).float().mean().item())
+
+
+def test_the_reference_takes_the_bytes_that_were_announced_and_leaves_no_file(adapted):
+    before = sorted(ADAPTER.parent.rglob("*"))
+    reference = Reference(BASE, ADAPTER, ROWS, adapted.machine, adapted.quantization)
+    assert reference.states.nbytes == reference_bytes(ROWS, 64) == 4 * 64 * 2 * 39
+    assert sorted(ADAPTER.parent.rglob("*")) == before
+
+
+def test_an_adapter_on_the_head_is_compared_with_its_own_head(small_base, params_of, tmp_path, monkeypatch):
+    """Of a base whose head is not tied to the embeddings; lm_head is never in 4 bits."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small_base, BASE)
+    config = read_json(BASE / "config.json")
+    write_json(BASE / "config.json", config | {"tie_word_embeddings": False})
+    head = torch.randn(32768, 64, generator=torch.Generator().manual_seed(3)).to(torch.bfloat16) / 8
+    save_file(tensors(small_base) | {"lm_head.weight": head}, BASE / "model.safetensors", {"format": "pt"})
+    for path in [*BASE.glob("model-*.safetensors"), BASE / "model.safetensors.index.json"]:
+        path.unlink()
+    params = params_of(machine={"device": "cpu"})
+    make_adapter(BASE, params, ADAPTER, std=0.3, target_modules=["lm_head", "q_proj"])
+    folder = merged_folder(params, tmp_path / "merged")
+    assert not torch.equal(tensors(folder)["lm_head.weight"], head)
+    reference = Reference(BASE, ADAPTER, ROWS, params.machine, params.quantization)
+    assert compare(reference, load_model(folder, params.machine))["kl"] < 0.01
+    save_file(tensors(folder) | {"lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
+    assert compare(reference, load_model(folder, params.machine))["kl"] > 0.05
+
+
+def test_plain_transformers_loads_the_folder_and_its_chat_template(adapted, tmp_path):
+    folder = merged_folder(adapted, tmp_path / "merged")
     code = """
 import json, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -116,24 +327,163 @@ print(json.dumps([type(model).__name__, str(model.dtype), sorted(info["missing_k
     assert chat == "<s>[INST] Hi[/INST]"
 
 
-def test_an_adapter_weight_that_belongs_to_no_module_stops_the_merge(repository):
-    path = merge_stage.ADAPTER / "adapter_model.safetensors"
-    weights = load_file(path)
-    weights["base_model.model.model.layers.7.mlp.up_proj.lora_A.weight"] = torch.zeros(4, 64)
-    save_file(weights, path)
-    with pytest.raises(UserError, match=r"layers\.7\.mlp\.up_proj"):
-        adapter_deltas(trained_model(repository))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers.7.mlp.up_proj.lora_A": (4, 64), "layers.7.mlp.up_proj.lora_B": (128, 4)}, r"layers\.7\.mlp\.up_proj"),
+        ({"layers.1.mlp.up_proj.lora_A": None}, r"no lora_A\.weight for the module model\.layers\.1\.mlp\.up_proj"),
+        ({"layers.1.mlp.up_proj.lora_A": (3, 64)}, r"shape \[3, 64\], but .* make it \[4, 64\]"),
+        ({"layers.1.mlp.up_proj.lora_B": (64, 4)}, r"shape \[64, 4\], but .* make it \[128, 4\]"),
+        ({"layers.1.mlp.up_proj.lora_C": (4, 64)}, r"lora_C\.weight, which a merge would leave out"),
+        ({"embed_tokens.lora_embedding_A": (4, 9)}, r"embed_tokens\.lora_embedding_A\.weight, which a merge would"),
+    ],
+)
+def test_an_adapter_weight_that_cannot_be_used_stops_the_merge(adapted, tmp_path, change, message):
+    path = ADAPTER / "adapter_model.safetensors"
+    stored = load_file(path)
+    for name, shape in change.items():
+        key = f"base_model.model.model.{name}.weight"
+        if shape is None:
+            del stored[key]
+        else:
+            stored[key] = torch.zeros(shape)
+    save_file(stored, path)
+    with pytest.raises(UserError, match=message):
+        write_merged(plan_of(adapted), tmp_path)
 
 
-def test_a_gap_above_the_bound_fails_the_stage_and_leaves_no_merged_model(repository, params_of, tmp_path, monkeypatch):
-    parity = dict.fromkeys(("loss_trained", "loss_merged", "kl", "top1_agreement"), 1.0)
-    monkeypatch.setattr(merge_stage, "compare", lambda *_: parity | {"loss_gap": 0.5, "tokens": 3})
-    import pyarrow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"modules_to_save": ["lm_head"]},
+        {"bias": "all"},
+        {"init_lora_weights": "pissa"},
+        {"layer_replication": [[0, 2], [1, 2]]},
+        {"trainable_token_indices": [1, 2]},
+        {"lora_bias": True},
+        {"fan_in_fan_out": True},
+        {"some_later_invention": 0.5},
+        {"peft_type": "IA3"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_the_merge_does_not_know_is_refused_by_name(adapted, options):
+    path = ADAPTER / "adapter_config.json"
+    write_json(path, read_json(path) | options)
+    key, value = next(iter(options.items()))
+    with pytest.raises(UserError) as refused:
+        Adapter(ADAPTER)
+    assert f"{key}: {value!r}" in str(refused.value)
 
-    (tmp_path / "data/tokenized").mkdir(parents=True)
-    row = {"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "seq_lengths": [3]}
-    write_rows(tmp_path / "data/tokenized/validation.arrow", [row])
-    assert pyarrow.ipc.open_stream(tmp_path / "data/tokenized/validation.arrow").read_all().num_rows == 1
-    with pytest.raises(UserError, match=r"\+0\.50000 nats a token.*merge\.max_loss_gap \(0\.01\)"):
-        merge_stage.main(repository)
-    assert not merge_stage.MERGED.exists()
+
+def test_every_setting_that_peft_has_is_followed_or_refused():
+    """A new field of LoraConfig must be looked at before it is let through."""
+    from stages._merge.adapter import FOLLOWED, PLAIN, WITHOUT_EFFECT
+
+    defaults = peft.LoraConfig().to_dict()
+    rest = {key: value for key, value in defaults.items() if key not in FOLLOWED | WITHOUT_EFFECT | PLAIN.keys()}
+    assert not [key for key, value in rest.items() if value not in (None, False, [], {})]
+    assert {key: defaults[key] for key in PLAIN} == {"peft_type": "LORA", "bias": "none", "init_lora_weights": True}
+    assert FOLLOWED | WITHOUT_EFFECT - {"auto_mapping", "runtime_config"} <= defaults.keys()
+
+
+def test_a_missing_record_of_the_4_bit_values_says_what_to_do(with_rows):
+    (ADAPTER / VALUES).unlink()
+    with pytest.raises(UserError, match=r"base_values\.json is missing.*dvc repro train.*merge\.base: original"):
+        main(with_rows)
+
+
+def test_values_that_another_device_rounded_otherwise_are_counted_and_not_hidden(with_rows, capsys):
+    hashes = read_json(ADAPTER / VALUES)
+    changed = sorted(hashes)[:3]
+    write_json(ADAPTER / VALUES, hashes | dict.fromkeys(changed, "0" * 64))
+    main(changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0))
+    assert read_json(merge_stage.METRICS / "merge.json")["values"] == {"compared": CHANGED, "different": 3}
+    assert f"3 of {CHANGED} modules have other 4-bit values here than in training" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_said_before_anything_is_written(with_rows, monkeypatch):
+    monkeypatch.setattr(stream.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    with pytest.raises(UserError, match=r"merging needs 0\.0 GB on the disk of models.*0\.0 GB are free"):
+        main(with_rows)
+    assert not list(merge_stage.MERGED.parent.glob("*merged*"))
+    refuse_full_disk(BASE, merge_stage.MERGED.parent, -(10**10))
+
+
+def test_a_base_that_is_cut_short_is_said(adapted, small_base, tmp_path):
+    (tmp_path / "models/base").unlink()
+    shutil.copytree(small_base, BASE)
+    path = max(BASE.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"is cut short"):
+        write_merged(plan_of(adapted), tmp_path)
+
+
+@pytest.fixture
+def tiny_mistral(params_of, tmp_path, monkeypatch):
+    """The tiny profile's own base with a small adapter, and Python source to compare on."""
+    monkeypatch.chdir(tmp_path)
+    BASE.mkdir(parents=True)
+    params = params_of(model={"path": str(ROOT / "assets/tiny-mistral")}, machine={"device": "cpu"})
+    write_json(BASE / "manifest.json", download_model(params.model, BASE))
+    make_adapter(BASE, params, ADAPTER, std=0.005)
+    encoder = Encoder(params.prompt)
+    ids = encoder.conversations(
+        [[{"role": "user", "content": "x"}, {"role": "assistant", "content": getsource(json.decoder)}]]
+    )
+    ids = next(iter(ids)).input_ids[:2048]
+    parts = [ids[start : start + 512] for start in range(0, len(ids), 512)]
+    write_validation([{"input_ids": part, "labels": part, "seq_lengths": [len(part)]} for part in parts])
+    return params
+
+
+@pytest.mark.slow
+def test_the_profiles_bounds_let_our_merge_pass_and_stop_the_naive_one(tiny_mistral):
+    main(tiny_mistral)
+    metrics = read_json(merge_stage.METRICS / "merge.json")
+    assert metrics["parity"]["tokens"] > 1000
+    assert abs(metrics["parity"]["loss_gap"]) < tiny_mistral.merge.max_loss_gap < abs(metrics["naive"]["loss_gap"]) / 3
+    assert metrics["parity"]["kl"] < tiny_mistral.merge.max_kl < metrics["naive"]["kl"] / 3
+    made = sorted(path.name for path in merge_stage.MERGED.iterdir())
+    for bounds, said in (
+        ({}, r"max_loss_gap \(0\.0025\)"),
+        ({"max_loss_gap": 1.0}, r"\(KL\) .*merge\.max_kl \(0\.005\)"),
+    ):
+        with pytest.raises(UserError, match=said):
+            main(changed_merge(tiny_mistral, base="original", **bounds))
+    assert sorted(path.name for path in merge_stage.MERGED.iterdir()) == made  # what was there before is kept
+
+
+def test_two_runs_write_the_same_bytes_and_a_card_that_hubs_take(with_rows):
+    params = changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0)
+    runs = []
+    for _ in range(2):
+        outcome = main(params)
+        files = [*merge_stage.MERGED.iterdir(), merge_stage.METRICS / "merge.json"]
+        runs.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    assert runs[0] == runs[1]
+    assert {"README.md", "chat_template.jinja", "tokenizer.json", "config.json", "generation_config.json"} < set(
+        runs[0]
+    )
+    assert f"{CHANGED} modules merged onto the dequantized base" in outcome.message
+    card = ModelCard.load(merge_stage.MERGED / "README.md")
+    assert card.data.library_name == "transformers"
+    assert "A LoRA adapter of rank 4 (alpha 8)" in card.text
+
+
+def test_merged_onto_the_original_base_the_naive_merge_is_the_result(with_rows):
+    (ADAPTER / VALUES).unlink()  # needed only where the 4-bit values are merged onto
+    main(changed_merge(with_rows, base="original", max_loss_gap=1.0, max_kl=1.0))
+    metrics = read_json(merge_stage.METRICS / "merge.json")
+    assert metrics["naive"].items() <= metrics["parity"].items()
+    assert metrics["values"] == {"compared": 0, "different": 0}
+
+
+def test_training_records_the_values_of_every_module_that_was_in_4_bits(adapted):
+    model = load_model(BASE, adapted.machine, adapted.quantization)
+    expected = {
+        name: hashlib.sha256(dequantized(module).view(torch.int16).numpy().tobytes()).hexdigest()
+        for name, module in quantized_modules(model)
+    }
+    assert read_json(ADAPTER / VALUES) == expected
+    assert len(expected) == CHANGED

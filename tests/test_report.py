@@ -9,15 +9,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
+from ruamel.yaml import YAML
 
 from stages._report.bars import histogram
 from stages._report.charts import label, line_chart, thinned, ticks
 from stages._report.data import OTHERS
 from stages._report.parts import duration, number, size, spread
 from stages._report.text import fenced, inline, visible
-from stages.report import TIMED, closing_table, main, report, show
+from stages.report import TIMED, closing_table, made_by, main, report, show
 from stages.shared.errors import UserError
-from stages.shared.params import load_params
+from stages.shared.params import load_params, read_yaml
 from stages.shared.paths import timing_file
 
 REPOSITORY = Path(__file__).parents[1]
@@ -83,6 +85,7 @@ def example():
                 "validation": {"to_00250": 23, "to_00500": 46, "to_01000": 23, "longer": 0},
                 "test": {"to_00250": 140, "to_00500": 40, "to_01000": 10, "longer": 0},
             },
+            "sha256": {"train": "a" * 64, "validation": "b" * 64, "test": "c" * 64},
             "sources": {"answers.jsonl": source(1600, 1300, 50, 150, 100), "more.csv": source(800, 705, 42, 40, 13)},
         },
         "rejected": {
@@ -100,7 +103,10 @@ def example():
             "versions": {"torch": "2.9.0+cpu", "transformers": "5.1.0", "trl": "1.16.0"},
         },
         "merge": {"parity": parity | {"loss_merged": 1.51235, "tokens": 2048}}
+        | {"naive": {"loss_gap": -0.0321, "kl": 0.0453, "top1_agreement": 0.9095, "loss_merged": 1.48024}}
+        | {"values": {"compared": 28, "different": 3}}
         | {"bytes": 2_470_111, "tensors": 39, "merged_modules": 28, "base": "dequantized"},
+        "params": made_by(load_params(REPOSITORY / "profiles/tiny.yaml")),
         "base": evaluation(11.38),
         "tuned": evaluation(4.871, ended_share=0.95, parses_share=0.85, chrf=43.2),
         "timing": {stage: timing(stage, number) for number, stage in enumerate(TIMED, 1)},
@@ -232,7 +238,7 @@ def test_what_was_not_measured_is_left_out_of_metrics_json_and_shown_as_a_dash()
 
 
 def test_two_runs_write_the_same_bytes(run):
-    names = ("metrics.json", "reports/report.md", "reports/report.html")
+    names = ("metrics.json", "reports/report.md", "reports/report.html", "reports/model-card.md")
     folder, _ = run(example())
     first = [(folder / name).read_bytes() for name in names]
     run(example())
@@ -284,6 +290,7 @@ def test_both_pages_carry_the_numbers(kind):
         *("2,400", "too_short", "88", "25", "2,287", "2,005", "93.2%", "assets/tiny-mistral", "1,234,567"),
         *("2.512 → 1.412", "2.400 → 1.500", "1.250e-05", "99.87%", "dequantized", "28 of 39 tensors"),
         *("3.1× smaller", "7.38%", "6.3× smaller", "evaluate@tuned", "1 h 45 min", "988 MB"),
+        *("-0.03210", "0.04530", "90.95%", "25 of 28"),
         *("torch", "2.9.0+cpu", "Trained on cpu", "1,235", "345.6"),
     ):
         assert wanted in text, wanted
@@ -450,6 +457,8 @@ def test_evaluations_of_different_rows_are_refused():
         ("train", lambda values: values.update(loss_last="1.5"), r"train\.json has loss_last: '1.5'"),
         ("train", lambda values: values.update(loss_last=math.nan), r"train\.json has loss_last: nan"),
         ("merge", lambda values: values["parity"].pop("kl"), r"merge\.json lacks parity\.kl"),
+        ("merge", lambda values: values["naive"].pop("kl"), r"merge\.json lacks naive\.kl"),
+        ("clean", lambda values: values.pop("sha256"), r"clean\.json lacks sha256"),
         ("tuned", lambda values: values.pop("chrf"), r"metrics/evaluate/tuned\.json lacks chrf"),
         ("manifest", lambda values: values.pop("parameters"), r"metrics/download_model\.json lacks parameters"),
     ],
@@ -481,6 +490,67 @@ def test_a_broken_or_missing_file_is_named(run, params, path, text, message):
         (folder / path).write_text(text)
     with pytest.raises(UserError, match=message):
         main(params)
+
+
+def hub_inputs():
+    inputs = example()
+    inputs["manifest"] |= {"source": "hub", "id": "owner/base", "path": None, "revision": "d" * 40}
+    inputs["manifest"]["license"] = "apache-2.0"
+    inputs["params"]["data"] |= {"source": "hub", "id": "owner/rows", "revision": "e" * 40}
+    return inputs
+
+
+def test_the_model_card_is_one_that_the_hub_library_reads(run):
+    folder, _ = run(example())
+    plain = ModelCard.load(folder / "reports/model-card.md")
+    assert (plain.data.library_name, plain.data.pipeline_tag) == ("transformers", "text-generation")
+    assert plain.data.base_model is plain.data.datasets is plain.data.license is None  # nothing of it is on the hub
+    card = ModelCard(report(hub_inputs(), 0)["card"])
+    assert card.data.base_model == "owner/base"
+    assert card.data.base_model_relation == "merge"
+    assert card.data.datasets == ["owner/rows"]
+    assert card.data.license == "apache-2.0"
+
+
+def test_the_model_card_carries_results_provenance_and_params():
+    text = report(hub_inputs(), 0)["card"].replace("\\", "")
+    for wanted in (
+        *("| Perplexity | 11.38 | 4.871 | −57.2%, better |", "| Loss gap | 1.250e-05 | -0.03210 |"),
+        *(
+            "| Its commit | " + "d" * 40,
+            "owner/rows at " + "e" * 40,
+            "| sha256 of data/clean/train.parquet | " + "a" * 64,
+        ),
+        *("rank 16, alpha 32, on the base in nf4", "| Its licence | apache-2.0 |", "| transformers | 5.1.0 |"),
+    ):
+        assert wanted in text, wanted
+    params = YAML(typ="safe").load(re.search("(?ms)^```text\n(seed.*?)^```$", text)[1])
+    tiny = read_yaml(REPOSITORY / "profiles/tiny.yaml")
+    assert params["train"] == tiny["train"]
+    assert params.keys() == tiny.keys() - {"machine", "report"}
+
+
+def test_the_model_card_tells_no_path_of_this_machine_and_nothing_of_the_timings():
+    inputs = example()
+    inputs["manifest"]["path"] = "/home/someone/models/mistral"
+    inputs["params"]["model"]["path"] = "/home/someone/models/mistral"
+    inputs["params"]["data"] |= {"source": "file", "path": "/home/someone/rows.jsonl"}
+    card = report(inputs, 1)["card"]
+    assert "/home" not in card
+    assert "rows.jsonl" in card
+    inputs["timing"] = {stage: timing(stage, 7) for stage in TIMED}
+    assert report(inputs, 1)["card"] == card
+
+
+def test_no_untrusted_text_becomes_markup_or_metadata_of_the_model_card():
+    inputs = hostile_inputs()
+    inputs["params"]["prompt"]["system"] = HOSTILE
+    inputs["manifest"] |= {"license": "mit\n---\n<script>", "id": "owner/base\ntags: [x]"}
+    text = report(inputs, 1)["card"]
+    card = ModelCard(text)
+    assert card.data.base_model == "owner/base\ntags: [x]"
+    assert card.data.tags == ["mistral", "qlora"]
+    assert not re.search(r"(?<!\\)[<>`]", re.sub(r"(?ms)^(`{3,})text$.*?^\1$", "", card.text))
 
 
 def test_show_prints_a_short_table_and_says_where_the_report_is(run, capsys):

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from stages._download_data.files import KNOWN, ending
 from stages.shared.errors import UserError
 from stages.shared.params import Data
-from stages.shared.paths import write_json
+from stages.shared.paths import sha256, write_json
 from stages.shared.progress import progress
 
 ANSWER_SECONDS, SILENT_SECONDS = 10, 30  # for the first answer, and between two pieces of the file
@@ -33,11 +33,6 @@ def shown(url: str) -> str:
     """The address for a message, without the query, which may be somebody's key."""
     parts = urlsplit(url)
     return f"data.url {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_url(data: Data) -> Path:

@@ -1,7 +1,6 @@
 """The report's tables, as text that both the Markdown and the HTML page print."""
 
 from collections.abc import Callable
-from pathlib import PurePath
 from typing import NamedTuple
 
 from stages._report.charts import line_chart
@@ -21,6 +20,7 @@ from stages._report.parts import (
     times,
 )
 from stages._report.rows import by_length, by_source, interval, worst
+from stages.shared.card import base_name
 
 
 class Measure(NamedTuple):
@@ -83,12 +83,6 @@ def comparison(base: dict, tuned: dict, differences: dict, rows: dict[str, list[
     return Section("Base against tuned", note, tables)
 
 
-def base_name(manifest: dict) -> str:
-    """Where the base came from; a path outside the repository is a matter of one machine, so only its end is told."""
-    name = str(manifest.get("id") or manifest.get("path") or "a local folder")
-    return PurePath(name).name if PurePath(name).is_absolute() else name
-
-
 def origin(manifest: dict, tokenize: dict) -> Section:
     base = [["Model", base_name(manifest)], ["Commit", str(manifest.get("revision") or NOTHING)]]
     base += [["Parameters", number(manifest["parameters"])], ["Size", size(manifest["bytes"])]]
@@ -131,19 +125,28 @@ def training(train: dict, curves: dict) -> Section:
 
 
 def merging(merge: dict) -> Section:
-    parity = merge["parity"]
+    ours, naive = merge["parity"], merge["naive"]
     rows = [
-        ["Loss of base and adapter", number(parity["loss_trained"])],
-        ["Loss of the merged model", number(parity["loss_merged"])],
-        ["Loss gap", number(parity["loss_gap"])],
-        ["KL divergence, nats a token", number(parity["kl"])],
-        ["Same most likely token", share(parity["top1_agreement"], 2)],
-        ["Tokens compared", number(parity["tokens"])],
+        ["Loss of base and adapter as trained", number(ours["loss_trained"]), number(ours["loss_trained"])],
+        ["Loss of the merged model", number(ours["loss_merged"]), number(naive["loss_merged"])],
+        ["Loss gap", number(ours["loss_gap"]), number(naive["loss_gap"])],
+        ["KL divergence, nats a token", number(ours["kl"]), number(naive["kl"])],
+        ["Same most likely token", share(ours["top1_agreement"], 2), share(naive["top1_agreement"], 2)],
+    ]
+    facts = [
+        ["Tokens compared", number(ours["tokens"])],
         ["Base that the adapter was merged into", merge["base"]],
         ["Modules merged", f"{number(merge['merged_modules'])} of {number(merge['tensors'])} tensors"],
     ]
-    note = "Whether the merged model says what the trained one said, on rows of the validation split."
-    return Section("Merge", note, [Table("Merged against trained", ["", "Value"], rows)])
+    if compared := merge["values"]["compared"]:
+        same = compared - merge["values"]["different"]
+        facts += [["Modules with the very values of training", f"{number(same)} of {number(compared)}"]]
+    note = (
+        "Whether the merged model says what the trained one said, on rows of the validation split. Beside it the usual "
+        "merge, onto the 16-bit weights, which the adapter never saw."
+    )
+    parity = Table("Merged against trained", ["", "This model", "Merged onto 16 bits"], rows)
+    return Section("Merge", note, [parity, Table("The merge", ["", "Value"], facts)])
 
 
 def efficiency(train: dict, merge: dict, timing: dict) -> Section:

@@ -27,7 +27,8 @@ REQUIRED = {
     ),
     "merge": (
         *(f"parity.{name}" for name in ("loss_gap", "kl", "top1_agreement", "loss_trained", "loss_merged", "tokens")),
-        *("bytes", "tensors", "merged_modules"),
+        *(f"naive.{name}" for name in ("loss_gap", "kl", "top1_agreement", "loss_merged")),
+        *("values.compared", "values.different", "bytes", "tensors", "merged_modules"),
     ),
     "base": EVALUATION,
     "tuned": EVALUATION,
@@ -37,7 +38,7 @@ REQUIRED = {
 # The same for what is not a figure: the type says what it must be.
 REQUIRED_OTHER = {
     "manifest": {"source": str},
-    "clean": {"rows.rejected": dict, "characters": dict, "sources": dict},
+    "clean": {"rows.rejected": dict, "characters": dict, "sources": dict, "sha256": dict},
     "train": {"versions": dict},
     "merge": {"base": str},
 }

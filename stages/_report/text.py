@@ -36,6 +36,11 @@ def fenced(text: str) -> Markup:
     return Markup(f"{ticks}text\n{text}\n{ticks}")  # noqa: S704  (Markdown: nothing parses it as HTML)
 
 
+def as_is(text: str) -> Markup:
+    """What is written by a library for its place, and must not be escaped once more."""
+    return Markup(text)  # noqa: S704  (Markdown, and YAML that a YAML writer quoted)
+
+
 @pass_eval_context
 def shown(context: EvalContext, value: object) -> object:
     """What Jinja does to every expression before it prints it: escaping is the rule, not a filter to remember."""

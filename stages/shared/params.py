@@ -176,6 +176,7 @@ class Merge(Section):
     base: Literal["dequantized", "original"]
     parity_rows: Count
     max_loss_gap: Positive
+    max_kl: Positive
 
 
 class Evaluate(Section):

@@ -1,6 +1,7 @@
 """Where every stage reads and writes, relative to the repository root, and how files land whole."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -58,6 +59,11 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def timing_file(stage: str) -> Path:

@@ -1,0 +1,168 @@
+"""The stage `merge` beside PEFT on the same adapter, base, cores and disk, in one run.
+
+    python -m bench.merge [LAYERS] [FOLDER]
+
+The base is Mistral-7B's shapes with LAYERS (default 8) of its 32 layers and random bf16 weights, the adapter a LoRA of
+rank 16 on all seven projections. With 32 layers it takes four times 14.5 GB in FOLDER (default: a temporary one) and,
+for PEFT, 15 GiB of memory. PEFT: `from_pretrained` of base and adapter, `merge_and_unload`, `save_pretrained`. Ours:
+the weights that the stage writes, onto the 16-bit base as PEFT does, and onto the values of the base in 4 bits; there
+PEFT has no counterpart that leaves a 16-bit model.
+
+Each way is a process of its own, whose peak is the kernel's figure for resident memory, mapped files included. For
+fewer than 32 layers the last column says what 32 would take, with the time of each layer the same.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LAYERS, WIDTH, FEED_FORWARD, HEADS, VOCABULARY, RANK = 32, 4096, 14336, (32, 8), 32768, 16
+WAYS = {"PEFT": "peft", "ours, 16-bit base": "original", "ours, 4-bit values": "dequantized"}
+SHARD = 5_000_000_000  # bytes
+PROJECTIONS = {
+    **{f"self_attn.{name}_proj": (WIDTH // (1 if name in "qo" else 4), WIDTH) for name in "qkvo"},
+    **{"mlp.gate_proj": (FEED_FORWARD, WIDTH), "mlp.up_proj": (FEED_FORWARD, WIDTH)},
+    "mlp.down_proj": (WIDTH, FEED_FORWARD),
+}
+
+
+def make_base(folder: Path, layers: int) -> None:
+    """Shards of about SHARD bytes, a layer at a time."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import MistralConfig
+
+    folder.mkdir()
+    shape = {"hidden_size": WIDTH, "intermediate_size": FEED_FORWARD, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": HEADS[0], "num_key_value_heads": HEADS[1], "head_dim": WIDTH // HEADS[0]}
+    config = MistralConfig(
+        vocab_size=VOCABULARY, dtype="bfloat16", architectures=["MistralForCausalLM"], **shape, **heads
+    )
+    config.save_pretrained(folder)
+    generator = torch.Generator().manual_seed(0)
+
+    def matrix(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+
+    places, kept, number = {}, {}, 1
+
+    def close() -> None:
+        save_file(kept, folder / f"model-{number:05}.safetensors", metadata={"format": "pt"})
+        places.update(dict.fromkeys(kept, f"model-{number:05}.safetensors"))
+        kept.clear()
+
+    kept |= {"model.embed_tokens.weight": matrix(VOCABULARY, WIDTH), "lm_head.weight": matrix(VOCABULARY, WIDTH)}
+    kept["model.norm.weight"] = torch.ones(WIDTH, dtype=torch.bfloat16)
+    for layer in range(layers):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            kept[f"model.layers.{layer}.{norm}.weight"] = torch.ones(WIDTH, dtype=torch.bfloat16)
+        kept |= {f"model.layers.{layer}.{name}.weight": matrix(*shape) for name, shape in PROJECTIONS.items()}
+        if sum(tensor.nbytes for tensor in kept.values()) > SHARD:
+            close()
+            number += 1
+    close()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def make_adapter(folder: Path, layers: int) -> None:
+    import torch
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    names = sorted(name.split(".")[1] for name in PROJECTIONS)
+    LoraConfig(r=RANK, lora_alpha=32, target_modules=names, task_type="CAUSAL_LM").save_pretrained(folder)
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for layer in range(layers):
+        for name, (rows, columns) in PROJECTIONS.items():
+            for part, shape in (("A", (RANK, columns)), ("B", (rows, RANK))):
+                key = f"base_model.model.model.layers.{layer}.{name}.lora_{part}.weight"
+                tensors[key] = torch.randn(shape, generator=generator) * 0.01
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def peft(base: Path, adapter: Path, target: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(target)
+
+
+def ours(base: Path, adapter: Path, target: Path, onto: str) -> None:
+    from stages._merge.adapter import Adapter
+    from stages._merge.stream import Plan, write_merged
+    from stages.shared.params import Quantization
+
+    target.mkdir()
+    found = Adapter(adapter)
+    hashes = dict.fromkeys(found, "") if onto == "dequantized" else {}  # the values are hashed, and differ
+    write_merged(Plan(base, found, Quantization(quant_type="nf4", double_quant=True), hashes, "cpu"), target)
+
+
+def one(way: str, folder: Path) -> None:
+    """In a process of its own: does it and prints seconds without the imports, and the peak of memory in bytes."""
+    import bitsandbytes  # noqa: F401
+    import peft as _  # noqa: F401
+    import torch  # noqa: F401
+
+    started = time.perf_counter()
+    paths = (folder / "base", folder / "adapter", folder / way)
+    peft(*paths) if way == "peft" else ours(*paths, way)
+    seconds = time.perf_counter() - started
+    # Not getrusage's figure, into which the parent's memory goes at a fork.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(json.dumps([seconds, int(peak.split()[1]) * 1024]))
+
+
+def difference(one_folder: Path, other_folder: Path) -> float:
+    """The share of the merged values that are not the same to the last bit."""
+    import torch
+    from safetensors import safe_open
+
+    def opened(folder: Path) -> dict:
+        files = [safe_open(path, "pt") for path in sorted(folder.glob("*.safetensors"))]
+        return {name: file for file in files for name in file.keys()}  # noqa: SIM118
+
+    ours, theirs = opened(one_folder), opened(other_folder)
+    if ours.keys() != theirs.keys():
+        sys.exit(f"the two merges do not hold the same tensors: {sorted(ours.keys() ^ theirs.keys())[:3]}")
+    different = total = 0
+    for name, file in ours.items():
+        one, other = file.get_tensor(name), theirs[name].get_tensor(name)
+        different += int(torch.count_nonzero(one != other))
+        total += one.numel()
+    return different / total
+
+
+def main(layers: int, parent: Path | None) -> None:
+    with tempfile.TemporaryDirectory(dir=parent) as temporary:
+        folder = Path(temporary)
+        make_base(folder / "base", layers)
+        make_adapter(folder / "adapter", layers)
+        size = sum(path.stat().st_size for path in (folder / "base").glob("*.safetensors"))
+        found = {}
+        for name, way in WAYS.items():
+            command = [sys.executable, "-m", "bench.merge", "--one", way, str(folder)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+            found[name] = json.loads(done.stdout.splitlines()[-1])
+        different = difference(folder / "original", folder / "peft")
+    print(f"{layers} of {LAYERS} layers, {size / 1e9:.1f} GB, {len(os.sched_getaffinity(0))} cores")
+    print(f"{'':20}{'seconds':>9}{'ratio':>7}{'peak GB':>9}{'ratio':>7}{'32 layers, s':>14}")
+    seconds, peak = found["PEFT"]
+    for name, (each, memory) in found.items():
+        line = f"{name:20}{each:>9.1f}{each / seconds:>7.2f}{memory / 1e9:>9.2f}{memory / peak:>7.2f}"
+        print(f"{line}{each * LAYERS / layers:>14.0f}")
+    print(f"onto the 16-bit base {different:.1e} of the values differ from PEFT's in a bit")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        one(sys.argv[2], Path(sys.argv[3]))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 8, Path(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -1,0 +1,128 @@
+"""The adapter as PEFT saved it: LoRA, rsLoRA or DoRA on linear layers. Anything else is refused by name."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.shared.errors import UserError
+from stages.shared.paths import read_json
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+KEY = re.compile(r"base_model\.model\.(?P<name>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
+# What read_scaling() and Update.apply() follow.
+FOLLOWED = {"r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"}
+# What says how an adapter was made or which modules got one, but nothing about how it acts once it is trained.
+WITHOUT_EFFECT = {
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"),
+    *("exclude_modules", "layers_pattern", "layers_to_transform", "lora_dropout", "target_modules"),
+    *("ensure_weight_tying", "eva_config", "loftq_config", "megatron_core", "qalora_group_size", "runtime_config"),
+}
+# Of what else PEFT knows, only these values, besides none at all, leave the layer W + scaling·BA. PiSSA, OLoRA, CorDA,
+# LoftQ and LoRA-GA are ways to begin that change the base's weights.
+PLAIN = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, "gaussian", "orthogonal", "eva")}
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the adapter does to one weight of shape (out, in). All tensors in fp32."""
+
+    a: "torch.Tensor"  # (r, in)
+    b: "torch.Tensor"  # (out, r)
+    scaling: float
+    magnitude: "torch.Tensor | None"  # (out,), DoRA's lengths of the rows
+
+    def apply(self, rows: "torch.Tensor", first: int) -> "torch.Tensor":
+        """`rows` of the weight, in fp32, from the number `first` on. They are changed in place.
+
+        W + scaling·BA (Hu et al. 2021, arXiv 2106.09685); DoRA (Liu et al. 2024, arXiv 2402.09353) then gives each
+        row the learned length.
+        """
+        part = slice(first, first + len(rows))
+        rows.addmm_(self.b[part], self.a, alpha=self.scaling)
+        if self.magnitude is not None:
+            rows *= (self.magnitude[part] / rows.norm(dim=1))[:, None]
+        return rows
+
+
+def read_config(folder: Path) -> dict:
+    config = read_json(folder / CONFIG)
+    for key, value in sorted(config.items()):
+        known = key in FOLLOWED | WITHOUT_EFFECT or value in PLAIN.get(key, ())
+        if not known and value not in (None, False, [], {}):
+            raise UserError(
+                f"{folder / CONFIG} has {key}: {value!r}, which cannot be merged here. LoRA, rsLoRA and DoRA on linear "
+                "layers can: train again without it, or merge it with PEFT and take the result as model.path"
+            )
+    return config
+
+
+def pattern_value(pattern: dict, name: str, otherwise: float) -> float:
+    """The value of the first key in PEFT's rank_pattern or alpha_pattern that fits the end of a module's name."""
+    from peft.utils.other import get_pattern_key
+
+    return pattern.get(get_pattern_key(pattern.keys(), name), otherwise)
+
+
+class Adapter:
+    """The adapter in `folder`; its weights are read when they are asked for."""
+
+    def __init__(self, folder: Path):
+        from safetensors import SafetensorError, safe_open
+
+        self.path, self.config = folder / WEIGHTS, read_config(folder)
+        self.keys: dict[str, dict[str, str]] = {}  # {module: {part: key in the file}}
+        try:
+            self.file = safe_open(self.path, framework="pt")
+        except (SafetensorError, FileNotFoundError) as error:
+            raise UserError(f"{self.path} is missing or damaged ({error}). `dvc repro train` makes it") from None
+        wanted = {"lora_A.weight", "lora_B.weight", *(["lora_magnitude_vector"] if self.config.get("use_dora") else [])}
+        for key in self.file.keys():  # noqa: SIM118
+            found = KEY.fullmatch(key)
+            if not found or found["part"] not in wanted:
+                raise UserError(f"{self.path} has {key}, which a merge would leave out. Train again")
+            self.keys.setdefault(found["name"], {})[found["part"]] = key
+        for name, parts in self.keys.items():
+            if missing := wanted - parts.keys():
+                raise UserError(f"{self.path} has no {sorted(missing)[0]} for the module {name}. Train again")
+        if not self.keys:
+            raise UserError(f"{self.path} is empty. Train again")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.keys))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def scaling(self, name: str, rank: int) -> float:
+        alpha = pattern_value(self.config.get("alpha_pattern") or {}, name, self.config["lora_alpha"])
+        return alpha / rank**0.5 if self.config.get("use_rslora") else alpha / rank
+
+    def update(self, name: str, shape: list[int], device: "torch.device | str" = "cpu") -> Update:
+        """What it does to the module's weight, which has `shape`.
+
+        Raises:
+            UserError: the adapter's own shapes fit neither its configuration nor the weight.
+        """
+        parts = {part: self.file.get_tensor(key).float().to(device) for part, key in self.keys[name].items()}
+        rank = pattern_value(self.config.get("rank_pattern") or {}, name, self.config["r"])
+        wanted = {"lora_A.weight": [rank, shape[1]], "lora_B.weight": [shape[0], rank]}
+        for part, tensor in parts.items():
+            if list(tensor.shape) != (expected := wanted.get(part, shape[:1])):
+                raise UserError(
+                    f"{self.path}: {part} of {name} has shape {list(tensor.shape)}, but {CONFIG} and the base model "
+                    f"make it {expected}. The adapter belongs to another base: train again"
+                )
+        return Update(
+            a=parts["lora_A.weight"],
+            b=parts["lora_B.weight"],
+            scaling=self.scaling(name, rank),
+            magnitude=parts.get("lora_magnitude_vector"),
+        )

@@ -1,0 +1,117 @@
+"""How far a merged model is from the one that was trained: loss, Kullback-Leibler divergence, and the top token.
+
+One model is in memory at a time. Of the trained one its last hidden states are kept in a file, and its head: of width
+4,096 and 32,768 tokens, the log-probabilities themselves would take eight times that.
+"""
+
+import gc
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages._merge.stream import Plan, merged_blocks
+from stages._merge.weights import Original
+from stages.shared.models import load_model, packed_batch
+from stages.shared.params import Machine, Quantization
+from stages.shared.progress import progress
+from stages.shared.prompts import IGNORED
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+CHUNK = 512  # positions whose logits exist at one time
+
+
+def count_targets(rows: list[dict]) -> int:
+    return sum(label != IGNORED for row in rows for label in row["labels"][1:])
+
+
+def reference_bytes(rows: list[dict], width: int) -> int:
+    """Of the hidden states at the trained positions, in fp32."""
+    return 4 * width * count_targets(rows)
+
+
+def trained_positions(model: "PreTrainedModel", row: dict) -> "tuple[torch.Tensor, torch.Tensor]":
+    """The last hidden states (positions, width) from which trained tokens are predicted, and those tokens."""
+    batch = packed_batch([row], model.device)
+    targets = batch.pop("labels")[0, 1:]
+    kept = targets != IGNORED
+    return model.model(**batch, use_cache=False).last_hidden_state[0, :-1][kept], targets[kept]
+
+
+class Reference:
+    """The model as it was trained, on `rows`: the base in 4 bits and the adapter in fp32, under bf16 autocast.
+
+    The file for its hidden states has no name, so nothing is left of it however the process ends.
+    """
+
+    def __init__(self, base: Path, adapter: Path, rows: list[dict], machine: Machine, quantization: Quantization):
+        import numpy
+        import torch
+        from peft import PeftModel
+
+        model = load_model(base, machine, quantization)
+        model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=True).eval().get_base_model()
+        self.rows, self.head, self.device = rows, model.lm_head, model.device
+        with tempfile.TemporaryFile(dir=adapter.parent) as file:
+            shape = (count_targets(rows), model.config.hidden_size)
+            self.states = torch.from_numpy(numpy.memmap(file, dtype="float32", shape=shape))
+        done = 0
+        with progress("parity: as trained", len(rows), " rows") as shown, torch.no_grad(), self.autocast():
+            for row in rows:
+                states, _ = trained_positions(model, row)
+                self.states[done : done + len(states)] = states.float().cpu()
+                done += len(states)
+                shown.advance()
+
+    def autocast(self) -> "torch.autocast":
+        import torch
+
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def log_probabilities(self, first: int, last: int) -> "torch.Tensor":
+        """At these of the trained positions of all rows. Shape (positions, vocabulary)."""
+        with self.autocast():
+            return self.head(self.states[first:last].to(self.device)).float().log_softmax(-1)
+
+
+def compare(reference: Reference, model: "PreTrainedModel") -> dict[str, float]:
+    """Means over the trained tokens: both losses in nats and their difference, the KL divergence, the share of equal
+    most likely tokens."""
+    import torch
+
+    sums = dict.fromkeys(("loss_trained", "loss_merged", "kl", "top1_agreement"), 0.0)
+    done = 0
+    with progress("parity: merged", len(reference.rows), " rows") as shown, torch.no_grad():
+        for row in reference.rows:
+            states, targets = trained_positions(model, row)
+            for part, target in zip(states.split(CHUNK), targets[:, None].split(CHUNK), strict=True):
+                found = model.lm_head(part).float().log_softmax(-1)
+                trained = reference.log_probabilities(done, done + len(part))
+                sums["loss_trained"] -= trained.gather(1, target).sum().item()
+                sums["loss_merged"] -= found.gather(1, target).sum().item()
+                sums["kl"] += (trained.exp() * (trained - found)).sum().item()
+                sums["top1_agreement"] += (trained.argmax(-1) == found.argmax(-1)).sum().item()
+                done += len(part)
+            shown.advance()
+    means = {name: value / done for name, value in sums.items()}
+    return means | {"loss_gap": means["loss_merged"] - means["loss_trained"], "tokens": done}
+
+
+def merge_in_memory(model: "PreTrainedModel", plan: Plan) -> None:
+    """Gives the 16-bit model the weights that a merge onto the 16-bit base would write."""
+    tensors = plan.tensors()
+    for name in plan.adapter:
+        weight = model.get_submodule(name).weight.data
+        for first, rows in merged_blocks(plan, name, Original(tensors[name], plan.device)):
+            weight[first : first + len(rows)] = rows
+
+
+def free() -> None:
+    """Gives back what the last model held, so that the next one has room."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

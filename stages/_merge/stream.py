@@ -1,0 +1,137 @@
+"""The merge itself: every weight of models/base, with what the adapter does to it, into a folder of the same files."""
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages._merge.adapter import Adapter
+from stages._merge.weights import FourBit, Original, Stored, copy, put, start_file, stored_tensors
+from stages.shared.errors import UserError
+from stages.shared.four_bit import raw_bytes
+from stages.shared.params import Quantization
+from stages.shared.paths import read_json
+from stages.shared.progress import progress
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_WORKERS = 8  # each holds a weight in 4 bits and a block of it in fp32; by then the disk is the limit
+GB = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is merged onto what.
+
+    hashes: {module: sha256 of its values in training} of those that the adapter was trained on in 4 bits; empty for a
+    merge onto the 16-bit weights.
+    """
+
+    base: Path
+    adapter: Adapter
+    quantization: Quantization
+    hashes: dict[str, str]
+    device: "torch.device | str"
+
+    def tensors(self) -> dict[str, Stored]:
+        """{module: its weight}, and the other tensors under their own names.
+
+        Raises:
+            UserError: the base has no weight for something that the adapter, or its training, changed.
+        """
+        found = [stored for path in shards(self.base) for stored in stored_tensors(path)]
+        tensors = {stored.name.removesuffix(".weight"): stored for stored in found}
+        tied = {"lm_head"} if read_json(self.base / "config.json").get("tie_word_embeddings") else set()
+        for name in (*self.adapter, *self.hashes):
+            if name not in tensors or name in tied:
+                why = "shares its weight with the embeddings" if name in tied else "is not in the base's weights"
+                raise UserError(f"the adapter was trained on {name}, which {why}. Set lora.target_modules, train again")
+        return tensors
+
+
+def shards(base: Path) -> list[Path]:
+    return sorted(base.glob("*.safetensors"))
+
+
+def refuse_full_disk(base: Path, folder: Path, more: int) -> None:
+    """more: bytes that are needed besides the merged weights."""
+    needed, free = sum(path.stat().st_size for path in shards(base)) + more, shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"merging needs {needed / GB:.1f} GB on the disk of {folder}, {more / GB:.1f} GB of it for a while to "
+            f"compare the models, and {free / GB:.1f} GB are free. Free some space (`dvc gc --workspace` drops what "
+            "no current file needs from DVC's cache), or compare on fewer merge.parity_rows"
+        )
+
+
+def merged_blocks(plan: Plan, name: str, values: "Original | FourBit") -> "Iterator[tuple[int, torch.Tensor]]":
+    """(first row, rows) of a module's weight after the merge, in the dtype of the file.
+
+    The sum is taken in fp32 and rounded once.
+    """
+    import torch
+
+    from stages._merge.weights import DTYPES
+
+    stored = values.stored
+    update = plan.adapter.update(name, stored.shape, plan.device) if name in plan.adapter else None
+    for first, rows in values.blocks():
+        merged = update.apply(rows.float(), first) if update else rows
+        yield first, merged.to(getattr(torch, DTYPES[stored.dtype]))
+
+
+def write_tensor(plan: Plan, name: str, stored: Stored, target: int) -> str | None:
+    """Writes one tensor into the open file; the sha256 of its 4-bit values where it had such."""
+    if name not in plan.adapter and name not in plan.hashes:
+        copy(stored, target)
+        return None
+    four_bit = FourBit(stored, plan.device, plan.quantization) if name in plan.hashes else None
+    position = stored.start
+    for _, rows in merged_blocks(plan, name, four_bit or Original(stored, plan.device)):
+        data = raw_bytes(rows)
+        put(target, data, position)
+        position += len(data)
+    return four_bit.digest.hexdigest() if four_bit else None
+
+
+@contextmanager
+def workers() -> Iterator[ThreadPoolExecutor]:
+    """A thread a core, each with its own tensors and no threads inside: they wait for one another less that way."""
+    import torch
+
+    before = torch.get_num_threads()
+    executor = ThreadPoolExecutor(min(before, MOST_WORKERS))
+    torch.set_num_threads(1)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def write_merged(plan: Plan, folder: Path) -> list[str]:
+    """Writes the weights to `folder`, and returns the modules whose 4-bit values are not those of training."""
+    import bitsandbytes  # noqa: F401  (before the threads do: to the others it would be there with half its kernels)
+
+    tensors = plan.tensors()
+    with ExitStack() as stack:
+        targets = {}
+        for path in shards(plan.base):
+            start_file(path, folder / path.name)
+            targets[path] = stack.enter_context(open(folder / path.name, "r+b", buffering=0))
+        executor = stack.enter_context(workers())
+        shown = stack.enter_context(progress("merge", len(tensors), " tensors"))
+
+        def write(name: str) -> str | None:
+            return write_tensor(plan, name, tensors[name], targets[tensors[name].path].fileno())
+
+        different = []
+        for name, digest in zip(tensors, executor.map(write, tensors), strict=True):
+            if digest != plan.hashes.get(name):
+                different.append(name)
+            shown.advance()
+    return different
