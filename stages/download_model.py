@@ -12,6 +12,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from stages._download_model.checks import (
     CONFIG,
     INDEX,
@@ -86,14 +89,13 @@ def copy(source: Path, target: Path) -> str:
 
 def licence(folder: Path) -> str | None:
     """What the model's card says, which is not copied; None where there is no card or nothing that can be read."""
-    from huggingface_hub import ModelCard
-    from yaml import YAMLError
-
     try:
-        found = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data.license
-    except (OSError, ValueError, YAMLError):
+        block = re.match(r"---\s*\n(.*?)\n---", (folder / CARD).read_text(encoding="utf-8"), re.DOTALL)
+        found = YAML(typ="safe", pure=True).load(block[1]) if block else None
+    except (OSError, UnicodeDecodeError, YAMLError):
         return None
-    return found if isinstance(found, str) else None
+    value = found.get("license") if isinstance(found, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def download_model(model: Model, target: Path) -> dict:

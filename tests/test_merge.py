@@ -454,6 +454,15 @@ def test_the_profiles_bounds_let_our_merge_pass_and_stop_the_naive_one(tiny_mist
     assert sorted(path.name for path in merge_stage.MERGED.iterdir()) == made  # what was there before is kept
 
 
+@pytest.mark.parametrize("bound", ["max_loss_gap", "max_kl"])
+def test_a_distance_above_its_bound_fails_the_stage_and_leaves_no_merged_model(with_rows, bound):
+    bounds = {"max_loss_gap": 10.0, "max_kl": 10.0} | {bound: 1e-9}
+    with pytest.raises(UserError, match=rf"nats a token.*more than merge\.{bound} \(1e-09\)"):
+        main(changed_merge(with_rows, **bounds))
+    assert not list(merge_stage.MERGED.parent.glob("*merged*"))
+    assert not (merge_stage.METRICS / "merge.json").exists()
+
+
 def test_two_runs_write_the_same_bytes_and_a_card_that_hubs_take(with_rows):
     params = changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0)
     runs = []
