@@ -127,7 +127,8 @@ def make_up_for_quantization(model: "PeftModel") -> None:
                 lost = original - dequantize_4bit(weight.data, weight.quant_state).float()
                 left, values, right = torch.linalg.svd(lost, full_matrices=False)
                 root = values[:rank].sqrt()
-                layer.lora_A["default"].weight.data = root[:, None] * right[:rank]
-                layer.lora_B["default"].weight.data = left[:, :rank] * root / layer.scaling["default"]
+                # Into the memory that is there: another layout of it would round products otherwise after a resume.
+                layer.lora_A["default"].weight.data.copy_(root[:, None] * right[:rank])
+                layer.lora_B["default"].weight.data.copy_(left[:, :rank] * root / layer.scaling["default"])
     if layers:
         raise UserError(f"lora.init: loftq found no 16-bit weights of {sorted(layers)[0]} in {BASE}")

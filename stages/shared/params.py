@@ -250,6 +250,11 @@ class Params(Section):
                 "have to be quantized anew, so that the adapter would fit no other copy of the base. Set "
                 "quantization.bits: 16, or lora.init: loftq with 4 bits"
             )
+        if bits == 8 and self.lora.variant == "dora":
+            raise ValueError(
+                "lora.variant: dora with quantization.bits: 8 loses the scales of the weights (PEFT 0.21 on the CPU). "
+                "Set quantization.bits to 4 or 16, or lora.variant to lora or rslora"
+            )
         if bits == 8 and self.merge.base == "dequantized":
             raise ValueError(
                 "merge.base: dequantized is there for quantization.bits 4 and 16: LLM.int8 also rounds what flows "
