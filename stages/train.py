@@ -1,4 +1,4 @@
-"""Train: models/base, data/tokenized, params `seed`, `quantization`, `lora`, `train` → models/adapter,
+"""Train: models/base, data/tokenized, data/adapters, params `seed`, `quantization`, `lora`, `train` → models/adapter,
 metrics/train.json and the curves metrics/train_curve.csv, metrics/validation_curve.csv.
 
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314): the base stays frozen in 4 bits, low-rank adapters on it are trained by
@@ -17,6 +17,8 @@ from stages._train.checks import adapter_parameters, check_disk, check_rows, ref
 from stages._train.fingerprint import LIBRARIES, fingerprint
 from stages._train.results import curves, losses, sizes, speed
 from stages._train.signals import Stop, die_with_parent
+from stages._train.start import check_start
+from stages._train.trackers import prepare_trackers
 from stages.shared.errors import UserError
 from stages.shared.four_bit import VALUES, value_hashes
 from stages.shared.models import load_model, make_deterministic, packed_batch, pick_device
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 def training_arguments(params: Params) -> "SFTConfig":
     from trl import SFTConfig
 
+    from stages._train.optimizer import OPTIMIZERS
+
     train = params.train
     arguments = SFTConfig(
         output_dir=".dvc/tmp/trainer",  # nothing is written there: checkpoints have their own place
@@ -51,12 +55,13 @@ def training_arguments(params: Params) -> "SFTConfig":
         per_device_train_batch_size=train.batch_size,
         per_device_eval_batch_size=train.batch_size,
         gradient_accumulation_steps=train.gradient_accumulation_steps,
+        optim=OPTIMIZERS[train.optimizer],
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.lr_scheduler,
         warmup_steps=train.warmup_steps,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
-        optim="adamw_torch",
+        neftune_noise_alpha=train.neftune_alpha,
         bf16=True,
         seed=params.seed,
         gradient_checkpointing=params.machine.gradient_checkpointing,
@@ -67,7 +72,7 @@ def training_arguments(params: Params) -> "SFTConfig":
         logging_steps=1,
         save_strategy="steps",
         save_steps=params.machine.save_steps,
-        report_to="none",
+        report_to=params.machine.report_to,
         disable_tqdm=True,
         remove_unused_columns=False,  # the collator needs seq_lengths
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -92,6 +97,8 @@ def make_trainer(
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
         processing_class=AutoTokenizer.from_pretrained(BASE),
+        lora=params.lora,
+        patience=params.train.early_stopping_patience,
         checkpoints=checkpoints,
         stop=stop,
     )
@@ -122,7 +129,7 @@ def train(trainer: "Trainer", checkpoint: Path | None) -> None:
         ) from None
     try:
         with whole_directory(ADAPTER) as folder:
-            save_adapter(trainer.model, folder)
+            save_adapter(trainer.model, folder, trainer.taken)
             write_json(folder / VALUES, value_hashes(trainer.model.get_base_model()))
             for path in (*folder.iterdir(), folder):
                 sync(path)
@@ -134,11 +141,16 @@ def train(trainer: "Trainer", checkpoint: Path | None) -> None:
 
 
 def main(stop: Stop, params: Params) -> Outcome:
+    from stages._train.live import LiveCurves
+
     refuse_several_processes()
     counts = check_rows(TOKENIZED / "train.arrow")
     checkpoints = Checkpoints(fingerprint(params), params.machine.save_total_limit)
     checkpoints.tidy()
-    check_disk(adapter_parameters(params.lora), checkpoints)
+    prepare_trackers(params.machine, checkpoints.folder.name)
+    check_start(params.lora)
+    kept = 1 + (params.lora.init in ("pissa", "olora")) + (params.train.early_stopping_patience is not None)
+    check_disk(adapter_parameters(params.lora), checkpoints, kept)
     checkpoint = checkpoints.newest()
     stop.saved = step_of(checkpoint) if checkpoint else 0
     manifest = read_json(BASE / "manifest.json")
@@ -147,12 +159,13 @@ def main(stop: Stop, params: Params) -> Outcome:
     base_bytes = quantized_bytes(model)
     model = add_adapter(model, params.lora, manifest)
     trainer = make_trainer(model, load_rows(), params, checkpoints, stop)
+    trainer.add_callback(LiveCurves())
     train(trainer, checkpoint)
     for path, text in curves(trainer.state.log_history).items():
         write_text(path, text)
     tokens, trained = (round(count * trainer.state.epoch) for count in (counts.tokens, counts.trained))
     metrics = {
-        **losses(trainer.state.log_history),
+        **losses(trainer.state.log_history, keeps_best=params.train.early_stopping_patience is not None),
         **sizes(model, base_bytes, manifest["parameters"]),
         "steps": trainer.state.global_step,
         "tokens": tokens,

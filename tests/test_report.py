@@ -99,7 +99,7 @@ def example():
             **{"loss_first": 2.51234567, "loss_last": 1.41234, "validation_loss_start": 2.4, "validation_loss": 1.5},
             **{"steps": 240, "tokens": 360_900, "trained_tokens": 200_500, "trainable_parameters": 98_304},
             **{"parameters": 1_234_567, "trainable_share": 0.073752, "base_bytes_16bit": 2_469_134},
-            **{"base_bytes_4bit": 801_234, "adapter_bytes": 395_000},
+            **{"base_bytes_loaded": 801_234, "adapter_bytes": 395_000},
             "versions": {"torch": "2.9.0+cpu", "transformers": "5.1.0", "trl": "1.16.0"},
         },
         "merge": {"parity": parity | {"loss_merged": 1.51235, "tokens": 2048}}

@@ -52,7 +52,8 @@ class Repository:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "stages", folder / "stages", ignore=ignored)
         shutil.copytree(small_base, folder / "models/base")
-        (folder / "data/tokenized").mkdir(parents=True)
+        shutil.copytree(ROOT / "data/adapters", folder / "data/adapters")
+        (folder / "data/tokenized").mkdir()
         for split, count, seed in (("train", 40, 0), ("validation", 3, 1)):
             write_rows(folder / f"data/tokenized/{split}.arrow", list(tokenized(count, seed)))
         yaml = YAML()

@@ -150,10 +150,10 @@ def merging(merge: dict) -> Section:
 
 
 def efficiency(train: dict, merge: dict, timing: dict) -> Section:
-    full, small, adapter = train["base_bytes_16bit"], train["base_bytes_4bit"], train["adapter_bytes"]
+    full, small, adapter = train["base_bytes_16bit"], train["base_bytes_loaded"], train["adapter_bytes"]
     sizes = [
         ["Base in 16 bit", size(full), ""],
-        ["Base in 4 bit", size(small), f"{times(full, small)} smaller"],
+        ["Base as trained on", size(small), f"{times(full, small)} smaller"],
         ["Merged model", size(merge["bytes"]), ""],
         ["Adapter", size(adapter), f"{times(merge['bytes'], adapter)} smaller"],
         ["Trainable parameters", number(train["trainable_parameters"]), f"{share(train['trainable_share'], 2)} of all"],

@@ -23,7 +23,7 @@ REQUIRED = {
     "train": (
         *("loss_first", "loss_last", "validation_loss_start", "validation_loss", "steps", "tokens", "trained_tokens"),
         *("trainable_parameters", "parameters", "trainable_share"),
-        *("base_bytes_16bit", "base_bytes_4bit", "adapter_bytes"),
+        *("base_bytes_16bit", "base_bytes_loaded", "adapter_bytes"),
     ),
     "merge": (
         *(f"parity.{name}" for name in ("loss_gap", "kl", "top1_agreement", "loss_trained", "loss_merged", "tokens")),

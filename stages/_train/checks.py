@@ -92,8 +92,8 @@ def linear_layers() -> dict[str, tuple[int, int]]:
     return {name: (m.in_features, m.out_features) for name, m in modules if isinstance(m, torch.nn.Linear)}
 
 
-def adapter_parameters(lora: Lora) -> int:
-    """How many parameters the adapter will have.
+def adapted_layers(lora: Lora) -> dict[str, tuple[int, int]]:
+    """Those of linear_layers() that get an adapter.
 
     Raises:
         UserError: names each of lora.target_modules that is no linear layer of the base.
@@ -104,7 +104,7 @@ def adapter_parameters(lora: Lora) -> int:
         return f".{name}".endswith(f".{target}")
 
     if lora.target_modules == "all-linear":
-        chosen = list(layers)
+        chosen = layers
     else:
         absent = [target for target in lora.target_modules if not any(hit(name, target) for name in layers)]
         if absent:
@@ -113,8 +113,20 @@ def adapter_parameters(lora: Lora) -> int:
                 f"lora.target_modules: {', '.join(absent)} not among the base's linear layers, which are "
                 f"{', '.join(known)}. Correct the names, or set it to all-linear"
             )
-        chosen = [name for name in layers if any(hit(name, target) for target in lora.target_modules)]
-    return sum(lora.r * sum(layers[name]) for name in chosen)
+        chosen = {name: layers[name] for name in layers if any(hit(name, target) for target in lora.target_modules)}
+    smallest = min(min(shape) for shape in chosen.values())
+    if lora.init != "default" and lora.r > smallest:
+        raise UserError(
+            f"lora.r is {lora.r}, but with lora.init: {lora.init} it can be {smallest} at most, the smallest width of "
+            "the layers that are adapted"
+        )
+    return chosen
+
+
+def adapter_parameters(lora: Lora) -> int:
+    """How many parameters the adapter will have. Dora's magnitudes are one an output."""
+    layers = adapted_layers(lora).values()
+    return sum(lora.r * (width + height) + (height if lora.variant == "dora" else 0) for width, height in layers)
 
 
 def existing(path: Path) -> Path:
@@ -124,9 +136,10 @@ def existing(path: Path) -> Path:
     return path
 
 
-def check_disk(parameters: int, checkpoints: Checkpoints) -> None:
-    """An adapter takes 4 bytes a parameter (fp32), a checkpoint 12, with AdamW's two moments."""
-    adapter, checkpoint = 4 * parameters + MARGIN, 12 * parameters + MARGIN
+def check_disk(parameters: int, checkpoints: Checkpoints, adapters: int = 1) -> None:
+    """An adapter takes 4 bytes a parameter (fp32), AdamW's two moments twice that. adapters: how many a checkpoint has.
+    They are also what the result takes at most."""
+    adapter, checkpoint = 4 * adapters * parameters + MARGIN, 4 * (adapters + 2) * parameters + MARGIN
     # One more than are kept: the oldest goes when the newest is whole.
     needs = [
         (existing(ADAPTER), adapter, f"{ADAPTER} takes"),

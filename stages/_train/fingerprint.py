@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stages.shared.models import pick_device
 from stages.shared.params import Params
-from stages.shared.paths import BASE, read_json
+from stages.shared.paths import ADAPTERS, BASE, read_json
 from stages.shared.stage import declaration
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
@@ -28,6 +28,12 @@ def flat(values: dict, prefix: str) -> dict[str, object]:
     return found
 
 
+def adapter_contents(name: str | None) -> dict[str, str]:
+    """Of data/adapters just the files of the adapter that the training starts from."""
+    files = sorted(path for path in (ADAPTERS / name).iterdir() if path.is_file()) if name else []
+    return {str(path): contents(path) for path in files}
+
+
 def contents(dep: Path) -> str:
     """Of models/base the hash of its manifest's hashes: 14.5 GB need no second reading."""
     if dep == BASE:
@@ -44,7 +50,8 @@ def fingerprint(params: Params) -> dict[str, object]:
     deps, _ = declaration("train")
     machine = params.machine
     return {
-        **{dep: contents(Path(dep)) for dep in deps},
+        **{dep: contents(Path(dep)) for dep in deps if Path(dep) != ADAPTERS},
+        **adapter_contents(params.lora.init_from),
         "seed": params.seed,
         **flat(params.quantization.model_dump(), "quantization"),
         **flat(params.lora.model_dump(), "lora"),

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages._train.history import best, evaluations
 from stages.shared.paths import ADAPTER, CURVE, VALIDATION_CURVE
 
 if TYPE_CHECKING:
@@ -30,14 +31,17 @@ def curves(history: list[dict]) -> dict[Path, str]:
     return {CURVE: table(history, training), VALIDATION_CURVE: table(history, {"eval_loss": "loss"})}
 
 
-def losses(history: list[dict]) -> dict[str, float]:
+def losses(history: list[dict], keeps_best: bool = False) -> dict[str, float]:
+    """keeps_best: the adapter is that of the best evaluation, not of the last."""
     training = [entry["loss"] for entry in history if "loss" in entry]
-    validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    validation = evaluations(history)
+    step, loss = validation[best(history) if keeps_best else -1]
     return {
         "loss_first": training[0],
         "loss_last": training[-1],
-        "validation_loss_start": validation[0],
-        "validation_loss": validation[-1],
+        "validation_loss_start": validation[0][1],
+        "validation_loss": loss,
+        "adapter_step": step,
     }
 
 
@@ -48,7 +52,7 @@ def sizes(model: "PeftModel", base_bytes: int, parameters: int) -> dict[str, flo
         "trainable_parameters": trainable,
         "trainable_share": round(trainable / (parameters + trainable), 6),
         "base_bytes_16bit": 2 * parameters,
-        "base_bytes_4bit": base_bytes,
+        "base_bytes_loaded": base_bytes,
         "adapter_bytes": (ADAPTER / "adapter_model.safetensors").stat().st_size,
     }
 

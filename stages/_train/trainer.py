@@ -7,13 +7,18 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from stages._train.adapter import save_adapter
 from stages._train.checkpoints import Checkpoints
 from stages._train.loss import LinearCrossEntropy
+from stages._train.optimizer import loraplus_optimizer, refuse_rounding
 from stages._train.signals import Stop
+from stages._train.start import TAKEN, start
+from stages._train.stopping import EarlyStopping
+from stages.shared.params import Lora
 from stages.shared.paths import read_json, write_json
 from stages.shared.progress import Progress
 from stages.shared.prompts import IGNORED
@@ -60,24 +65,17 @@ class Watch(TrainerCallback):
         self.progress.bar.close()
 
 
-def refuse_rounding(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Adapters and AdamW's moments must be fp32: in bf16 small updates are lost."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    rounded = [name for name, p in trained.items() if p.dtype != torch.float32]
-    for p in trained.values():
-        kept = optimizer.state.get(p, {})
-        rounded += [name for name, value in kept.items() if torch.is_tensor(value) and value.dtype != torch.float32]
-    if rounded or not trained:
-        raise RuntimeError(f"not trained in fp32: {', '.join(rounded[:3]) or 'there is nothing to train'}")
-
-
 class Trainer(SFTTrainer):
     """SFTTrainer on rows that are tokenized and packed already (see stages.shared.models.packed_batch)."""
 
-    def __init__(self, *arguments, checkpoints: Checkpoints, stop: Stop, **options):
+    def __init__(self, *arguments, lora: Lora, patience: int | None, checkpoints: Checkpoints, stop: Stop, **options):
+        self.lora, self.taken = lora, {}
         super().__init__(*arguments, **options)
         self.remove_callback(PrinterCallback)
         self.checkpoints, self.stop = checkpoints, stop
+        self.early = EarlyStopping(patience) if patience else None
+        if self.early:
+            self.add_callback(self.early)
         self.watch = Watch(checkpoints.opened, stop, self.args.device.type == "cuda")
         self.add_callback(self.watch)
         # SFTTrainer casts adapters on a quantized base to bf16, where small updates are lost to rounding.
@@ -86,19 +84,33 @@ class Trainer(SFTTrainer):
                 parameter.data = parameter.data.to(torch.float32)
 
     def run(self, checkpoint: Path | None) -> None:
-        """Trains to the end, from the checkpoint on where there is one."""
+        """Trains to the end, from the checkpoint on where there is one, and leaves the adapter that is to be kept."""
+        self.taken = start(self.model, self.lora, checkpoint)
         if checkpoint is None:
             self.train()
-            return
+        else:
+            self.resume(checkpoint)
+        if self.early:
+            self.early.restore(self.model)
+
+    def resume(self, checkpoint: Path) -> None:
         self.watch.before = read_json(checkpoint / "costs.json")
         self.watch.seconds = self.watch.before["train_seconds"]
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step < state.max_steps:
+        if self.early:
+            self.early.load(checkpoint)
+        if state.global_step < state.max_steps and not (self.early and self.early.spent(state.log_history)):
             self.args.eval_on_start = False  # the checkpoint's log has it
             self.train(resume_from_checkpoint=str(checkpoint))
         else:  # train() would take one step more where the last epoch is a part of one
             self._load_from_checkpoint(str(checkpoint))
             self.state = state
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.lora.plus_ratio is not None:
+            kind = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = loraplus_optimizer(self.model, self.args, kind, self.lora.plus_ratio)
+        return super().create_optimizer(model)
 
     def _save_checkpoint(self, model, trial) -> None:
         """The Trainer's own, without tokenizer, model card and pickled arguments."""
@@ -110,6 +122,10 @@ class Trainer(SFTTrainer):
 
     def write_checkpoint(self, folder: Path) -> None:
         save_adapter(self.model, folder)
+        if self.taken:
+            save_file(self.taken, folder / TAKEN, {"format": "pt"})
+        if self.early:
+            self.early.save(folder)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         self.state.save_to_json(str(folder / "trainer_state.json"))

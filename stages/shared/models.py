@@ -11,7 +11,7 @@ from stages.shared.params import Machine, Quantization
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
 def pick_device(machine: Machine) -> "torch.device":
@@ -41,25 +41,33 @@ def make_deterministic(seed: int, wanted: bool, warn_only: bool) -> None:
     torch.use_deterministic_algorithms(wanted and torch.cuda.is_available(), warn_only=warn_only)
 
 
-def load_model(folder: Path, machine: Machine, quantization: Quantization | None = None) -> "PreTrainedModel":
-    """A causal language model in bf16, ready to evaluate; its linear layers in 4 bits where `quantization` is given."""
+def bitsandbytes_config(quantization: Quantization) -> "BitsAndBytesConfig | None":
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
+
+    if quantization.bits == 16:
+        return None
+    if quantization.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.quant_type,
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def load_model(folder: Path, machine: Machine, quantization: Quantization | None = None) -> "PreTrainedModel":
+    """A causal language model in bf16, ready to evaluate; its linear layers quantized where `quantization` says so."""
+    import torch
+    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    config = None
-    if quantization is not None:
-        config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=quantization.quant_type,
-            bnb_4bit_use_double_quant=quantization.double_quant,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.bfloat16,
-        quantization_config=config,
+        quantization_config=None if quantization is None else bitsandbytes_config(quantization),
         attn_implementation=machine.attention,
         device_map={"": pick_device(machine)},
         use_safetensors=True,

@@ -28,6 +28,7 @@ Number = StrictFloat | StrictInt
 Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class Section(BaseModel):
@@ -148,27 +149,49 @@ class Tokenize(Section):
 
 
 class Quantization(Section):
+    bits: Literal[4, 8, 16]
     quant_type: Literal["nf4", "fp4"]
     double_quant: bool
 
 
 class Lora(Section):
+    variant: Literal["lora", "rslora", "dora"]
+    init: Literal["default", "loftq", "pissa", "olora"]
+    init_from: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")] | None
     r: Count
     alpha: Positive
     dropout: Share
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
+    plus_ratio: Annotated[Number, Field(ge=1)] | None
+
+    @model_validator(mode="after")
+    def one_start(self):
+        if self.init != "default" and self.init_from is not None:
+            raise ValueError(
+                f"init: {self.init} and init_from are two ways to start. Set init: default to go on from an adapter, "
+                "or init_from: null"
+            )
+        if self.init != "default" and self.variant == "dora":
+            raise ValueError(
+                f"init: {self.init} does not go with variant: dora, whose magnitudes are those of the base as it is. "
+                "Set init: default, or variant: lora or rslora"
+            )
+        return self
 
 
 class Train(Section):
     epochs: Positive
     batch_size: Count
     gradient_accumulation_steps: Count
+    optimizer: Literal["adamw", "adamw_8bit"]
     learning_rate: Positive
     lr_scheduler: Literal["constant", "linear", "cosine"]
     warmup_steps: CountOrZero
     weight_decay: NotNegative
     max_grad_norm: Positive
+    neftune_alpha: Positive | None
     eval_steps: Count
+    early_stopping_patience: Count | None
     deterministic: bool
 
 
@@ -218,6 +241,7 @@ class Machine(Section):
     workers: Count | None
     save_steps: Count
     save_total_limit: Count
+    report_to: Literal["none"] | Annotated[list[Tracker], Field(min_length=1)]
 
 
 class Params(Section):
@@ -234,6 +258,29 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     machine: Machine
+
+    @model_validator(mode="after")
+    def bits_fit(self):
+        bits, init = self.quantization.bits, self.lora.init
+        if init == "loftq" and bits != 4:
+            raise ValueError(f"lora.init: loftq makes up for what 4 bits lose: quantization.bits is {bits}, not 4")
+        if init in ("pissa", "olora") and bits != 16:
+            raise ValueError(
+                f"lora.init: {init} takes the base's main directions out of its weights, which in {bits} bits would "
+                "have to be quantized anew, so that the adapter would fit no other copy of the base. Set "
+                "quantization.bits: 16, or lora.init: loftq with 4 bits"
+            )
+        if bits == 8 and self.lora.variant == "dora":
+            raise ValueError(
+                "lora.variant: dora with quantization.bits: 8 loses the scales of the weights (PEFT 0.21 on the CPU). "
+                "Set quantization.bits to 4 or 16, or lora.variant to lora or rslora"
+            )
+        if bits == 8 and self.merge.base == "dequantized":
+            raise ValueError(
+                "merge.base: dequantized is there for quantization.bits 4 and 16: LLM.int8 also rounds what flows "
+                "through a layer, so that no weights give just its results. Set merge.base: original"
+            )
+        return self
 
 
 def read_yaml_text(text: str) -> dict:

@@ -12,6 +12,7 @@ PARAMS = Path("params.yaml")
 
 RAW = Path("data/raw")
 DECONTAMINATE = Path("data/decontaminate")
+ADAPTERS = Path("data/adapters")
 CLEAN = Path("data/clean")
 TOKENIZED = Path("data/tokenized")
 

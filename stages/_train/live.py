@@ -1,0 +1,24 @@
+"""The curves while a training runs."""
+
+import time
+
+from transformers import TrainerCallback
+
+from stages._train.results import curves
+from stages.shared.paths import write_text
+
+EVERY = 5.0  # seconds between two writes
+
+
+class LiveCurves(TrainerCallback):
+    """Writes the curves' files again every few seconds, for `dvc plots show` and whoever reads them. They are whole at
+    any time, and not yet the stage's result: DVC takes outs of stages that ended well only."""
+
+    def __init__(self) -> None:
+        self.written = time.monotonic()
+
+    def on_log(self, args, state, control, **_):
+        if state.is_world_process_zero and time.monotonic() - self.written >= EVERY:
+            for path, text in curves(state.log_history).items():
+                write_text(path, text)
+            self.written = time.monotonic()

@@ -1,0 +1,303 @@
+"""Each option of the training: the loss falls, PEFT loads what is saved, and a stopped training ends with the same
+bytes as one that was not."""
+
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+
+from stages._train.adapter import add_adapter, check_saved, quantized_bytes, save_adapter
+from stages._train.checkpoints import Checkpoints, steps
+from stages._train.checks import adapter_parameters
+from stages._train.results import curves, losses
+from stages._train.signals import Stop
+from stages._train.start import check_start, lora_layers, start
+from stages.shared.errors import UserError
+from stages.shared.models import load_model, make_deterministic, packed_batch
+from stages.train import make_trainer
+from tests.test_train import MANIFEST, rows
+
+BITS = {bits: {"quantization": {"bits": bits}, "merge": {"base": "original"}} for bits in (4, 8, 16)}
+OPTIONS = {
+    "rslora": {"lora": {"variant": "rslora"}},
+    "dora": {"lora": {"variant": "dora"}},
+    "loftq": {"lora": {"init": "loftq"}},
+    "pissa": {"lora": {"init": "pissa"}, **BITS[16]},
+    "olora with rslora": {"lora": {"init": "olora", "variant": "rslora"}, **BITS[16]},
+    "8 bits": BITS[8],
+    "16 bits": BITS[16],
+    "LoRA+": {"lora": {"plus_ratio": 4.0}},
+    "AdamW in 8 bits": {"lora": {"r": 64}, "train": {"optimizer": "adamw_8bit"}},
+    "AdamW in 8 bits with LoRA+": {"lora": {"plus_ratio": 4, "r": 64}, "train": {"optimizer": "adamw_8bit"}},
+    "NEFTune": {"train": {"neftune_alpha": 5.0}},
+    "linear": {"train": {"lr_scheduler": "linear"}},
+    "constant": {"train": {"lr_scheduler": "constant"}},
+    "some targets": {"lora": {"target_modules": ["q_proj", "mlp.down_proj"]}},
+}
+OVERFIT = {"epochs": 6, "learning_rate": 1e-2, "batch_size": 2, "gradient_accumulation_steps": 2}
+CPU = {"device": "cpu", "save_steps": 5}
+
+
+@pytest.fixture
+def options_of(params_of):
+    def build(**changes):
+        sections = {
+            "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+            "train": OVERFIT | {"warmup_steps": 1, "eval_steps": 4},
+            "machine": CPU,
+        }
+        return params_of(**{name: sections.get(name, {}) | changes.get(name, {}) for name in sections | changes})
+
+    return build
+
+
+@pytest.fixture
+def place(small_base, tmp_path, monkeypatch):
+    """A repository with models/base."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/base").symlink_to(small_base)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def trainer_of(place):
+    """trainer_of(params, checkpoints) is what the stage makes in a new process."""
+
+    def build(params, checkpoints=None, validation=None):
+        make_deterministic(params.seed, wanted=True, warn_only=False)
+        model = add_adapter(load_model(Path("models/base"), params.machine, params.quantization), params.lora, MANIFEST)
+        # The validation rows are those of the training: what is learned here is to repeat them.
+        data = {"train": Dataset.from_list(rows(8)), "validation": Dataset.from_list(validation or rows(2))}
+        return make_trainer(model, data, params, checkpoints or Checkpoints({}, limit=100), Stop())
+
+    return build
+
+
+def logits(model, batch):
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        states = {name: batch[name] for name in ("input_ids", "position_ids")}
+        return model.eval()(**states, use_cache=False).logits.float()
+
+
+def saved(trainer, folder):
+    save_adapter(trainer.model, folder, trainer.taken)
+    check_saved(trainer.model, folder / "adapter_model.safetensors")
+    return (folder / "adapter_model.safetensors").read_bytes(), (folder / "adapter_config.json").read_bytes()
+
+
+def check_option(trainer_of, params, place):
+    """Trains, stops, loads. Returns the trainer, at its end."""
+    whole = trainer_of(params, Checkpoints({"number": 0}, limit=100))
+    whole.run(None)
+    result = saved(whole, place / "whole")
+    found = losses(whole.state.log_history)
+    assert found["validation_loss"] < found["validation_loss_start"] - 0.3
+
+    again = trainer_of(params, Checkpoints({"number": 1}, limit=100))
+    torch.rand(5)
+    again.run(steps(whole.checkpoints.folder)[-1])
+    assert saved(again, place / "again") == result
+    assert curves(again.state.log_history) == curves(whole.state.log_history)
+
+    base = load_model(Path("models/base"), params.machine, params.quantization)
+    loaded = peft.PeftModel.from_pretrained(base, place / "whole")
+    trained, read = (logits(model, packed_batch(rows(2))) for model in (whole.model, loaded))
+    if whole.taken:  # of W − B₀A₀ the trained model has the bf16 values
+        assert (trained - read).abs().mean() < 0.02 * trained.std()
+    else:
+        assert torch.equal(trained, read)
+    return whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_trains_is_loaded_by_peft_and_goes_on_to_the_same_bytes(trainer_of, options_of, place, name):
+    check_option(trainer_of, options_of(**OPTIONS[name]), place)
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_from_an_earlier_adapter(trainer_of, options_of, place):
+    first = trainer_of(options_of())
+    first.run(None)
+    Path("data").mkdir()
+    saved(first, place / "data/adapters/first")
+    params = options_of(lora={"init_from": "first"}, train={"learning_rate": 5e-3})
+    check_start(params.lora)
+    second = check_option(trainer_of, params, place)
+    start, before = (losses(trainer.state.log_history) for trainer in (second, first))
+    assert start["validation_loss_start"] == before["validation_loss"]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_gradients_after_an_evaluation_equal_those_before_one(trainer_of, options_of, bits):
+    model = trainer_of(options_of(lora={"dropout": 0.0}, **BITS[bits])).model
+    batch = packed_batch(rows(2))
+
+    def gradients():
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model.train()(**batch, use_cache=False).loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+    before = gradients()
+    logits(model, batch)
+    assert torch.equal(gradients(), before)
+
+
+def test_in_8_bits_every_linear_layer_but_the_head_is_int8_and_in_16_none_is(place, options_of):
+    eight, sixteen = (
+        load_model(Path("models/base"), options_of().machine, options_of(**BITS[bits]).quantization) for bits in (8, 16)
+    )
+    layers = [(name, module) for name, module in eight.named_modules() if isinstance(module, Linear8bitLt)]
+    assert len(layers) == 2 * 7
+    assert not any("lm_head" in name for name, _ in layers)
+    assert not [module for module in sixteen.modules() if isinstance(module, Linear8bitLt | Linear4bit)]
+    assert {parameter.dtype for parameter in sixteen.parameters()} == {torch.bfloat16}
+    assert quantized_bytes(sixteen) == 2 * sixteen.num_parameters()
+    # One byte a weight instead of two, and a scale in fp32 for each row.
+    saving = sum(module.in_features * module.out_features - 4 * module.out_features for _, module in layers)
+    assert quantized_bytes(eight) == quantized_bytes(sixteen) - saving
+
+
+def original(name):
+    for shard in Path("models/base").glob("*.safetensors"):
+        if (tensors := load_file(shard)).keys() & {f"{name}.weight"}:
+            return tensors[f"{name}.weight"].float()
+    raise KeyError(name)
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora"])
+def test_loftq_leaves_the_least_error_that_its_rank_allows(trainer_of, options_of, variant):
+    params = options_of(lora={"init": "loftq", "variant": variant})
+    model = trainer_of(params).model
+    assert start(model, params.lora, None) == {}
+    for name, layer in lora_layers(model):
+        four_bit = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+        lost = original(name) - four_bit
+        with torch.no_grad():
+            left = lost - layer.get_delta_weight("default").float()
+        least = torch.linalg.svdvals(lost)[params.lora.r :].norm()  # Eckart and Young 1936
+        assert left.norm() == pytest.approx(least.item(), rel=1e-4), name
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora"])
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_what_was_taken_out_of_the_base_leaves_the_adapter_as_in_pefts_own_conversion(
+    trainer_of, options_of, place, init, variant
+):
+    trainer = trainer_of(options_of(lora={"init": init, "variant": variant}, **BITS[16]))
+    model, batch = trainer.model, packed_batch(rows(1))
+    before = logits(model, batch)
+    trainer.taken = start(model, trainer.lora, None)
+    assert (logits(model, batch) - before).abs().mean() < 0.02 * before.std()
+    for name, layer in lora_layers(model):
+        assert not torch.equal(layer.weight, original(name).bfloat16())
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.01 * torch.randn_like(parameter)
+    saved(trainer, place / "ours")
+    (place / "initial").mkdir()
+    save_file(trainer.taken, place / "initial/adapter_model.safetensors")
+    model.save_pretrained(
+        place / "peft",
+        save_embedding_layers=False,
+        path_initial_model_for_weight_conversion=str(place / "initial"),
+    )
+    ours, theirs = (load_file(place / name / "adapter_model.safetensors") for name in ("ours", "peft"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours, theirs = (json.loads((place / name / "adapter_config.json").read_text()) for name in ("ours", "peft"))
+    assert ours.pop("target_modules") == sorted(theirs.pop("target_modules"))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"r": 8}, "has lora.r 4, but lora.r is 8"),
+        ({"alpha": 16}, "has lora.alpha 8, but lora.alpha is 16"),
+        ({"variant": "dora"}, "has lora.variant lora, but lora.variant is dora"),
+        ({"target_modules": ["q_proj"]}, "does not fit lora.target_modules and the base; 24 tensors"),
+        ({"init_from": "absent"}, "data/adapters/absent is no adapter .*No such file"),
+        ({}, None),
+    ],
+)
+def test_an_adapter_to_start_from_that_does_not_fit_is_refused_by_the_key(
+    trainer_of, options_of, place, change, message
+):
+    trainer = trainer_of(options_of())
+    Path("data").mkdir()
+    saved(trainer, place / "data/adapters/first")
+    lora = options_of(lora={"init_from": "first"} | change).lora
+    if message is None:
+        check_start(lora)
+    else:
+        with pytest.raises(UserError, match=f"lora.init_from: .*{message}"):
+            check_start(lora)
+
+
+@pytest.mark.parametrize("init", ["loftq", "pissa", "olora"])
+def test_a_rank_above_the_smallest_layers_width_is_refused(place, options_of, init):
+    changes = BITS[4 if init == "loftq" else 16] | {"lora": {"init": init, "r": 33}}
+    with pytest.raises(UserError, match=f"lora.r is 33, but with lora.init: {init} it can be 32 at most"):
+        adapter_parameters(options_of(**changes).lora)
+
+
+def test_the_size_of_a_dora_adapter_is_known_before_the_base_is_loaded(trainer_of, options_of):
+    params = options_of(lora={"variant": "dora"})
+    trained = [p for p in trainer_of(params).model.parameters() if p.requires_grad]
+    assert adapter_parameters(params.lora) == sum(p.numel() for p in trained)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+def test_with_loraplus_b_learns_at_its_own_rate(trainer_of, options_of, optimizer):
+    train = {"optimizer": optimizer, "learning_rate": 1e-3, "weight_decay": 0.1}
+    trainer = trainer_of(options_of(lora={"plus_ratio": 8}, train=train))
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups(trainer) for p in group["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            assert rates.pop(id(parameter)) == (8e-3 if "lora_B" in name else 1e-3, 0.1), name
+    assert not rates
+
+
+def groups(trainer):
+    trainer.create_optimizer()
+    return trainer.optimizer.param_groups
+
+
+def test_8_bit_moments_are_bytes_with_scales_and_not_paged(trainer_of, options_of):
+    trainer = trainer_of(options_of(lora={"r": 64}, train={"optimizer": "adamw_8bit", "epochs": 1}))
+    trainer.run(None)
+    optimizer = trainer.optimizer.optimizer
+    assert not optimizer.is_paged
+    dtypes = {p.numel() >= 4096: set() for p in optimizer.state}
+    for p, kept in optimizer.state.items():
+        dtypes[p.numel() >= 4096] |= {kept["state1"].dtype, kept["state2"].dtype}
+    assert dtypes == {True: {torch.uint8}, False: {torch.float32}}  # bitsandbytes leaves small ones in fp32
+
+
+def test_neftune_adds_its_noise_while_training_and_none_in_evaluations(trainer_of, options_of):
+    trainer = trainer_of(options_of(train={"neftune_alpha": 5.0, "epochs": 1, "eval_steps": 1}))
+    model = trainer.model.get_base_model()
+    seen = {True: [], False: []}
+    ids = []
+    model.model.embed_tokens.register_forward_pre_hook(lambda module, inputs: ids.append(inputs[0]))
+
+    def compare(module, inputs):
+        plain = torch.nn.functional.embedding(ids[-1], model.model.embed_tokens.weight)
+        seen[module.training].append((inputs[0] - plain).abs().max().item() * plain[0].numel() ** 0.5)
+
+    model.model.layers[0].register_forward_pre_hook(compare)
+    trainer.run(None)
+    assert len(seen[True]) == 4
+    assert len(seen[False]) >= 3
+    assert set(seen[False]) == {0.0}
+    assert all(4 < noise < 5.2 for noise in seen[True])  # uniform up to alpha / √(length · width), in bf16
