@@ -1,0 +1,47 @@
+"""What training's options leave behind can be merged, and the merged model is the one that was trained."""
+
+import pytest
+
+from stages import merge
+from stages.shared.four_bit import VALUES, value_hashes
+from stages.shared.paths import ADAPTER, METRICS, TOKENIZED, read_json, write_json
+from tests.conftest import write_rows
+from tests.test_train import rows
+from tests.test_train_options import BITS, OPTIONS, options_of, place, saved, trainer_of  # noqa: F401  (fixtures)
+
+KINDS = ("rslora", "dora", "loftq", "pissa", "olora with rslora", "16 bits")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_merged_model_is_the_trained_one(kind, options_of, place, trainer_of):  # noqa: F811
+    exact = {"merge": {"base": "dequantized", "parity_rows": 2, "max_loss_gap": 0.02, "max_kl": 0.01}}
+    params = options_of(**OPTIONS[kind] | exact)
+    trainer = trainer_of(params)
+    trainer.run(None)
+    saved(trainer, ADAPTER)
+    write_json(ADAPTER / VALUES, value_hashes(trainer.model.get_base_model()))
+    (place / TOKENIZED).mkdir(parents=True)
+    write_rows(TOKENIZED / "validation.arrow", rows(2))
+    merge.main(params)
+    metrics = read_json(METRICS / "merge.json")
+    assert metrics["merged_modules"] == 14
+    assert metrics["values"]["different"] == 0
+    assert (metrics["values"]["compared"] == 0) == (params.quantization.bits == 16)
+    assert metrics["parity"]["top1_agreement"] > 0.9
+    if params.quantization.bits == 4:
+        assert metrics["naive"]["kl"] > 3 * metrics["parity"]["kl"]
+
+
+@pytest.mark.slow
+def test_of_8_bits_the_merge_onto_the_16_bit_weights_is_compared(options_of, place, trainer_of):  # noqa: F811
+    bounds = {"parity_rows": 2, "max_loss_gap": 1.0, "max_kl": 1.0}
+    params = options_of(quantization={"bits": 8}, merge=BITS[8]["merge"] | bounds)
+    trainer = trainer_of(params)
+    trainer.run(None)
+    saved(trainer, ADAPTER)
+    write_json(ADAPTER / VALUES, value_hashes(trainer.model.get_base_model()))
+    (place / TOKENIZED).mkdir(parents=True)
+    write_rows(TOKENIZED / "validation.arrow", rows(2))
+    merge.main(params)
+    assert 0 < read_json(METRICS / "merge.json")["parity"]["kl"] < 1
