@@ -128,6 +128,40 @@ def test_a_mistake_is_one_line_with_its_key_and_value(edited, key, value, expect
     assert len(text.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            [("lora.init", "pissa"), ("lora.init_from", "first")],
+            "lora: init: pissa and init_from are two ways to start",
+        ),
+        ([("lora.init", "loftq"), ("lora.variant", "dora")], "lora: init: loftq does not go with variant: dora"),
+        ([("lora.init_from", "../first")], "lora.init_from is '../first': String should match pattern"),
+        ([("lora.plus_ratio", "0.5")], "lora.plus_ratio is 0.5: Input should be greater than or equal to 1"),
+        ([("quantization.bits", "5")], "quantization.bits is 5: Input should be 4, 8 or 16."),
+        ([("quantization.bits", "16"), ("lora.init", "loftq")], "lora.init: loftq makes up for what 4 bits lose"),
+        ([("lora.init", "pissa")], "lora.init: pissa takes the base's main directions out of its weights"),
+        (
+            [("quantization.bits", "8"), ("merge.base", "original"), ("lora.init", "olora")],
+            "lora.init: olora takes the base's main directions out of its weights, which in 8 bits",
+        ),
+        ([("quantization.bits", "8")], "merge.base: dequantized is there for quantization.bits 4 and 16"),
+        (
+            [("quantization.bits", "8"), ("merge.base", "original"), ("lora.variant", "dora")],
+            "lora.variant: dora with quantization.bits: 8 loses the scales",
+        ),
+        ([("machine.report_to", "tensorboard")], "machine.report_to is 'tensorboard': Input should be"),
+        ([("machine.report_to", "[]")], "machine.report_to is []: Input should be 'none' or List should"),
+        ([("train.early_stopping_patience", "0")], "train.early_stopping_patience is 0: Input should be greater"),
+    ],
+)
+def test_values_that_do_not_go_together_are_one_line_that_says_why(edited, changes, expected):
+    text = message(edited(*changes))
+    assert text.startswith("params.yaml: ")
+    assert expected in text
+    assert len(text.splitlines()) == 1
+
+
 def test_a_mistake_in_a_list_is_named_with_its_place(edited):
     assert "lora.target_modules.1 is 2: Input should be a valid string." in message(
         edited(("lora.target_modules", "[q_proj, 2]"))

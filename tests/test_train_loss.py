@@ -1,0 +1,144 @@
+"""The loss of a step is the mean over its trained tokens, however they are split, and what others compute."""
+
+import itertools
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from stages._train.adapter import add_adapter
+from stages._train.checkpoints import Checkpoints
+from stages.shared.models import load_model, make_deterministic
+from stages.shared.paths import BASE
+from stages.shared.prompts import IGNORED
+from tests.test_train import MANIFEST, rows
+from tests.test_train_options import BITS, options_of, place, trainer_of  # noqa: F401 fixtures
+
+SPLITS = [(8, 1), (4, 2), (2, 4), (1, 8), (3, 3)]  # batch · accumulation: always the 8 rows in one step
+
+
+class FirstStep(TrainerCallback):
+    """The gradients of the first optimizer step, before the optimizer uses them."""
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        self.gradients = gradients(model)
+
+
+def gradients(model):
+    return torch.cat([p.grad.detach().flatten().float() for p in model.parameters() if p.requires_grad])
+
+
+def first_step(trainer):
+    """(loss, gradients)"""
+    callback = FirstStep()
+    trainer.add_callback(callback)
+    trainer.train()
+    return next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry), callback.gradients
+
+
+def fill(model):
+    """B is 0 at first, and so are A's gradients; from here on they are not. In every model the same."""
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture
+def step_of(trainer_of, options_of):  # noqa: F811
+    """step_of(batch, accumulation, made) is our trainer's first step, without rounding to bf16 where `exact`."""
+
+    numbers = itertools.count()
+
+    def build(batch=8, accumulation=1, made=None, exact=True):
+        train = {"epochs": 1, "batch_size": batch, "gradient_accumulation_steps": accumulation, "max_grad_norm": 1e9}
+        params = options_of(lora={"dropout": 0.0}, train=train, **BITS[16])
+        trainer = trainer_of(params, Checkpoints({"number": next(numbers)}, limit=1))
+        trainer.train_dataset = Dataset.from_list(made or rows(8))
+        trainer.args.eval_on_start, trainer.args.eval_strategy = False, "no"
+        fill(trainer.model.float() if exact else trainer.model)
+        return first_step(trainer)
+
+    return build
+
+
+def alone(made):
+    """Each packed conversation as a row of its own."""
+    single = []
+    for row in made:
+        start = 0
+        for length in row["seq_lengths"]:
+            part = {name: row[name][start : start + length] for name in ("input_ids", "labels")}
+            single.append(part | {"seq_lengths": [length]})
+            start += length
+    return single
+
+
+def plain_step(params, made):
+    """What the step is by its definition: one conversation after the other, in fp32, in plain PyTorch."""
+    make_deterministic(params.seed, wanted=True, warn_only=False)
+    model = fill(add_adapter(load_model(BASE, params.machine, params.quantization), params.lora, MANIFEST).float())
+    trained = sum(label != IGNORED for row in alone(made) for label in row["labels"][1:])
+    total = 0.0
+    for row in alone(made):
+        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+        targets = torch.tensor(row["labels"][1:])
+        loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum") / trained
+        loss.backward()
+        total += loss.item()
+    return total, gradients(model)
+
+
+def assert_same(found, expected, tolerance):
+    assert found[0] == pytest.approx(expected[0], rel=tolerance)
+    assert (found[1] - expected[1]).norm() < tolerance * expected[1].norm()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_first_step_is_that_of_a_plain_loop_under_any_split_of_its_rows(step_of, options_of, place, packed):  # noqa: F811
+    made = rows(8) if packed else alone(rows(4))[:8]
+    expected = plain_step(options_of(lora={"dropout": 0.0}, **BITS[16]), made)
+    for batch, accumulation in SPLITS:
+        assert_same(step_of(batch, accumulation, made), expected, 1e-5)
+
+
+def test_packed_rows_give_the_step_of_unpacked_ones(step_of):
+    made = rows(4)
+    assert_same(step_of(4, 1, made), step_of(len(alone(made)), 1, alone(made)), 1e-5)
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (2, 4)])
+def test_the_first_step_is_that_of_trl_as_documented_on_unpacked_rows(
+    step_of,
+    options_of,  # noqa: F811
+    place,  # noqa: F811
+    batch,
+    accumulation,
+):
+    made = alone(rows(4))[:8]
+    params = options_of(lora={"dropout": 0.0}, **BITS[16])
+    make_deterministic(params.seed, wanted=True, warn_only=False)
+    model = add_adapter(load_model(BASE, params.machine, params.quantization), params.lora, MANIFEST)
+    arguments = SFTConfig(
+        output_dir=str(place / "trl"),
+        num_train_epochs=1,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        max_grad_norm=1e9,
+        logging_steps=1,
+        save_strategy="no",
+        bf16=True,
+        use_cpu=True,
+        report_to="none",
+    )
+    data = Dataset.from_list([{name: row[name] for name in ("input_ids", "labels")} for row in made])
+    trl = SFTTrainer(model, args=arguments, train_dataset=data)
+    fill(trl.model)
+    found, expected = step_of(batch, accumulation, made, exact=False), first_step(trl)
+    assert found[0] == pytest.approx(expected[0], rel=2e-3)
+    assert torch.nn.functional.cosine_similarity(found[1], expected[1], dim=0) > 0.999
+    assert found[1].norm() == pytest.approx(expected[1].norm().item(), rel=2e-2)

@@ -1,0 +1,162 @@
+"""Early stopping, and what can be watched while a training runs."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from stages._train import live
+from stages._train.checkpoints import Checkpoints, steps
+from stages._train.history import best, evaluations
+from stages._train.live import LiveCurves
+from stages._train.results import curves, losses
+from stages._train.trackers import prepare_trackers
+from stages.shared.errors import UserError
+from stages.shared.paths import CURVE, VALIDATION_CURVE
+from tests.test_train import rows
+from tests.test_train_options import options_of, place, saved, trainer_of  # noqa: F401 fixtures
+
+# One row of those that are trained, and random tokens, on which whatever is learned soon makes things worse.
+UNLIKE = [*rows(1), *rows(3, seed=1)]
+
+
+HARMFUL = {"eval_steps": 1, "epochs": 6, "learning_rate": 5e-2, "lr_scheduler": "constant"}
+
+
+@pytest.fixture
+def harmful(options_of):  # noqa: F811
+    """A training that gets better on the validation rows in its first steps only."""
+    return options_of(train=HARMFUL | {"early_stopping_patience": 2}, machine={"save_steps": 3})
+
+
+def history(*values):
+    return [{"step": step, "eval_loss": value} for step, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("values", "index"),
+    [((3.0,), 0), ((3.0, 2.0, 2.5), 1), ((3.0, 2.0, 2.0), 1), ((float("nan"), 2.0), 1), ((2.0, float("nan")), 0)],
+)
+def test_the_best_evaluation_is_the_first_with_the_lowest_loss(values, index):
+    assert best([{"step": 0, "loss": 1.0}, *history(*values)]) == index
+
+
+def test_a_training_that_does_harm_ends_early_with_its_best_adapter(trainer_of, harmful, place):  # noqa: F811
+    trainer = trainer_of(harmful, Checkpoints({}, limit=100), UNLIKE)
+    trainer.run(None)
+    found = evaluations(trainer.state.log_history)
+    step, loss = min(found, key=lambda evaluation: evaluation[1])
+    assert 0 < step == trainer.state.global_step - 2 < trainer.state.max_steps - 2
+    figures = losses(trainer.state.log_history, keeps_best=True)
+    assert (figures["adapter_step"], figures["validation_loss"]) == (step, loss)
+    assert trainer.evaluate()["eval_loss"] == loss != found[-1][1]
+    del trainer.state.log_history[-1]
+    result = saved(trainer, place / "whole"), curves(trainer.state.log_history)
+    for number, checkpoint in enumerate(steps(trainer.checkpoints.folder)):
+        again = trainer_of(harmful, Checkpoints({"number": number}, limit=100), UNLIKE)
+        again.run(checkpoint)
+        assert (saved(again, place / f"again-{number}"), curves(again.state.log_history)) == result, checkpoint.name
+
+
+def test_the_checkpoint_at_which_it_stopped_goes_no_step_further(trainer_of, harmful, place):  # noqa: F811
+    rare = harmful.model_copy(update={"machine": harmful.machine.model_copy(update={"save_steps": 100})})
+    trainer = trainer_of(rare, Checkpoints({}, limit=100), UNLIKE)
+    trainer.run(None)
+    (checkpoint,) = steps(trainer.checkpoints.folder)
+    again = trainer_of(rare, Checkpoints({"number": 1}, limit=100), UNLIKE)
+    again.run(checkpoint)
+    assert again.state.global_step == trainer.state.global_step
+    assert saved(again, place / "again") == saved(trainer, place / "whole")
+
+
+def test_a_training_that_does_not_run_out_of_patience_keeps_its_best_adapter_too(trainer_of, options_of):  # noqa: F811
+    train = HARMFUL | {"early_stopping_patience": 100, "epochs": 4}
+    trainer = trainer_of(options_of(train=train), validation=UNLIKE)
+    trainer.run(None)
+    found = [loss for _, loss in evaluations(trainer.state.log_history)]
+    assert trainer.state.global_step == trainer.state.max_steps
+    assert trainer.evaluate()["eval_loss"] == min(found) < found[-1]
+
+
+class Reader(TrainerCallback):
+    """Reads the curve's file after each step, as a browser would."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_log(self, args, state, control, **_):
+        rows = list(csv.DictReader(CURVE.open())) if CURVE.exists() else []
+        self.seen.append((state.global_step, int(rows[-1]["step"]) if rows else 0))
+
+
+@pytest.mark.parametrize(("every", "behind"), [(0, 0), (1000, None)])
+def test_the_curves_files_follow_the_training(trainer_of, options_of, monkeypatch, every, behind):  # noqa: F811
+    monkeypatch.setattr(live, "EVERY", every)
+    trainer = trainer_of(options_of(train={"epochs": 2}))
+    reader = Reader()
+    trainer.add_callback(LiveCurves())
+    trainer.add_callback(reader)
+    trainer.run(None)
+    assert max(step for step, _ in reader.seen) == 4
+    assert all(written == (step if behind == 0 else 0) for step, written in reader.seen)
+    if behind == 0:
+        assert {path: path.read_text() for path in (CURVE, VALIDATION_CURVE)} == curves(trainer.state.log_history)
+
+
+def with_tracker(options_of, *names):  # noqa: F811
+    return options_of(train={"epochs": 2}, machine={"report_to": list(names)})
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_the_training(options_of, place):  # noqa: F811
+    absent = [name for name in ("tensorboard", "wandb", "mlflow", "trackio") if importlib.util.find_spec(name) is None]
+    if not absent:
+        pytest.skip("all trackers are installed")
+    Path(absent[0]).mkdir()  # no package, though Python would import it
+    params = with_tracker(options_of, *absent)
+    with pytest.raises(UserError, match=rf"report_to needs {', '.join(absent)}, .*pip install {' '.join(absent)}"):
+        prepare_trackers(params.machine, "run")
+    assert not Path("logs").exists()
+
+
+VARIABLES = ("TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_DISABLE_TELEMETRY", "TRACKIO_DIR")
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "mlflow", "trackio"])
+def test_a_tracker_changes_no_byte_and_writes_below_logs(
+    trainer_of,  # noqa: F811
+    options_of,  # noqa: F811
+    place,  # noqa: F811
+    monkeypatch,
+    tracker,
+):
+    if importlib.util.find_spec(tracker) is None:  # importing it would fix where it writes
+        pytest.skip(f"{tracker} is not installed")
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, "to be restored")
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    plain = trainer_of(options_of(train={"epochs": 2}), Checkpoints({}, 1))
+    plain.run(None)
+    result = saved(plain, place / "plain")
+    before = set(place.iterdir())
+    params = with_tracker(options_of, tracker)
+    prepare_trackers(params.machine, "name")
+    trainer = trainer_of(params, Checkpoints({"number": 1}, 1))
+    trainer.run(None)
+    assert {path.name for path in set(place.iterdir()) - before} == {"logs"}
+    assert any(path.is_file() for path in (place / "logs").rglob("*"))
+    assert saved(trainer, place / "tracked") == result
+    if tracker == "tensorboard":
+        assert tensorboard_losses(place / "logs/tensorboard/name") == [
+            pytest.approx(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry
+        ]
+
+
+def tensorboard_losses(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.value for event in events.Scalars("train/loss")]
