@@ -3,7 +3,8 @@ metrics/train.json and the curves metrics/train_curve.csv, metrics/validation_cu
 
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314): the base stays frozen in 4 bits, low-rank adapters on it are trained by
 TRL's SFTTrainer. Run it with `dvc repro train`. Stopped, it goes on from its last checkpoint when run again, to the
-same bytes (see stages/_train/checkpoints.py).
+same bytes (see stages/_train/checkpoints.py). For several GPUs it starts itself once for each (see launch.py there); of
+these processes rank 0 writes all results.
 """
 
 import functools
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from stages._train.adapter import add_adapter, check_saved, quantized_bytes, save_adapter
 from stages._train.checkpoints import Checkpoints, step_of, sync
-from stages._train.checks import adapter_parameters, check_disk, check_rows, refuse_several_processes
+from stages._train.checks import Rows, adapter_parameters, check_disk, check_rows
+from stages._train.distributed import join, leave, rank, refuse_divergence, with_the_others, world
 from stages._train.fingerprint import LIBRARIES, fingerprint
+from stages._train.launch import launch
 from stages._train.results import curves, losses, sizes, speed
 from stages._train.signals import Stop, die_with_parent
 from stages.shared.errors import UserError
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from trl import SFTConfig
 
+    from stages._train.shares import NoCheckpoints
     from stages._train.trainer import Trainer
 
 
@@ -49,7 +53,7 @@ def training_arguments(params: Params) -> "SFTConfig":
         num_train_epochs=train.epochs,
         per_device_train_batch_size=train.batch_size,
         per_device_eval_batch_size=train.batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        gradient_accumulation_steps=train.gradient_accumulation_steps // world(),
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.lr_scheduler,
         warmup_steps=train.warmup_steps,
@@ -82,14 +86,15 @@ def make_trainer(
 ) -> "Trainer":
     from transformers import AutoTokenizer
 
+    from stages._train.shares import even
     from stages._train.trainer import Trainer
 
     return Trainer(
         model=model,
         args=training_arguments(params),
         data_collator=packed_batch,
-        train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
+        train_dataset=even(rows["train"]),
+        eval_dataset=even(rows["validation"]),
         processing_class=AutoTokenizer.from_pretrained(BASE),
         checkpoints=checkpoints,
         stop=stop,
@@ -119,6 +124,9 @@ def train(trainer: "Trainer", checkpoint: Path | None) -> None:
             "memory; or it needs less with a smaller train.batch_size or tokenize.max_length, or with "
             "machine.gradient_checkpointing: true, but each of these starts the training afresh"
         ) from None
+    refuse_divergence(trainer.model)
+    if rank():
+        return
     try:
         with whole_directory(ADAPTER) as folder:
             save_adapter(trainer.model, folder)
@@ -131,13 +139,28 @@ def train(trainer: "Trainer", checkpoint: Path | None) -> None:
     check_saved(trainer.model, ADAPTER / "adapter_model.safetensors")
 
 
+def prepare(params: Params) -> "tuple[Rows | None, Checkpoints | NoCheckpoints, Path | None]":
+    """What rank 0 checks and finds before anything heavy is loaded: rows, checkpoints, the one to go on from."""
+    from stages._train.shares import NoCheckpoints, refuse_other_work, share_checkpoint
+
+    parts, found = fingerprint(params), None
+    if rank() == 0:
+        counts = check_rows(TOKENIZED / "train.arrow")
+        checkpoints = Checkpoints(parts, params.machine.save_total_limit)
+        checkpoints.tidy()
+        check_disk(adapter_parameters(params.lora), checkpoints)
+        found = checkpoints.newest()
+    else:
+        counts, checkpoints = None, NoCheckpoints()
+    refuse_other_work(parts)
+    return counts, checkpoints, share_checkpoint(found)
+
+
+@with_the_others()
 def main(stop: Stop, params: Params) -> Outcome:
-    refuse_several_processes()
-    counts = check_rows(TOKENIZED / "train.arrow")
-    checkpoints = Checkpoints(fingerprint(params), params.machine.save_total_limit)
-    checkpoints.tidy()
-    check_disk(adapter_parameters(params.lora), checkpoints)
-    checkpoint = checkpoints.newest()
+    launch(params)
+    join(pick_device(params.machine).type == "cuda")
+    counts, checkpoints, checkpoint = prepare(params)
     stop.saved = step_of(checkpoint) if checkpoint else 0
     manifest = read_json(BASE / "manifest.json")
     make_deterministic(params.seed, params.train.deterministic, warn_only=False)
@@ -146,6 +169,9 @@ def main(stop: Stop, params: Params) -> Outcome:
     model = add_adapter(model, params.lora, manifest)
     trainer = make_trainer(model, load_rows(), params, checkpoints, stop)
     train(trainer, checkpoint)
+    if rank():
+        checkpoints.remove()
+        leave()
     for path, text in curves(trainer.state.log_history).items():
         write_text(path, text)
     tokens, trained = (round(count * trainer.state.epoch) for count in (counts.tokens, counts.trained))

@@ -193,11 +193,22 @@ class Machine(Section):
     """How it runs, not what comes out: no stage declares this section to DVC, so changing it reruns nothing."""
 
     device: Literal["auto", "cpu", "cuda"]
+    devices: Count | Literal["auto"]
+    nodes: Count
+    rendezvous: Annotated[str, Field(pattern=r"^[\w.:\[\]-]+:\d{1,5}$")] | None
     attention: Literal["sdpa", "eager"]
     gradient_checkpointing: bool
     workers: Count | None
     save_steps: Count
     save_total_limit: Count
+
+    @model_validator(mode="after")
+    def machines_know_where_to_meet(self):
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                "nodes above 1 needs rendezvous, the first machine and a free port, such as 10.0.0.1:29500"
+            )
+        return self
 
 
 class Params(Section):

@@ -1,0 +1,224 @@
+"""Several processes: each optimizer step has the rows, and to rounding the result, that one process has."""
+
+import contextlib
+import csv
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+from torch.utils.data import BatchSampler, SequentialSampler
+
+from stages._train.launch import configuration, devices
+from stages._train.shares import Even
+from stages.shared.errors import UserError
+from tests.conftest import write_rows
+from tests.test_train_faults import Repository, tokenized
+
+ROWS = 11  # over 2 processes the last batch of an epoch has no partner
+VALUES = {
+    "lora": {"r": 4, "alpha": 8},
+    "train": {"epochs": 2, "batch_size": 1, "gradient_accumulation_steps": 4, "warmup_steps": 1, "eval_steps": 2},
+    "machine": {"device": "cpu", "save_steps": 2},
+}
+STEPS = 6
+
+
+def alone(rows, batch_size, seed):
+    """The row numbers of the batches of two epochs, as accelerate orders them for one process."""
+    order = SequentialSampler(range(rows)) if seed is None else SeedableRandomSampler(range(rows), data_seed=seed)
+    return [list(BatchSampler(order, batch_size, drop_last=False)) for epoch in range(2)]
+
+
+def spread(rows, batch_size, processes, seed, monkeypatch):
+    """The same for each of several processes, as accelerate deals them out."""
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    dealt = []
+    for number in range(processes):
+        order = Even(rows + 1, batch_size, seed)
+        shard = BatchSamplerShard(BatchSampler(order, batch_size, drop_last=False), processes, number)
+        epochs = []
+        for epoch in range(2):
+            order.set_epoch(epoch)
+            epochs.append(list(shard))
+        dealt.append(epochs)
+    return dealt
+
+
+@pytest.mark.parametrize("seed", [None, 42])
+@pytest.mark.parametrize(("rows", "batch_size", "processes"), [(11, 1, 2), (8, 2, 2), (13, 2, 3), (1, 1, 4)])
+def test_an_optimizer_step_has_the_rows_that_it_has_in_one_process(rows, batch_size, processes, seed, monkeypatch):
+    expected = alone(rows, batch_size, seed)
+    dealt = spread(rows, batch_size, processes, seed, monkeypatch)
+    for epoch, batches in enumerate(expected):
+        lengths = {len(own[epoch]) for own in dealt}
+        assert len(lengths) == 1
+        for step in range(lengths.pop()):
+            together = [row for own in dealt for row in own[epoch][step] if row != rows]
+            assert together == [row for batch in batches[step * processes : (step + 1) * processes] for row in batch]
+    assert (expected[0] == expected[1]) == (seed is None or rows == 1)
+
+
+def with_gpus(count, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "machine", "expected"),
+    [
+        (8, {"devices": "auto"}, 8),
+        (6, {"devices": "auto"}, 4),
+        (8, {"devices": "auto", "nodes": 2, "rendezvous": "10.0.0.1:29500"}, 4),
+        (0, {"devices": "auto"}, 1),
+        (4, {"devices": 2}, 2),
+        (0, {"devices": 2}, 2),
+    ],
+)
+def test_auto_takes_the_gpus_that_divide_the_batches_of_a_step(params_of, monkeypatch, gpus, machine, expected):
+    with_gpus(gpus, monkeypatch)
+    assert devices(params_of(machine=machine, train={"gradient_accumulation_steps": 8})) == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "message"),
+    [
+        ({"devices": 4}, "machine.devices is 4, but PyTorch sees 3 CUDA devices"),
+        ({"devices": 3}, "train.gradient_accumulation_steps is 8, which 3 processes"),
+        ({"devices": 1, "nodes": 3, "rendezvous": "a:1"}, "train.gradient_accumulation_steps is 8, which 3 processes"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(params_of, monkeypatch, machine, message):
+    with_gpus(3, monkeypatch)
+    with pytest.raises(UserError, match=message):
+        devices(params_of(machine=machine, train={"gradient_accumulation_steps": 8}))
+
+
+def test_several_machines_need_a_place_to_meet(params_of):
+    with pytest.raises(ValueError, match="nodes above 1 needs rendezvous"):
+        params_of(machine={"nodes": 2})
+    with pytest.raises(ValueError, match=r"machine\.rendezvous"):
+        params_of(machine={"nodes": 2, "rendezvous": "no-port"})
+
+
+def test_a_machine_tells_the_others_the_address_that_faces_them(params_of):
+    def meeting(place):
+        params = params_of(machine={"nodes": 2, "rendezvous": place})
+        return configuration(params, 1)
+
+    assert meeting("127.0.0.1:29500").local_addr == "127.0.0.1"
+    with pytest.raises(UserError, match=r"machine\.rendezvous is no-such-host\.invalid:1, which this machine cannot"):
+        meeting("no-such-host.invalid:1")
+
+
+# From here on processes of their own, each with the libraries to import.
+
+
+class Training(Repository):
+    """A repository in which `python -m stages.train` trains ROWS rows."""
+
+    def __init__(self, folder, small_base, **machine):
+        super().__init__(folder, small_base)
+        self.environment |= {"OMP_NUM_THREADS": "1"}
+        write_rows(folder / "data/tokenized/train.arrow", list(tokenized(ROWS, 0)))
+        yaml = YAML()
+        values = yaml.load(folder / "params.yaml")
+        for section, changes in VALUES.items():
+            values[section].update(changes)
+        values["lora"]["dropout"] = machine.pop("dropout", 0.0)
+        values["machine"].update(machine)
+        yaml.dump(values, folder / "params.yaml")
+
+    def begin(self, fault=None, **variables):
+        self.environment |= variables
+        return self.start(sys.executable, "-m", "stages.train", fault=fault)
+
+    def finish(self, process, code=0):
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == code, printed
+        return printed
+
+    def weights(self):
+        return load_file(self.folder / "models/adapter/adapter_model.safetensors")
+
+    def curve(self, name):
+        with open(self.folder / f"metrics/{name}_curve.csv") as file:
+            return [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, small_base):
+    trainings = []
+
+    def make(name, **machine):
+        trainings.append(Training(tmp_path_factory.mktemp(name) / "repository", small_base, **machine))
+        return trainings[-1]
+
+    yield make
+    for process in (process for training in trainings for process in training.groups):
+        for pid in [process, *children(process)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def children(pid):
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_machines_give_the_result_of_one_process_where_dvc_waits_for_it(made):
+    alone = made("alone")
+    alone.finish(alone.begin())
+    meet = {"nodes": 2, "rendezvous": f"127.0.0.2:{free_port()}"}
+    helper, first = made("helper", **meet), made("first", **meet)
+    helping = helper.begin()
+    printed = first.finish(first.begin(DVC_STAGE="train"))
+    assert helper.finish(helping) == ""
+    assert helper.results() == {}
+    assert f"train: {STEPS} steps, validation loss" in printed
+    assert len(printed.splitlines()) == 1
+    assert not list(first.folder.glob(".dvc/tmp/checkpoints/*"))
+    expected, found = alone.weights(), first.weights()
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+    for name in ("train", "validation"):
+        torch.testing.assert_close(torch.tensor(first.curve(name)), torch.tensor(alone.curve(name)), rtol=1e-4, atol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not(made):
+    whole = made("whole", devices=2, dropout=0.1)
+    printed = whole.finish(whole.begin())
+    assert len(printed.splitlines()) == 1
+
+    stopped = made("stopped", devices=2, dropout=0.1)
+    # Each process kills itself and nobody else in the fourth step, as if the machine went away.
+    process = stopped.begin(fault="stages._train.trainer:Watch.on_step_begin:4:SIGKILL")
+    assert "was ended by SIGKILL. If that was nobody" in stopped.finish(process, code=1)
+    assert stopped.checkpoints() == ["step-00000002"]
+
+    # One of the processes is told to stop, in the middle of step 5.
+    process = stopped.begin(fault="stages._train.trainer:Trainer.training_step:5:SIGTERM")
+    printed = stopped.finish(process, code=128 + signal.SIGTERM)
+    assert "train: goes on from step 2\n" in printed
+    assert "train: stopped by SIGTERM. The next run with the same values goes on from step 5\n" in printed
+    assert "Traceback" not in printed
+
+    assert "train: goes on from step 5\n" in stopped.finish(stopped.begin())
+    assert stopped.results() == whole.results()
