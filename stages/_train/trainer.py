@@ -136,7 +136,14 @@ class Trainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset=None):
         if world() == 1:
             return super()._get_train_sampler(train_dataset)
-        return Even(len(self.train_dataset), self.args.per_device_train_batch_size, self.args.seed)
+        self.order = Even(len(self.train_dataset), self.args.per_device_train_batch_size, self.args.seed)
+        return self.order
+
+    def _run_epoch(self, *arguments, epoch: int, **options) -> None:
+        # Resumed, accelerate's data loader sets the epoch of one wrapper too few: the order would be that of epoch 0.
+        if world() > 1:
+            self.order.set_epoch(epoch)
+        super()._run_epoch(*arguments, epoch=epoch, **options)
 
     def _get_eval_sampler(self, eval_dataset):
         if world() == 1:
