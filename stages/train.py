@@ -19,6 +19,7 @@ from stages._train.distributed import join, leave, rank, refuse_divergence, with
 from stages._train.fingerprint import LIBRARIES, fingerprint
 from stages._train.launch import launch
 from stages._train.results import curves, losses, sizes, speed
+from stages._train.sharding import shard
 from stages._train.signals import Stop, die_with_parent
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic, packed_batch, pick_device
@@ -167,6 +168,8 @@ def main(stop: Stop, params: Params) -> Outcome:
     model = load_model(BASE, params.machine, params.quantization)
     base_bytes = quantized_bytes(model)
     model = add_adapter(model, params.lora, manifest)
+    if params.machine.sharding == "fsdp":
+        shard(model)
     trainer = make_trainer(model, load_rows(), params, checkpoints, stop)
     train(trainer, checkpoint)
     if rank():

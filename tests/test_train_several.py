@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,18 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import BatchSampler, SequentialSampler
 
+from stages._train.adapter import add_adapter
 from stages._train.launch import configuration, devices
+from stages._train.sharding import shard
 from stages._train.shares import Even
 from stages.shared.errors import UserError
+from stages.shared.models import load_model
 from tests.conftest import write_rows
+from tests.test_train import MANIFEST
 from tests.test_train_faults import Repository, tokenized
 
 ROWS = 11  # over 2 processes the last batch of an epoch has no partner
@@ -90,6 +97,7 @@ def test_auto_takes_the_gpus_that_divide_the_batches_of_a_step(params_of, monkey
     ("machine", "message"),
     [
         ({"devices": 4}, "machine.devices is 4, but PyTorch sees 3 CUDA devices"),
+        ({"sharding": "fsdp"}, "machine.sharding shares the base out over several processes, and there is one"),
         ({"devices": 3}, "train.gradient_accumulation_steps is 8, which 3 processes"),
         ({"devices": 1, "nodes": 3, "rendezvous": "a:1"}, "train.gradient_accumulation_steps is 8, which 3 processes"),
     ],
@@ -117,6 +125,24 @@ def test_a_machine_tells_the_others_the_address_that_faces_them(params_of):
         meeting("no-such-host.invalid:1")
 
 
+def test_a_sharded_base_leaves_half_of_its_layers_in_each_of_two_processes(small_base, params_of, monkeypatch):
+    params = params_of(lora={"r": 4}, machine={"device": "cpu", "devices": 2, "sharding": "fsdp"})
+    model = load_model(small_base, params.machine, params.quantization)
+    layers = [p for name, p in model.named_parameters() if ".layers." in name]
+    before = sum(p.nbytes for p in layers)
+    assert {p.dtype for p in layers} == {torch.bfloat16}
+    model = add_adapter(model, params.lora, MANIFEST)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        shard(model)
+    finally:
+        torch.distributed.destroy_process_group()
+    base = [p for name, p in model.named_parameters() if ".layers." in name and not p.requires_grad]
+    assert sum(p.to_local().nbytes for p in base) == before // 2
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and isinstance(p, DTensor)]
+
+
 # From here on processes of their own, each with the libraries to import.
 
 
@@ -127,13 +153,15 @@ class Training(Repository):
         super().__init__(folder, small_base)
         self.environment |= {"OMP_NUM_THREADS": "1"}
         write_rows(folder / "data/tokenized/train.arrow", list(tokenized(ROWS, 0)))
+        self.change(**VALUES)
+        self.change(lora={"dropout": machine.pop("dropout", 0.0)}, machine=machine)
+
+    def change(self, **sections):
         yaml = YAML()
-        values = yaml.load(folder / "params.yaml")
-        for section, changes in VALUES.items():
+        values = yaml.load(self.folder / "params.yaml")
+        for section, changes in sections.items():
             values[section].update(changes)
-        values["lora"]["dropout"] = machine.pop("dropout", 0.0)
-        values["machine"].update(machine)
-        yaml.dump(values, folder / "params.yaml")
+        yaml.dump(values, self.folder / "params.yaml")
 
     def begin(self, fault=None, **variables):
         self.environment |= variables
@@ -172,6 +200,10 @@ def children(pid):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+def state(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def free_port():
@@ -213,12 +245,23 @@ def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not
     assert "was ended by SIGKILL. If that was nobody" in stopped.finish(process, code=1)
     assert stopped.checkpoints() == ["step-00000002"]
 
-    # One of the processes is told to stop, in the middle of step 5.
-    process = stopped.begin(fault="stages._train.trainer:Trainer.training_step:5:SIGTERM")
+    # From here on with the base in two parts.
+    # Both wait before step 5 until the process that DVC would have started has passed SIGTERM on to them.
+    stopped.change(machine={"sharding": "fsdp"})
+    process = stopped.begin(fault="stages._train.trainer:Watch.on_step_begin:3:SIGSTOP")
+    while [state(child) for child in children(process.pid)] != ["T", "T"]:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    process.terminate()
+    time.sleep(0.5)
+    for child in children(process.pid):
+        os.kill(child, signal.SIGCONT)
     printed = stopped.finish(process, code=128 + signal.SIGTERM)
     assert "train: goes on from step 2\n" in printed
-    assert "train: stopped by SIGTERM. The next run with the same values goes on from step 5\n" in printed
-    assert "Traceback" not in printed
+    assert printed.splitlines()[-2:] == [
+        "train: SIGTERM: ends after this step, with a checkpoint",
+        "train: stopped by SIGTERM. The next run with the same values goes on from step 5",
+    ]
 
     assert "train: goes on from step 5\n" in stopped.finish(stopped.begin())
     assert stopped.results() == whole.results()

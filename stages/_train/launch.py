@@ -5,6 +5,7 @@ machine.devices of them on each of machine.nodes machines, which meet at machine
 the exit code of the process that failed, and a signal reaches each process once.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -43,6 +44,8 @@ def devices(params: Params) -> int:
             f"machine.devices is {wanted}, but PyTorch sees {gpus} CUDA devices. Lower it, or set it to auto"
         )
     total = wanted * machine.nodes
+    if machine.sharding != "none" and total == 1:
+        raise UserError("machine.sharding shares the base out over several processes, and there is one: set it to none")
     if batches % total:
         raise UserError(
             f"train.gradient_accumulation_steps is {batches}, which {total} processes (machine.devices times "
@@ -105,7 +108,7 @@ def launch(params: Params) -> None:
     count = devices(params)
     if count * params.machine.nodes == 1:
         return
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of the agent: each process says what happened itself
+    logging.disable(logging.ERROR)  # of the agent, in this process alone: the others say what happened themselves
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError

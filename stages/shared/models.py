@@ -55,6 +55,8 @@ def load_model(folder: Path, machine: Machine, quantization: Quantization | None
             bnb_4bit_quant_type=quantization.quant_type,
             bnb_4bit_use_double_quant=quantization.double_quant,
             bnb_4bit_compute_dtype=torch.bfloat16,
+            # The same bytes under another name: only what is stored as a float can be sharded.
+            bnb_4bit_quant_storage=torch.bfloat16 if machine.sharding == "fsdp" else torch.uint8,
         )
     model = AutoModelForCausalLM.from_pretrained(
         folder,

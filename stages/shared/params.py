@@ -194,6 +194,7 @@ class Machine(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     devices: Count | Literal["auto"]
+    sharding: Literal["none", "fsdp"]
     nodes: Count
     rendezvous: Annotated[str, Field(pattern=r"^[\w.:\[\]-]+:\d{1,5}$")] | None
     attention: Literal["sdpa", "eager"]
