@@ -5,6 +5,7 @@ import csv
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,9 +23,12 @@ from stages._train.adapter import add_adapter
 from stages._train.launch import configuration, devices
 from stages._train.sharding import shard
 from stages._train.shares import Even
+from stages._train.signals import Stop
 from stages.shared.errors import UserError
-from stages.shared.models import load_model
-from tests.conftest import write_rows
+from stages.shared.models import load_model, pick_device
+from stages.shared.params import load_params
+from stages.train import main
+from tests.conftest import ROOT, write_rows
 from tests.test_train import MANIFEST
 from tests.test_train_faults import Repository, tokenized
 
@@ -108,6 +112,14 @@ def test_processes_that_cannot_be_are_refused(params_of, monkeypatch, machine, m
         devices(params_of(machine=machine, train={"gradient_accumulation_steps": 8}))
 
 
+def test_each_process_has_a_gpu_of_its_own(params_of, monkeypatch):
+    with_gpus(2, monkeypatch)
+    machine = params_of().machine
+    assert pick_device(machine) == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device(machine) == torch.device("cuda:1")
+
+
 def test_several_machines_need_a_place_to_meet(params_of):
     with pytest.raises(ValueError, match="nodes above 1 needs rendezvous"):
         params_of(machine={"nodes": 2})
@@ -127,6 +139,7 @@ def test_a_machine_tells_the_others_the_address_that_faces_them(params_of):
 
 def test_a_sharded_base_leaves_half_of_its_layers_in_each_of_two_processes(small_base, params_of, monkeypatch):
     params = params_of(lora={"r": 4}, machine={"device": "cpu", "devices": 2, "sharding": "fsdp"})
+    monkeypatch.setenv("LOCAL_RANK", "0")
     model = load_model(small_base, params.machine, params.quantization)
     layers = [p for name, p in model.named_parameters() if ".layers." in name]
     before = sum(p.nbytes for p in layers)
@@ -212,10 +225,45 @@ def free_port():
         return taken.getsockname()[1]
 
 
+JOIN = """
+import sys
+from stages._train.distributed import agree, join, total
+from stages.shared.errors import UserError
+try:
+    join(cuda=False)
+    print(agree(int(sys.argv[1])), total(int(sys.argv[1]), 0.5), file=sys.stderr)
+except UserError as error:
+    print(error, file=sys.stderr)
+"""
+
+
 @pytest.mark.slow
-def test_two_machines_give_the_result_of_one_process_where_dvc_waits_for_it(made):
+@pytest.mark.parametrize(
+    ("asked", "said"), [(2, "15 [17.0, 1.0]"), (3, "2 processes came together, 3 were asked for: machine.devices must")]
+)
+def test_processes_agree_if_there_are_as_many_as_were_asked_for(asked, said):
+    port = str(free_port())
+    group = {"WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1", "GROUP_RANK": "0", "TRAIN_PROCESSES": str(asked)}
+    group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN, number],
+            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, number in enumerate(["2", "15"])
+    ]
+    for process in processes:
+        assert process.communicate(timeout=100)[1].startswith(said)
+
+
+@pytest.mark.slow
+def test_two_machines_give_the_result_of_one_process_where_dvc_waits_for_it(made, monkeypatch):
     alone = made("alone")
-    alone.finish(alone.begin())
+    monkeypatch.chdir(alone.folder)
+    monkeypatch.setenv("DVC_ROOT", str(alone.folder))
+    main(Stop(), load_params()).finish()
     meet = {"nodes": 2, "rendezvous": f"127.0.0.2:{free_port()}"}
     helper, first = made("helper", **meet), made("first", **meet)
     helping = helper.begin()

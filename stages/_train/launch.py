@@ -105,13 +105,14 @@ def launch(params: Params) -> None:
     refuse_other_launchers()
     if PROCESSES in os.environ:
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or C++ says with a stack trace that another machine ended
     count = devices(params)
     if count * params.machine.nodes == 1:
         return
     logging.disable(logging.ERROR)  # of the agent, in this process alone: the others say what happened themselves
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousTimeoutError
     from torch.distributed.launcher import elastic_launch
 
     os.environ[PROCESSES] = str(count * params.machine.nodes)
@@ -133,9 +134,14 @@ def launch(params: Params) -> None:
                 "too little memory for so many: lower machine.devices. Run again, it goes on from the last checkpoint"
             ) from None
         sys.exit(failure.exitcode)
-    except RendezvousError as error:
+    except RendezvousTimeoutError:
         raise UserError(
-            f"{params.machine.nodes} machines did not come together at {params.machine.rendezvous} within {JOIN} s "
-            f"({error}). Start all of them, with the same params.yaml, and let the port through to the first"
+            f"{params.machine.nodes} machines did not come together at {params.machine.rendezvous} within {JOIN} s. Start "
+            "all of them, with the same params.yaml"
+        ) from None
+    except RendezvousError:
+        raise UserError(
+            f"the first machine cannot be reached at {params.machine.rendezvous}, or has ended: then it says why. Start "
+            "it again, and let this port through to it"
         ) from None
     sys.exit(0)

@@ -19,7 +19,10 @@ def pick_device(machine: Machine) -> "torch.device":
 
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise UserError("machine.device is cuda, but PyTorch sees no CUDA device. Set it to auto or cpu")
-    return torch.device("cuda" if machine.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if machine.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Of several processes each has its own, by the number that torchrun's agent gives it.
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else None)
 
 
 def make_deterministic(seed: int, wanted: bool, warn_only: bool) -> None:
@@ -55,8 +58,10 @@ def load_model(folder: Path, machine: Machine, quantization: Quantization | None
             bnb_4bit_quant_type=quantization.quant_type,
             bnb_4bit_use_double_quant=quantization.double_quant,
             bnb_4bit_compute_dtype=torch.bfloat16,
-            # The same bytes under another name: only what is stored as a float can be sharded.
-            bnb_4bit_quant_storage=torch.bfloat16 if machine.sharding == "fsdp" else torch.uint8,
+            # To be sharded over several processes, the same bytes are stored under the name of a float type.
+            bnb_4bit_quant_storage=torch.bfloat16
+            if machine.sharding == "fsdp" and "LOCAL_RANK" in os.environ
+            else torch.uint8,
         )
     model = AutoModelForCausalLM.from_pretrained(
         folder,
