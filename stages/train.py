@@ -3,7 +3,8 @@ metrics/train.json and the curves metrics/train_curve.csv, metrics/validation_cu
 
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314): the base stays frozen in 4 bits, low-rank adapters on it are trained by
 TRL's SFTTrainer. Run it with `dvc repro train`. Stopped, it goes on from its last checkpoint when run again, to the
-same bytes (see stages/_train/checkpoints.py).
+same bytes (see stages/_train/checkpoints.py). For several GPUs it starts itself once for each (see launch.py there); of
+these processes rank 0 writes all results.
 """
 
 import functools
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING
 
 from stages._train.adapter import add_adapter, check_saved, quantized_bytes, save_adapter
 from stages._train.checkpoints import Checkpoints, step_of, sync
-from stages._train.checks import adapter_parameters, check_disk, check_rows, refuse_several_processes
+from stages._train.checks import Rows, adapter_parameters, check_disk, check_rows
+from stages._train.distributed import join, leave, rank, refuse_divergence, with_the_others, world
 from stages._train.fingerprint import LIBRARIES, fingerprint
+from stages._train.launch import launch
 from stages._train.results import curves, losses, sizes, speed
+from stages._train.sharding import shard
 from stages._train.signals import Stop, die_with_parent
 from stages._train.start import check_start
 from stages._train.trackers import prepare_trackers
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from trl import SFTConfig
 
+    from stages._train.shares import NoCheckpoints
     from stages._train.trainer import Trainer
 
 
@@ -54,7 +59,7 @@ def training_arguments(params: Params) -> "SFTConfig":
         num_train_epochs=train.epochs,
         per_device_train_batch_size=train.batch_size,
         per_device_eval_batch_size=train.batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        gradient_accumulation_steps=train.gradient_accumulation_steps // world(),
         optim=OPTIMIZERS[train.optimizer],
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.lr_scheduler,
@@ -88,14 +93,15 @@ def make_trainer(
 ) -> "Trainer":
     from transformers import AutoTokenizer
 
+    from stages._train.shares import even
     from stages._train.trainer import Trainer
 
     return Trainer(
         model=model,
         args=training_arguments(params),
         data_collator=packed_batch,
-        train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
+        train_dataset=even(rows["train"]),
+        eval_dataset=even(rows["validation"]),
         processing_class=AutoTokenizer.from_pretrained(BASE),
         lora=params.lora,
         patience=params.train.early_stopping_patience,
@@ -111,8 +117,8 @@ def load_rows() -> "dict[str, Dataset]":
     return {split: Dataset.from_file(str(TOKENIZED / f"{split}.arrow")) for split in ("train", "validation")}
 
 
-def train(trainer: "Trainer", checkpoint: Path | None) -> None:
-    """Trains to the end and leaves models/adapter, compared with what was trained."""
+def train(trainer: "Trainer", checkpoint: Path | None, values: dict[str, str]) -> None:
+    """Trains to the end and leaves models/adapter, compared with what was trained. values: hashes of the base's."""
     import torch
     from safetensors import SafetensorError
 
@@ -127,10 +133,13 @@ def train(trainer: "Trainer", checkpoint: Path | None) -> None:
             "memory; or it needs less with a smaller train.batch_size or tokenize.max_length, or with "
             "machine.gradient_checkpointing: true, but each of these starts the training afresh"
         ) from None
+    refuse_divergence(trainer.model)
+    if rank():
+        return
     try:
         with whole_directory(ADAPTER) as folder:
             save_adapter(trainer.model, folder, trainer.taken)
-            write_json(folder / VALUES, value_hashes(trainer.model.get_base_model()))
+            write_json(folder / VALUES, values)
             for path in (*folder.iterdir(), folder):
                 sync(path)
     except (OSError, SafetensorError) as error:
@@ -140,27 +149,48 @@ def train(trainer: "Trainer", checkpoint: Path | None) -> None:
     check_saved(trainer.model, ADAPTER / "adapter_model.safetensors")
 
 
+def prepare(params: Params) -> "tuple[Rows | None, Checkpoints | NoCheckpoints, Path | None]":
+    """What rank 0 checks and finds before anything heavy is loaded: rows, checkpoints, the one to go on from."""
+    from stages._train.shares import NoCheckpoints, refuse_other_work, share_checkpoint
+
+    parts, found = fingerprint(params), None
+    if rank() == 0:
+        counts = check_rows(TOKENIZED / "train.arrow")
+        checkpoints = Checkpoints(parts, params.machine.save_total_limit)
+        checkpoints.tidy()
+        prepare_trackers(params.machine, checkpoints.folder.name)
+        check_start(params.lora)
+        kept = 1 + (params.lora.init in ("pissa", "olora")) + (params.train.early_stopping_patience is not None)
+        check_disk(adapter_parameters(params.lora), checkpoints, kept)
+        found = checkpoints.newest()
+    else:
+        counts, checkpoints = None, NoCheckpoints()
+    refuse_other_work(parts)
+    return counts, checkpoints, share_checkpoint(found)
+
+
+@with_the_others()
 def main(stop: Stop, params: Params) -> Outcome:
     from stages._train.live import LiveCurves
 
-    refuse_several_processes()
-    counts = check_rows(TOKENIZED / "train.arrow")
-    checkpoints = Checkpoints(fingerprint(params), params.machine.save_total_limit)
-    checkpoints.tidy()
-    prepare_trackers(params.machine, checkpoints.folder.name)
-    check_start(params.lora)
-    kept = 1 + (params.lora.init in ("pissa", "olora")) + (params.train.early_stopping_patience is not None)
-    check_disk(adapter_parameters(params.lora), checkpoints, kept)
-    checkpoint = checkpoints.newest()
+    launch(params)
+    join(pick_device(params.machine).type == "cuda")
+    counts, checkpoints, checkpoint = prepare(params)
     stop.saved = step_of(checkpoint) if checkpoint else 0
     manifest = read_json(BASE / "manifest.json")
     make_deterministic(params.seed, params.train.deterministic, warn_only=False)
     model = load_model(BASE, params.machine, params.quantization)
     base_bytes = quantized_bytes(model)
+    values = value_hashes(model) if rank() == 0 else {}  # later on the base may be cut up among the processes
     model = add_adapter(model, params.lora, manifest)
+    if params.machine.sharding == "fsdp":
+        shard(model)
     trainer = make_trainer(model, load_rows(), params, checkpoints, stop)
     trainer.add_callback(LiveCurves())
-    train(trainer, checkpoint)
+    train(trainer, checkpoint, values)
+    if rank():
+        checkpoints.remove()
+        leave()
     for path, text in curves(trainer.state.log_history).items():
         write_text(path, text)
     tokens, trained = (round(count * trainer.state.epoch) for count in (counts.tokens, counts.trained))

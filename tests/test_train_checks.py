@@ -18,7 +18,6 @@ from stages._train.checks import (
     check_disk,
     check_rows,
     count_rows,
-    refuse_several_processes,
 )
 from stages._train.fingerprint import difference, fingerprint
 from stages.shared.errors import UserError
@@ -133,17 +132,14 @@ def test_too_little_room_for_adapter_and_checkpoints_is_said_before_the_training
         check_disk(size, checkpoints)
 
 
-def test_several_processes_are_refused_before_anything_is_read(tmp_path):
+def test_another_launcher_is_refused_before_anything_is_loaded(tmp_path):
     environment = os.environ | {"WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "stages.train"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("train: WORLD_SIZE is 2: this stage trains in one process")
-
-
-def test_one_process_is_not_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    refuse_several_processes()
+    assert done.stderr.startswith(
+        "train: WORLD_SIZE is 2, set by torchrun, accelerate launch or the like. Start it with"
+    )
 
 
 def changed_code():
@@ -169,6 +165,7 @@ def changed_base():
         ({"quantization": {"double_quant": False}}, "quantization.double_quant True → False"),
         ({"machine": {"attention": "eager"}}, "machine.attention sdpa → eager"),
         ({"machine": {"gradient_checkpointing": True}}, "machine.gradient_checkpointing False → True"),
+        ({"machine": {"devices": 2}}, ""),  # the processes there are count, not those asked for
         (changed_code, "stages/shared/progress.py"),
         (changed_rows, "data/tokenized/validation.arrow"),
         (changed_base, "models/base"),

@@ -1,6 +1,5 @@
 """What can be known to go wrong before the model is loaded, so that it does not show after hours."""
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,16 +40,6 @@ def count_rows(path: Path, end: int) -> Rows:
             ended += compute.count_distinct(owners).as_py()
             longest = max(longest, compute.max(batch["seq_lengths"].flatten()).as_py() or 0)
     return Rows(rows, tokens, trained, rows - ended, longest)
-
-
-def refuse_several_processes() -> None:
-    """The loss is computed beside the wrapper that would average gradients, so each process would train its own."""
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world != "1":
-        raise UserError(
-            f"WORLD_SIZE is {world}: this stage trains in one process, on one device. Start it with `dvc repro train`, "
-            "not with torchrun or accelerate launch"
-        )
 
 
 def end_token() -> int:

@@ -6,6 +6,7 @@ import json
 import platform
 from pathlib import Path
 
+from stages._train.distributed import world
 from stages.shared.models import pick_device
 from stages.shared.params import Params
 from stages.shared.paths import ADAPTERS, BASE, read_json
@@ -59,6 +60,7 @@ def fingerprint(params: Params) -> dict[str, object]:
         "device": pick_device(machine).type,
         "machine.attention": machine.attention,
         "machine.gradient_checkpointing": machine.gradient_checkpointing,
+        "processes": world(),  # gradients summed in another order are rounded otherwise
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in (*LIBRARIES, *BELOW)},
     }

@@ -13,14 +13,17 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def say(text: str) -> None:
-    """A line on standard error, from a signal handler too, where print() may find its own buffer locked."""
-    os.write(2, f"train: {text}\n".encode())
+    """A line on standard error, from a signal handler too, where print() may find its own buffer locked.
+
+    Of several processes rank 0 alone speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, f"train: {text}\n".encode())
 
 
 class Stop:
     """While `training`, a signal waits for the next checkpoint; before and after, it ends the process at once.
 
-    `saved` is the optimizer step of the last checkpoint. After PATIENCE, or at a second Ctrl-C, that one must do.
+    `saved` is the optimizer step of the last checkpoint. After PATIENCE, or at a signal after Ctrl-C, that one must do.
     """
 
     def __init__(self) -> None:
@@ -45,7 +48,7 @@ class Stop:
         os._exit(128 + number)
 
     def handle(self, number: int, frame: object) -> None:
-        again = self.received == signal.SIGINT == number
+        again = self.received == signal.SIGINT
         self.received = self.received or number
         if again or not self.training:
             self.leave()
@@ -54,7 +57,7 @@ class Stop:
     def leave(self) -> None:
         """Ends the process by an exception, with the exit code that shells give to its signal: 143 or 130."""
         say(f"stopped by {signal.Signals(self.received).name}. {self.next_run()}")
-        if self.received == signal.SIGINT:
+        if self.received == signal.SIGINT and "RANK" not in os.environ:
             raise KeyboardInterrupt
         sys.exit(128 + self.received)
 

@@ -3,6 +3,7 @@
 Why not TRL's loss: it also computes entropy and accuracy, and on two CPU cores took three quarters of each step.
 """
 
+import functools
 import time
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from trl import SFTTrainer
 
 from stages._train.adapter import save_adapter
 from stages._train.checkpoints import Checkpoints
+from stages._train.distributed import agree, average_gradients, same_start, total, world
 from stages._train.loss import LinearCrossEntropy
 from stages._train.optimizer import loraplus_optimizer, refuse_rounding
+from stages._train.shares import GENERATORS, Even, NoCheckpoints, generator_states, load_generators
 from stages._train.signals import Stop
 from stages._train.start import TAKEN, start
 from stages._train.stopping import EarlyStopping
@@ -45,6 +48,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model, optimizer, **_):
         state.save_steps = args.save_steps  # a checkpoint brings its own, and machine.save_steps may have changed
+        same_start(model, args.seed)
         refuse_rounding(model, optimizer)
         self.progress = Progress("train", state.max_steps - state.global_step, " steps")
         self.stop.training = True
@@ -55,6 +59,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         self.seconds += time.monotonic() - self.began
         self.progress.advance(loss=self.loss)
+        self.stop.received = agree(self.stop.received)  # a signal may reach the processes in different steps
         control.should_save = control.should_save or bool(self.stop.received)
 
     def on_log(self, args, state, control, logs, **_):
@@ -68,9 +73,19 @@ class Watch(TrainerCallback):
 class Trainer(SFTTrainer):
     """SFTTrainer on rows that are tokenized and packed already (see stages.shared.models.packed_batch)."""
 
-    def __init__(self, *arguments, lora: Lora, patience: int | None, checkpoints: Checkpoints, stop: Stop, **options):
+    def __init__(
+        self,
+        *arguments,
+        lora: Lora,
+        patience: int | None,
+        checkpoints: Checkpoints | NoCheckpoints,
+        stop: Stop,
+        **options,
+    ):
         self.lora, self.taken = lora, {}
         super().__init__(*arguments, **options)
+        # The loss goes round the model's own forward, which is all that DistributedDataParallel knows.
+        self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
         self.checkpoints, self.stop = checkpoints, stop
         self.early = EarlyStopping(patience) if patience else None
@@ -115,7 +130,9 @@ class Trainer(SFTTrainer):
     def _save_checkpoint(self, model, trial) -> None:
         """The Trainer's own, without tokenizer, model card and pickled arguments."""
         step = self.state.global_step
+        self.generators = generator_states() if world() > 1 else None
         self.checkpoints.save(step, self.write_checkpoint)
+        self.stop.received = agree(self.stop.received)  # which also waits until the checkpoint is written
         self.stop.saved = step
         if self.stop.received:
             self.stop.leave()
@@ -127,9 +144,41 @@ class Trainer(SFTTrainer):
         if self.early:
             self.early.save(folder)
         self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
+        if self.generators:
+            torch.save(self.generators, folder / GENERATORS)
+        else:
+            self._save_rng_state(str(folder))
         self.state.save_to_json(str(folder / "trainer_state.json"))
         write_json(folder / "costs.json", self.watch.costs())
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and world() > 1:
+            load_generators(Path(checkpoint))
+        else:
+            super()._load_rng_state(checkpoint)
+
+    def _get_train_sampler(self, train_dataset=None):
+        if world() == 1:
+            return super()._get_train_sampler(train_dataset)
+        self.order = Even(len(self.train_dataset), self.args.per_device_train_batch_size, self.args.seed)
+        return self.order
+
+    def _run_epoch(self, *arguments, epoch: int, **options) -> None:
+        # Resumed, accelerate's data loader sets the epoch of one wrapper too few: the order would be that of epoch 0.
+        if world() > 1:
+            self.order.set_epoch(epoch)
+        super()._run_epoch(*arguments, epoch=epoch, **options)
+
+    def _get_eval_sampler(self, eval_dataset):
+        if world() == 1:
+            return super()._get_eval_sampler(eval_dataset)
+        return Even(len(eval_dataset), self.args.per_device_eval_batch_size, None)
+
+    def training_step(self, *arguments, **options) -> torch.Tensor:
+        loss = super().training_step(*arguments, **options)
+        if self.accelerator.sync_gradients:  # set by the Trainer in the last batch of an optimizer step
+            average_gradients(self.model)
+        return loss
 
     def summed_loss(self, model, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """The sum of the cross-entropies of the trained tokens, in nats, and their number."""
@@ -156,14 +205,15 @@ class Trainer(SFTTrainer):
     def evaluate(self, *_, **__) -> dict[str, float]:
         """Logs eval_loss: nats a trained token over the whole validation split."""
         self.model.eval()
-        total, count = 0.0, 0
+        summed, count = 0.0, 0
         # A data loader draws a seed when it starts; dropout must not notice that there was an evaluation.
         with torch.random.fork_rng(), torch.no_grad(), self.compute_loss_context_manager():
             for inputs in self.get_eval_dataloader():
                 loss, trained = self.summed_loss(self.model, self._prepare_inputs(inputs))
-                total, count = total + loss.item(), count + trained
+                summed, count = summed + loss.item(), count + trained
         self.model.train()
-        metrics = {"eval_loss": total / count}
+        summed, count = total(summed, count)
+        metrics = {"eval_loss": summed / count}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -19,7 +19,10 @@ def pick_device(machine: Machine) -> "torch.device":
 
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise UserError("machine.device is cuda, but PyTorch sees no CUDA device. Set it to auto or cpu")
-    return torch.device("cuda" if machine.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if machine.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Of several processes each has its own, by the number that torchrun's agent gives it.
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else None)
 
 
 def make_deterministic(seed: int, wanted: bool, warn_only: bool) -> None:
@@ -41,7 +44,7 @@ def make_deterministic(seed: int, wanted: bool, warn_only: bool) -> None:
     torch.use_deterministic_algorithms(wanted and torch.cuda.is_available(), warn_only=warn_only)
 
 
-def bitsandbytes_config(quantization: Quantization) -> "BitsAndBytesConfig | None":
+def bitsandbytes_config(quantization: Quantization, machine: Machine) -> "BitsAndBytesConfig | None":
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -54,6 +57,10 @@ def bitsandbytes_config(quantization: Quantization) -> "BitsAndBytesConfig | Non
         bnb_4bit_quant_type=quantization.quant_type,
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=torch.bfloat16,
+        # To be sharded over several processes, the same bytes are stored under the name of a float type.
+        bnb_4bit_quant_storage=torch.bfloat16
+        if machine.sharding == "fsdp" and "LOCAL_RANK" in os.environ
+        else torch.uint8,
     )
 
 
@@ -67,7 +74,7 @@ def load_model(folder: Path, machine: Machine, quantization: Quantization | None
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.bfloat16,
-        quantization_config=None if quantization is None else bitsandbytes_config(quantization),
+        quantization_config=None if quantization is None else bitsandbytes_config(quantization, machine),
         attn_implementation=machine.attention,
         device_map={"": pick_device(machine)},
         use_safetensors=True,

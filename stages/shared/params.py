@@ -236,12 +236,24 @@ class Machine(Section):
     """How it runs, not what comes out: no stage declares this section to DVC, so changing it reruns nothing."""
 
     device: Literal["auto", "cpu", "cuda"]
+    devices: Count | Literal["auto"]
+    sharding: Literal["none", "fsdp"]
+    nodes: Count
+    rendezvous: Annotated[str, Field(pattern=r"^[\w.:\[\]-]+:\d{1,5}$")] | None
     attention: Literal["sdpa", "eager"]
     gradient_checkpointing: bool
     workers: Count | None
     save_steps: Count
     save_total_limit: Count
     report_to: Literal["none"] | Annotated[list[Tracker], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def machines_know_where_to_meet(self):
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                "nodes above 1 needs rendezvous, the first machine and a free port, such as 10.0.0.1:29500"
+            )
+        return self
 
 
 class Params(Section):
@@ -274,6 +286,12 @@ class Params(Section):
             raise ValueError(
                 "lora.variant: dora with quantization.bits: 8 loses the scales of the weights (PEFT 0.21 on the CPU). "
                 "Set quantization.bits to 4 or 16, or lora.variant to lora or rslora"
+            )
+        plain = init == "default" and self.lora.variant != "dora" and bits != 8
+        if self.machine.sharding == "fsdp" and not plain:
+            raise ValueError(
+                "machine.sharding: fsdp goes with lora.init: default, lora.variant: lora or rslora, and "
+                "quantization.bits: 4 or 16: the others look at whole weights, which no process has. Set it to none"
             )
         if bits == 8 and self.merge.base == "dequantized":
             raise ValueError(

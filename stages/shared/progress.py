@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a line now and then in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self.done, self.started = 0, time.monotonic()
         self.printed = self.started
-        self.bar = tqdm(total=total, desc=label, unit=unit, leave=False, disable=not sys.stderr.isatty())
+        shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"  # of several processes the first shows it
+        self.bar = tqdm(total=total, desc=label, unit=unit, leave=False, disable=not shown)
 
     def advance(self, count: int = 1, **figures: str) -> None:
         self.done += count

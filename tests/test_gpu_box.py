@@ -1,0 +1,37 @@
+"""The batch file for Slurm and the task for SkyPilot are the lines of docs/gpu-box.md."""
+
+import re
+import subprocess
+
+import pytest
+
+from stages.shared.params import read_yaml
+from tests.conftest import ROOT
+
+PAGE = (ROOT / "docs/gpu-box.md").read_text()
+BATCH = (ROOT / "tools/slurm/train.sbatch").read_text()
+TASK = read_yaml(ROOT / "tools/skypilot/train.yaml")
+SCRIPTS = {"slurm": BATCH, "skypilot setup": TASK["setup"], "skypilot run": TASK["run"]}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_bash_reads_the_script(script):
+    subprocess.run(["bash", "-n"], input=SCRIPTS[script], text=True, check=True)
+
+
+@pytest.mark.parametrize("script", ["slurm", "skypilot run"])
+def test_the_script_runs_what_the_page_says_for_each_change(script):
+    block = next(block for block in re.findall(r"(?ms)^```bash\n(.*?)^```", PAGE) if block.startswith("git pull"))
+    lines = [line.partition("#")[0].strip() for line in block.splitlines()]
+    said = [line for line in lines if line.startswith("dvc")]
+    said += ["git add dvc.lock params.yaml metrics.json", "git push"]
+    done = [line.removeprefix("srun ").strip() for line in SCRIPTS[script].splitlines()]
+    assert [line for line in done if line in said] == said
+    assert "git add dvc.lock params.yaml metrics.json" in block
+
+
+def test_slurm_gives_as_much_time_to_stop_as_a_training_takes():
+    from stages._train.signals import PATIENCE
+
+    (seconds,) = re.findall(r"#SBATCH --signal=TERM@(\d+)", BATCH)
+    assert int(seconds) > max(PATIENCE.values())

@@ -1,0 +1,315 @@
+"""Several processes: each optimizer step has the rows, and to rounding the result, that one process has."""
+
+import contextlib
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.data import BatchSampler, SequentialSampler
+
+from stages._train.adapter import add_adapter
+from stages._train.launch import configuration, devices
+from stages._train.sharding import shard
+from stages._train.shares import Even
+from stages._train.signals import Stop
+from stages.shared.errors import UserError
+from stages.shared.models import load_model, pick_device
+from stages.shared.params import load_params
+from stages.train import main
+from tests.conftest import ROOT, write_rows
+from tests.test_train import MANIFEST
+from tests.test_train_faults import Repository, tokenized
+
+ROWS = 11  # over 2 processes the last batch of an epoch has no partner
+VALUES = {
+    "lora": {"r": 4, "alpha": 8},
+    "train": {"epochs": 2, "batch_size": 1, "gradient_accumulation_steps": 4, "warmup_steps": 1, "eval_steps": 2},
+    "machine": {"device": "cpu", "save_steps": 2},
+}
+STEPS = 6
+
+
+def alone(rows, batch_size, seed):
+    """The row numbers of the batches of two epochs, as accelerate orders them for one process."""
+    order = SequentialSampler(range(rows)) if seed is None else SeedableRandomSampler(range(rows), data_seed=seed)
+    return [list(BatchSampler(order, batch_size, drop_last=False)) for epoch in range(2)]
+
+
+def spread(rows, batch_size, processes, seed, monkeypatch):
+    """The same for each of several processes, as accelerate deals them out."""
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    dealt = []
+    for number in range(processes):
+        order = Even(rows + 1, batch_size, seed)
+        shard = BatchSamplerShard(BatchSampler(order, batch_size, drop_last=False), processes, number)
+        epochs = []
+        for epoch in range(2):
+            order.set_epoch(epoch)
+            epochs.append(list(shard))
+        dealt.append(epochs)
+    return dealt
+
+
+@pytest.mark.parametrize("seed", [None, 42])
+@pytest.mark.parametrize(("rows", "batch_size", "processes"), [(11, 1, 2), (8, 2, 2), (13, 2, 3), (1, 1, 4)])
+def test_an_optimizer_step_has_the_rows_that_it_has_in_one_process(rows, batch_size, processes, seed, monkeypatch):
+    expected = alone(rows, batch_size, seed)
+    dealt = spread(rows, batch_size, processes, seed, monkeypatch)
+    for epoch, batches in enumerate(expected):
+        lengths = {len(own[epoch]) for own in dealt}
+        assert len(lengths) == 1
+        for step in range(lengths.pop()):
+            together = [row for own in dealt for row in own[epoch][step] if row != rows]
+            assert together == [row for batch in batches[step * processes : (step + 1) * processes] for row in batch]
+    assert (expected[0] == expected[1]) == (seed is None or rows == 1)
+
+
+def with_gpus(count, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "machine", "expected"),
+    [
+        (8, {"devices": "auto"}, 8),
+        (6, {"devices": "auto"}, 4),
+        (8, {"devices": "auto", "nodes": 2, "rendezvous": "10.0.0.1:29500"}, 4),
+        (0, {"devices": "auto"}, 1),
+        (4, {"devices": 2}, 2),
+        (0, {"devices": 2}, 2),
+    ],
+)
+def test_auto_takes_the_gpus_that_divide_the_batches_of_a_step(params_of, monkeypatch, gpus, machine, expected):
+    with_gpus(gpus, monkeypatch)
+    assert devices(params_of(machine=machine, train={"gradient_accumulation_steps": 8})) == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "message"),
+    [
+        ({"devices": 4}, "machine.devices is 4, but PyTorch sees 3 CUDA devices"),
+        ({"sharding": "fsdp"}, "machine.sharding shares the base out over several processes, and there is one"),
+        ({"devices": 3}, "train.gradient_accumulation_steps is 8, which 3 processes"),
+        ({"devices": 1, "nodes": 3, "rendezvous": "a:1"}, "train.gradient_accumulation_steps is 8, which 3 processes"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(params_of, monkeypatch, machine, message):
+    with_gpus(3, monkeypatch)
+    with pytest.raises(UserError, match=message):
+        devices(params_of(machine=machine, train={"gradient_accumulation_steps": 8}))
+
+
+def test_each_process_has_a_gpu_of_its_own(params_of, monkeypatch):
+    with_gpus(2, monkeypatch)
+    machine = params_of().machine
+    assert pick_device(machine) == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device(machine) == torch.device("cuda:1")
+
+
+def test_several_machines_need_a_place_to_meet(params_of):
+    with pytest.raises(ValueError, match="nodes above 1 needs rendezvous"):
+        params_of(machine={"nodes": 2})
+    with pytest.raises(ValueError, match=r"machine\.rendezvous"):
+        params_of(machine={"nodes": 2, "rendezvous": "no-port"})
+
+
+def test_a_machine_tells_the_others_the_address_that_faces_them(params_of):
+    def meeting(place):
+        params = params_of(machine={"nodes": 2, "rendezvous": place})
+        return configuration(params, 1)
+
+    assert meeting("127.0.0.1:29500").local_addr == "127.0.0.1"
+    with pytest.raises(UserError, match=r"machine\.rendezvous is no-such-host\.invalid:1, which this machine cannot"):
+        meeting("no-such-host.invalid:1")
+
+
+def test_a_sharded_base_leaves_half_of_its_layers_in_each_of_two_processes(small_base, params_of, monkeypatch):
+    params = params_of(lora={"r": 4}, machine={"device": "cpu", "devices": 2, "sharding": "fsdp"})
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    model = load_model(small_base, params.machine, params.quantization)
+    layers = [p for name, p in model.named_parameters() if ".layers." in name]
+    before = sum(p.nbytes for p in layers)
+    assert {p.dtype for p in layers} == {torch.bfloat16}
+    model = add_adapter(model, params.lora, MANIFEST)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        shard(model)
+    finally:
+        torch.distributed.destroy_process_group()
+    base = [p for name, p in model.named_parameters() if ".layers." in name and not p.requires_grad]
+    assert sum(p.to_local().nbytes for p in base) == before // 2
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and isinstance(p, DTensor)]
+
+
+# From here on processes of their own, each with the libraries to import.
+
+
+class Training(Repository):
+    """A repository in which `python -m stages.train` trains ROWS rows."""
+
+    def __init__(self, folder, small_base, **machine):
+        super().__init__(folder, small_base)
+        self.environment |= {"OMP_NUM_THREADS": "1"}
+        write_rows(folder / "data/tokenized/train.arrow", list(tokenized(ROWS, 0)))
+        self.change(**VALUES)
+        self.change(lora={"dropout": machine.pop("dropout", 0.0)}, machine=machine)
+
+    def change(self, **sections):
+        yaml = YAML()
+        values = yaml.load(self.folder / "params.yaml")
+        for section, changes in sections.items():
+            values[section].update(changes)
+        yaml.dump(values, self.folder / "params.yaml")
+
+    def begin(self, fault=None, **variables):
+        self.environment |= variables
+        return self.start(sys.executable, "-m", "stages.train", fault=fault)
+
+    def finish(self, process, code=0):
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == code, printed
+        return printed
+
+    def weights(self):
+        return load_file(self.folder / "models/adapter/adapter_model.safetensors")
+
+    def curve(self, name):
+        with open(self.folder / f"metrics/{name}_curve.csv") as file:
+            return [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, small_base):
+    trainings = []
+
+    def make(name, **machine):
+        trainings.append(Training(tmp_path_factory.mktemp(name) / "repository", small_base, **machine))
+        return trainings[-1]
+
+    yield make
+    for process in (process for training in trainings for process in training.groups):
+        for pid in [process, *children(process)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def children(pid):
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def state(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        return taken.getsockname()[1]
+
+
+JOIN = """
+import sys
+from stages._train.distributed import agree, join, total
+from stages.shared.errors import UserError
+try:
+    join(cuda=False)
+    print(agree(int(sys.argv[1])), total(int(sys.argv[1]), 0.5), file=sys.stderr)
+except UserError as error:
+    print(error, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "said"), [(2, "15 [17.0, 1.0]"), (3, "2 processes came together, 3 were asked for: machine.devices must")]
+)
+def test_processes_agree_if_there_are_as_many_as_were_asked_for(asked, said):
+    port = str(free_port())
+    group = {"WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1", "GROUP_RANK": "0", "TRAIN_PROCESSES": str(asked)}
+    group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN, number],
+            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, number in enumerate(["2", "15"])
+    ]
+    for process in processes:
+        assert process.communicate(timeout=100)[1].startswith(said)
+
+
+@pytest.mark.slow
+def test_two_machines_give_the_result_of_one_process_where_dvc_waits_for_it(made, monkeypatch):
+    alone = made("alone")
+    monkeypatch.chdir(alone.folder)
+    monkeypatch.setenv("DVC_ROOT", str(alone.folder))
+    main(Stop(), load_params()).finish()
+    meet = {"nodes": 2, "rendezvous": f"127.0.0.2:{free_port()}"}
+    helper, first = made("helper", **meet), made("first", **meet)
+    helping = helper.begin()
+    printed = first.finish(first.begin(DVC_STAGE="train"))
+    assert helper.finish(helping) == ""
+    assert helper.results() == {}
+    assert f"train: {STEPS} steps, validation loss" in printed
+    assert len(printed.splitlines()) == 1
+    assert not list(first.folder.glob(".dvc/tmp/checkpoints/*"))
+    expected, found = alone.weights(), first.weights()
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+    for name in ("train", "validation"):
+        torch.testing.assert_close(torch.tensor(first.curve(name)), torch.tensor(alone.curve(name)), rtol=1e-4, atol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not(made):
+    whole = made("whole", devices=2, dropout=0.1)
+    printed = whole.finish(whole.begin())
+    assert len(printed.splitlines()) == 1
+
+    stopped = made("stopped", devices=2, dropout=0.1)
+    # Each process kills itself and nobody else in the fourth step, as if the machine went away.
+    process = stopped.begin(fault="stages._train.trainer:Watch.on_step_begin:4:SIGKILL")
+    assert "was ended by SIGKILL. If that was nobody" in stopped.finish(process, code=1)
+    assert stopped.checkpoints() == ["step-00000002"]
+
+    # From here on with the base in two parts.
+    # Both wait before step 5 until the process that DVC would have started has passed SIGTERM on to them.
+    stopped.change(machine={"sharding": "fsdp"})
+    process = stopped.begin(fault="stages._train.trainer:Watch.on_step_begin:3:SIGSTOP")
+    while [state(child) for child in children(process.pid)] != ["T", "T"]:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    process.terminate()
+    time.sleep(0.5)
+    for child in children(process.pid):
+        os.kill(child, signal.SIGCONT)
+    printed = stopped.finish(process, code=128 + signal.SIGTERM)
+    assert "train: goes on from step 2\n" in printed
+    assert printed.splitlines()[-2:] == [
+        "train: SIGTERM: ends after this step, with a checkpoint",
+        "train: stopped by SIGTERM. The next run with the same values goes on from step 5",
+    ]
+
+    assert "train: goes on from step 5\n" in stopped.finish(stopped.begin())
+    assert stopped.results() == whole.results()
