@@ -263,7 +263,7 @@ def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrup
     trainer.add_callback(Greedy)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"out of memory in step 3 .*goes on from step 2\. .*train\.batch_size"):
-        train(trainer, None)
+        train(trainer, None, {})
     assert not (tmp_path / "models/adapter").exists()
     again = trainer_of(trainer.checkpoints)
     train(again, trainer.checkpoints.newest())
