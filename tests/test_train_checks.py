@@ -184,6 +184,18 @@ def test_a_checkpoint_is_known_by_all_that_shapes_its_bytes_and_by_nothing_else(
     assert difference(before, fingerprint(params_of(**values))) == named
 
 
+def test_of_the_adapters_only_the_one_to_start_from_counts_for_a_checkpoint(params_of):
+    for name in ("first", "second"):
+        Path("data/adapters", name).mkdir()
+        Path("data/adapters", name, "adapter_model.safetensors").write_bytes(b"1")
+    params = params_of(lora={"init_from": "first"})
+    before = fingerprint(params)
+    Path("data/adapters/second/adapter_model.safetensors").write_bytes(b"2")
+    assert fingerprint(params) == before
+    Path("data/adapters/first/adapter_model.safetensors").write_bytes(b"2")
+    assert difference(before, fingerprint(params)) == "data/adapters/first/adapter_model.safetensors"
+
+
 def test_another_library_version_is_another_fingerprint(params_of):
     parts = fingerprint(params_of())
     assert {"python", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "numpy"} <= parts.keys()
