@@ -136,12 +136,12 @@ def launch(params: Params) -> None:
         sys.exit(failure.exitcode)
     except RendezvousTimeoutError:
         raise UserError(
-            f"{params.machine.nodes} machines did not come together at {params.machine.rendezvous} within {JOIN} s. Start "
-            "all of them, with the same params.yaml"
+            f"{params.machine.nodes} machines did not come together at {params.machine.rendezvous} within {JOIN} s. "
+            "Start all of them, with the same params.yaml"
         ) from None
     except RendezvousError:
         raise UserError(
-            f"the first machine cannot be reached at {params.machine.rendezvous}, or has ended: then it says why. Start "
-            "it again, and let this port through to it"
+            f"the first machine cannot be reached at {params.machine.rendezvous}, or has ended: then it says why. "
+            "Start it again, and let this port through to it"
         ) from None
     sys.exit(0)
