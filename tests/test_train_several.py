@@ -311,5 +311,12 @@ def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not
         "train: stopped by SIGTERM. The next run with the same values goes on from step 5",
     ]
 
-    assert "train: goes on from step 5\n" in stopped.finish(stopped.begin())
+    # The last step on two "machines", of which the second has no checkpoint of its own.
+    meet = {"devices": 1, "nodes": 2, "rendezvous": f"127.0.0.2:{free_port()}", "sharding": "fsdp"}
+    second = made("second", dropout=0.1, **meet)
+    stopped.change(machine=meet)
+    helping = second.begin()
+    assert "train: goes on from step 5\n" in stopped.finish(stopped.begin(DVC_STAGE="train"))
+    assert second.finish(helping) == ""
     assert stopped.results() == whole.results()
+    assert not [*stopped.folder.glob(".dvc/tmp/checkpoints/*"), *second.folder.glob(".dvc/tmp/checkpoints/*")]

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages._train.distributed import world
 from stages._train.history import best, evaluations
 from stages.shared.paths import ADAPTER, CURVE, VALIDATION_CURVE
 
@@ -65,6 +66,7 @@ def speed(trainer: "Trainer", tokens: int, trained: int) -> dict[str, float | st
     seconds = costs["train_seconds"]
     return {
         "device": torch.cuda.get_device_name() if trainer.args.device.type == "cuda" else "cpu",
+        "processes": world(),
         "seconds": round(costs["stage_seconds"], 3),
         "runs": costs["runs"],
         "train_seconds": round(seconds, 3),
