@@ -6,7 +6,7 @@ import json
 import platform
 from pathlib import Path
 
-from stages.shared.models import pick_device
+from stages.shared.models import pick_attention, pick_device
 from stages.shared.params import Params
 from stages.shared.paths import BASE, read_json
 from stages.shared.stage import declaration
@@ -39,7 +39,8 @@ def contents(dep: Path) -> str:
 def fingerprint(params: Params) -> dict[str, object]:
     """{what: its value or hash}: base, rows, the stage's code, params, library versions.
 
-    Of `machine` it takes what changes the bytes; threads and the model of the GPU may change with the box.
+    Of `machine` it takes what changes the bytes; threads and the model of the GPU may change with the box. So may
+    machine.memory: weights kept and activations computed again are the same numbers.
     """
     deps, _ = declaration("train")
     machine = params.machine
@@ -50,8 +51,7 @@ def fingerprint(params: Params) -> dict[str, object]:
         **flat(params.lora.model_dump(), "lora"),
         **flat(params.train.model_dump(), "train"),
         "device": pick_device(machine).type,
-        "machine.attention": machine.attention,
-        "machine.gradient_checkpointing": machine.gradient_checkpointing,
+        "machine.attention": pick_attention(machine, packed=True),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in (*LIBRARIES, *BELOW)},
     }

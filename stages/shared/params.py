@@ -193,8 +193,8 @@ class Machine(Section):
     """How it runs, not what comes out: no stage declares this section to DVC, so changing it reruns nothing."""
 
     device: Literal["auto", "cpu", "cuda"]
-    attention: Literal["sdpa", "eager"]
-    gradient_checkpointing: bool
+    attention: Literal["auto", "varlen", "sdpa", "eager"]
+    memory: Literal["auto", "low", "weights", "activations", "both"]
     workers: Count | None
     save_steps: Count
     save_total_limit: Count
