@@ -35,11 +35,11 @@ TIMED_OUT = 3600
 
 
 def settings(config: str) -> Params:
-    """params.yaml, with the same short warm-up for all; for 7b the batches of profiles/mistral-7b.yaml, cut to 4 rows."""
+    """params.yaml, with the same short warm-up for all; for 7b the batches of profiles/mistral-7b.yaml, one to a step."""
     params = load_params(Path("profiles/mistral-7b.yaml")) if config == "7b" else load_params()
     train = {"lr_scheduler": "constant", "warmup_steps": 0, "epochs": 1.0, "weight_decay": 0.0}
     if config == "7b":
-        train |= {"batch_size": 2, "gradient_accumulation_steps": 2}
+        train |= {"batch_size": 4, "gradient_accumulation_steps": 1}
     return params.model_copy(update={"train": params.train.model_copy(update=train)})
 
 

@@ -12,6 +12,9 @@ from transformers import AttentionInterface
 from stages.shared.models import packed_batch
 from stages.shared.prompts import IGNORED
 
+# Fewer heads of keys than of queries: torch 2.11 takes them without being asked, 2.13 only when asked.
+GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters else {}
+
 
 def attend(
     module: torch.nn.Module,
@@ -29,8 +32,6 @@ def attend(
     """An attention function of transformers: query (1, heads, tokens, size), key and value with fewer heads → (1,
     tokens, heads, size). cu_seq_lens_q (conversations + 1,) int32 says where in `tokens` each begins and the last ends.
     """
-    # torch 2.11 takes fewer heads of keys without being asked, 2.13 only when asked.
-    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters else {}
     queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
     out = varlen.varlen_attn(
         queries,
@@ -42,7 +43,7 @@ def attend(
         max_length_q,
         scale=scaling,
         window_size=(sliding_window - 1 if sliding_window else -1, 0),  # tokens before and after that each one sees
-        **grouped,
+        **GROUPED,
     )
     return out[None], None
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from trl import SFTTrainer
 
@@ -79,6 +80,8 @@ class Trainer(SFTTrainer):
         self.checkpoints, self.stop = checkpoints, stop
         self.watch = Watch(checkpoints.opened, stop, self.args.device.type == "cuda")
         self.add_callback(self.watch)
+        # Adapters that keep PEFT's forward would run in fp32 without autocast, which costs time at every operation.
+        self.autocast = any(isinstance(m, LoraLayer) and "forward" not in vars(m) for m in self.model.modules())
         # SFTTrainer casts adapters on a quantized base to bf16, where small updates are lost to rounding.
         for parameter in self.model.parameters():
             if parameter.requires_grad:
@@ -118,9 +121,8 @@ class Trainer(SFTTrainer):
         """The sum of the cross-entropies of the trained tokens, in nats, and their number."""
         backbone = self.accelerator.unwrap_model(model).get_base_model()
         bounds = {name: inputs[name] for name in ("cu_seq_lens_q", "max_length_q") if name in inputs}
-        # accelerate's autocast is in the forward of the whole model, which is not called here. Without it, adapters
-        # that keep PEFT's forward would run in fp32.
-        with torch.autocast(inputs["input_ids"].device.type, dtype=torch.bfloat16):
+        # accelerate's autocast is in the forward of the whole model, which is not called here.
+        with torch.autocast(inputs["input_ids"].device.type, dtype=torch.bfloat16, enabled=self.autocast):
             # With a cache, transformers would let packed conversations see each other.
             states = backbone.model(
                 input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, **bounds
