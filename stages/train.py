@@ -9,6 +9,7 @@ these processes rank 0 writes all results.
 
 import functools
 import importlib.metadata
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from stages._train.checks import Rows, adapter_parameters, check_disk, check_row
 from stages._train.distributed import join, leave, rank, refuse_divergence, with_the_others, world
 from stages._train.fingerprint import LIBRARIES, fingerprint
 from stages._train.launch import launch
+from stages._train.memory import CHOICES, Keep, choose, device_memory, shape_of
+from stages._train.plan import budget_of, plan
 from stages._train.results import curves, losses, sizes, speed
 from stages._train.sharding import shard
 from stages._train.signals import Stop, die_with_parent
@@ -25,8 +28,8 @@ from stages._train.start import check_start
 from stages._train.trackers import prepare_trackers
 from stages.shared.errors import UserError
 from stages.shared.four_bit import VALUES, value_hashes
-from stages.shared.models import load_model, make_deterministic, packed_batch, pick_device
-from stages.shared.params import Params
+from stages.shared.models import load_model, make_deterministic, pick_attention, pick_device
+from stages.shared.params import Params, load_params
 from stages.shared.paths import (
     ADAPTER,
     BASE,
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
     from stages._train.trainer import Trainer
 
 
-def training_arguments(params: Params) -> "SFTConfig":
+def training_arguments(params: Params, recompute: bool) -> "SFTConfig":
     from trl import SFTConfig
 
     from stages._train.optimizer import OPTIMIZERS
@@ -69,7 +72,8 @@ def training_arguments(params: Params) -> "SFTConfig":
         neftune_noise_alpha=train.neftune_alpha,
         bf16=True,
         seed=params.seed,
-        gradient_checkpointing=params.machine.gradient_checkpointing,
+        gradient_checkpointing=recompute,
+        accelerator_config={"non_blocking": True},  # else each batch would wait for all work before it on the GPU
         use_cpu=pick_device(params.machine).type == "cpu",
         eval_strategy="steps",
         eval_steps=train.eval_steps,
@@ -89,17 +93,23 @@ def training_arguments(params: Params) -> "SFTConfig":
 
 
 def make_trainer(
-    model: "PeftModel", rows: "dict[str, Dataset]", params: Params, checkpoints: Checkpoints, stop: Stop
+    model: "PeftModel",
+    rows: "dict[str, Dataset]",
+    params: Params,
+    checkpoints: Checkpoints,
+    stop: Stop,
+    keep: Keep = Keep(weights=False, activations=True),
 ) -> "Trainer":
     from transformers import AutoTokenizer
 
+    from stages._train.attention import collate
     from stages._train.shares import even
     from stages._train.trainer import Trainer
 
     return Trainer(
         model=model,
-        args=training_arguments(params),
-        data_collator=packed_batch,
+        args=training_arguments(params, recompute=not keep.activations),
+        data_collator=functools.partial(collate, attention=model.config._attn_implementation),
         train_dataset=even(rows["train"]),
         eval_dataset=even(rows["validation"]),
         processing_class=AutoTokenizer.from_pretrained(BASE),
@@ -108,6 +118,37 @@ def make_trainer(
         checkpoints=checkpoints,
         stop=stop,
     )
+
+
+def prepare_model(params: Params, manifest: dict, memory: str) -> "tuple[PeftModel, int, dict[str, str]]":
+    """The base with a fresh adapter, ready to train, the bytes of the base as quantized, and the hashes of its values
+    (in rank 0)."""
+    from stages._train.attention import register
+    from stages._train.lora import fuse
+
+    register()
+    model = load_model(BASE, params.machine, params.quantization, packed=True)
+    base_bytes = quantized_bytes(model)
+    values = value_hashes(model) if rank() == 0 else {}  # now, while the base is whole and in 4 bits
+    model = add_adapter(model, params.lora, manifest)
+    if params.machine.sharding == "fsdp":
+        shard(model)  # a layer's weights are whole only while its own forward runs
+    else:
+        fuse(model, hold=CHOICES[memory].weights)
+    return model, base_bytes, values
+
+
+def pick_memory(params: Params) -> str:
+    varlen = pick_attention(params.machine, packed=True) == "varlen"
+    cuda = pick_device(params.machine).type == "cuda"
+    memory = choose(shape_of(read_json(BASE / "config.json")), params, varlen, device_memory(cuda))
+    keep = CHOICES[memory]
+    print(
+        f"train: machine.memory {memory}: base weights {'in 16 bits' if keep.weights else 'dequantized for each use'}, "
+        f"activations {'kept' if keep.activations else 'computed again'} (python -m stages.train --plan says why)",
+        flush=True,
+    )
+    return memory
 
 
 def load_rows() -> "dict[str, Dataset]":
@@ -130,8 +171,8 @@ def train(trainer: "Trainer", checkpoint: Path | None, values: dict[str, str]) -
             raise
         raise UserError(
             f"out of memory in step {trainer.state.global_step + 1} ({error}). {trainer.stop.next_run()}. Give it more "
-            "memory; or it needs less with a smaller train.batch_size or tokenize.max_length, or with "
-            "machine.gradient_checkpointing: true, but each of these starts the training afresh"
+            "memory, or set machine.memory: low, which keeps the checkpoints; or it needs less with a smaller "
+            "train.batch_size or tokenize.max_length, but each of these starts the training afresh"
         ) from None
     refuse_divergence(trainer.model)
     if rank():
@@ -179,13 +220,9 @@ def main(stop: Stop, params: Params) -> Outcome:
     stop.saved = step_of(checkpoint) if checkpoint else 0
     manifest = read_json(BASE / "manifest.json")
     make_deterministic(params.seed, params.train.deterministic, warn_only=False)
-    model = load_model(BASE, params.machine, params.quantization)
-    base_bytes = quantized_bytes(model)
-    values = value_hashes(model) if rank() == 0 else {}  # later on the base may be cut up among the processes
-    model = add_adapter(model, params.lora, manifest)
-    if params.machine.sharding == "fsdp":
-        shard(model)
-    trainer = make_trainer(model, load_rows(), params, checkpoints, stop)
+    memory = pick_memory(params)
+    model, base_bytes, values = prepare_model(params, manifest, memory)
+    trainer = make_trainer(model, load_rows(), params, checkpoints, stop, CHOICES[memory])
     trainer.add_callback(LiveCurves())
     train(trainer, checkpoint, values)
     if rank():
@@ -203,7 +240,7 @@ def main(stop: Stop, params: Params) -> Outcome:
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     write_json(METRICS / "train.json", metrics)
-    timing = speed(trainer, tokens, trained)
+    timing = speed(trainer, tokens, trained) | {"attention": model.config._attn_implementation, "memory": memory}
     return Outcome(
         f"{metrics['steps']} steps, validation loss {metrics['validation_loss_start']:.3f} → "
         f"{metrics['validation_loss']:.3f}, {timing['tokens_per_second']:.0f} tokens/s, adapter in {ADAPTER}",
@@ -213,6 +250,11 @@ def main(stop: Stop, params: Params) -> Outcome:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--plan"]:
+        try:
+            sys.exit(print(plan(load_params(), budget_of(sys.argv[2:]))))
+        except UserError as error:
+            sys.exit(f"train: {error}")
     stop = Stop()
     stop.install()
     die_with_parent()

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 
 from stages._train.distributed import world
-from stages.shared.models import pick_device
+from stages.shared.models import pick_attention, pick_device
 from stages.shared.params import Params
 from stages.shared.paths import ADAPTERS, BASE, read_json
 from stages.shared.stage import declaration
@@ -46,7 +46,8 @@ def contents(dep: Path) -> str:
 def fingerprint(params: Params) -> dict[str, object]:
     """{what: its value or hash}: base, rows, the stage's code, params, library versions.
 
-    Of `machine` it takes what changes the bytes; threads and the model of the GPU may change with the box.
+    Of `machine` it takes what changes the bytes; threads and the model of the GPU may change with the box. So may
+    machine.memory: weights kept and activations computed again are the same numbers.
     """
     deps, _ = declaration("train")
     machine = params.machine
@@ -58,8 +59,7 @@ def fingerprint(params: Params) -> dict[str, object]:
         **flat(params.lora.model_dump(), "lora"),
         **flat(params.train.model_dump(), "train"),
         "device": pick_device(machine).type,
-        "machine.attention": machine.attention,
-        "machine.gradient_checkpointing": machine.gradient_checkpointing,
+        "machine.attention": pick_attention(machine, packed=True),
         "processes": world(),  # gradients summed in another order are rounded otherwise
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in (*LIBRARIES, *BELOW)},

@@ -25,6 +25,16 @@ def pick_device(machine: Machine) -> "torch.device":
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else None)
 
 
+def pick_attention(machine: Machine, packed: bool) -> str:
+    """The attention function, of transformers or of stages/_train/attention.py. Only `packed` rows may take varlen."""
+    cuda = pick_device(machine).type == "cuda"
+    if machine.attention == "varlen" and not cuda:
+        raise UserError("machine.attention is varlen, which needs CUDA. Set it to auto or sdpa")
+    if machine.attention in ("auto", "varlen"):
+        return "varlen" if packed and cuda else "sdpa"
+    return machine.attention
+
+
 def make_deterministic(seed: int, wanted: bool, warn_only: bool) -> None:
     """Seeds every generator; `wanted` also takes CUDA kernels that repeat to the bit.
 
@@ -64,8 +74,13 @@ def bitsandbytes_config(quantization: Quantization, machine: Machine) -> "BitsAn
     )
 
 
-def load_model(folder: Path, machine: Machine, quantization: Quantization | None = None) -> "PreTrainedModel":
-    """A causal language model in bf16, ready to evaluate; its linear layers quantized where `quantization` says so."""
+def load_model(
+    folder: Path, machine: Machine, quantization: Quantization | None = None, packed: bool = False
+) -> "PreTrainedModel":
+    """A causal language model in bf16, ready to evaluate; its linear layers quantized where `quantization` says so.
+
+    A model for `packed` rows may have another attention (see pick_attention), which must be registered before.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -75,7 +90,7 @@ def load_model(folder: Path, machine: Machine, quantization: Quantization | None
         folder,
         dtype=torch.bfloat16,
         quantization_config=None if quantization is None else bitsandbytes_config(quantization, machine),
-        attn_implementation=machine.attention,
+        attn_implementation=pick_attention(machine, packed),
         device_map={"": pick_device(machine)},
         use_safetensors=True,
         trust_remote_code=False,

@@ -240,8 +240,8 @@ class Machine(Section):
     sharding: Literal["none", "fsdp"]
     nodes: Count
     rendezvous: Annotated[str, Field(pattern=r"^[\w.:\[\]-]+:\d{1,5}$")] | None
-    attention: Literal["sdpa", "eager"]
-    gradient_checkpointing: bool
+    attention: Literal["auto", "varlen", "sdpa", "eager"]
+    memory: Literal["auto", "low", "weights", "activations", "both"]
     workers: Count | None
     save_steps: Count
     save_total_limit: Count

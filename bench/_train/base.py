@@ -1,0 +1,95 @@
+"""What all contenders train: a base with its fresh adapter, and conversations."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import MistralConfig, MistralForCausalLM
+
+from stages._tokenize.packing import pack
+from stages.shared.models import load_model
+from stages.shared.params import Params
+from stages.shared.paths import BASE, TOKENIZED, read_json
+from stages.shared.prompts import IGNORED
+
+SEVEN = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+
+def random_7b(folder: Path) -> None:
+    """A models/base of Mistral-7B v0.3's shape with random weights, made on the GPU; the tokenizer is models/base's."""
+    config = MistralConfig(
+        vocab_size=32768,
+        max_position_embeddings=32768,
+        rms_norm_eps=1e-5,
+        sliding_window=None,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        **SEVEN,
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = MistralForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter.data, std=0.02)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, max_shard_size="5GB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(BASE / name, folder / name)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    manifest = {"id": None, "path": "random", "revision": None, "parameters": count, "files": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def load_base(folder: Path, params: Params, packed: bool, adapter: bool = True) -> torch.nn.Module:
+    """The 4-bit base, with an adapter that is the same for every contender."""
+    from stages._train.adapter import add_adapter
+
+    model = load_model(folder, params.machine, params.quantization, packed=packed)
+    torch.manual_seed(params.seed)
+    return add_adapter(model, params.lora, read_json(folder / "manifest.json")) if adapter else model
+
+
+def conversations(split: str, longest: int) -> list[dict]:
+    """Of data/tokenized, one a row again: input_ids, labels."""
+    from datasets import Dataset
+
+    found = []
+    for row in Dataset.from_file(str(TOKENIZED / f"{split}.arrow")):
+        start = 0
+        for length in row["seq_lengths"]:
+            part = {name: row[name][start : start + length] for name in ("input_ids", "labels")}
+            start += length
+            if length <= longest:
+                found.append(part)
+    return found
+
+
+def packed_rows(some: list[dict], length: int) -> list[dict]:
+    """The conversations in rows of up to `length` tokens, as the stage tokenize packs them."""
+    rows = []
+    for group in pack([len(each["input_ids"]) for each in some], length):
+        row = {name: [token for index in group for token in some[index][name]] for name in ("input_ids", "labels")}
+        rows.append(row | {"seq_lengths": [len(some[index]["input_ids"]) for index in group]})
+    return rows
+
+
+def masked(some: list[dict]) -> list[dict]:
+    """As TRL takes them: input_ids, completion_mask."""
+    return [
+        {
+            "input_ids": each["input_ids"],
+            "completion_mask": [int(label != IGNORED) for label in each["labels"]],
+        }
+        for each in some
+    ]

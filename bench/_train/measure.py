@@ -1,0 +1,105 @@
+"""One contender's training, timed step by step, and what it has learned by its end."""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainerCallback
+
+from stages._train.attention import collate
+from stages._train.loss import LinearCrossEntropy
+from stages.shared.prompts import IGNORED
+from stages.shared.stage import peak_memory
+
+WARM = 2  # optimizer steps that are not timed
+
+
+@dataclass
+class Result:
+    """Of the timed steps. peak: bytes, allocated on the GPU or resident on the CPU. loss: nats a token, held out."""
+
+    tokens_per_second: float
+    trained_per_second: float
+    step_seconds: float
+    peak: int
+    loss: float
+    all_trained: int
+    first_losses: list[float] = field(default_factory=list)
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class Steps(TrainerCallback):
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *_, **__):
+        synchronize()
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *_, **__):
+        synchronize()
+        self.seconds.append(time.perf_counter() - self.began)
+
+
+def counting(collator: Callable, counts: list[tuple[int, int]]) -> Callable:
+    """The collator, with (tokens that are no padding, trained tokens) of each batch noted in `counts`."""
+
+    def collated(rows):
+        batch = collator(rows)
+        counts.append((sum(len(row["input_ids"]) for row in rows), int((batch["labels"] != IGNORED).sum())))
+        return batch
+
+    return collated
+
+
+def held_out(model: torch.nn.Module, rows: list[dict]) -> float:
+    model.eval()
+    backbone = model.get_base_model()
+    device, total, count = backbone.lm_head.weight.device, 0.0, 0
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
+        for row in rows:
+            batch = collate([row], backbone.config._attn_implementation)
+            batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+            places, targets = batch.pop("places"), batch.pop("targets")
+            del batch["labels"]
+            states = backbone.model(**batch, use_cache=False).last_hidden_state.flatten(0, 1)[places]
+            total += LinearCrossEntropy.apply(states, backbone.lm_head.weight, targets).item()
+            count += len(targets)
+    return total / count
+
+
+def run(trainer, rows: list[dict]) -> Result:
+    """Trains to the end. rows: held-out packed rows."""
+    steps, counts = Steps(), []
+    trainer.add_callback(steps)
+    trainer.data_collator = counting(trainer.data_collator, counts)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    trainer.train()
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()
+    each = trainer.args.gradient_accumulation_steps
+    batches = [counts[start : start + each] for start in range(0, len(counts), each)][WARM:]
+    tokens, trained = (sum(one[index] for batch in batches for one in batch) for index in (0, 1))
+    seconds = sum(steps.seconds[WARM:])
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Result(
+        tokens / seconds,
+        trained / seconds,
+        seconds / len(batches),
+        peak,
+        held_out(trainer.model, rows),
+        sum(trained for _, trained in counts),
+        losses,
+    )
+
+
+def clear() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,119 @@
+"""`train` beside TRL's SFTTrainer: the same conversations, base, adapter and optimizer, one table.
+
+    python -m bench.train [--config tiny|7b] [--steps N]
+
+tiny: models/base and data/tokenized as they are (`dvc repro tokenize`), on whatever device there is; each contender in a
+process of its own, by turns, the faster of TURNS counts. 7b: a base of Mistral-7B's shape with random weights, on a GPU.
+Loss is that of held-out rows after all conversations were trained once, with the same number of trained tokens.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+from stages.shared.stage import QUIET
+
+os.environ |= QUIET | {"HF_HUB_OFFLINE": "1"}
+warnings.simplefilter("ignore")
+
+import torch  # noqa: E402
+
+from bench._train.base import conversations, packed_rows, random_7b  # noqa: E402
+from bench._train.contenders import CONTENDERS  # noqa: E402
+from bench._train.measure import Result, clear, run  # noqa: E402
+from stages.shared.params import Params, load_params  # noqa: E402
+from stages.shared.paths import BASE  # noqa: E402
+
+TURNS = 2
+RANDOM = Path(".dvc/tmp/bench-7b")
+TIMED_OUT = 3600
+
+
+def settings(config: str) -> Params:
+    """params.yaml, with the same short warm-up for all; for 7b the batches of profiles/mistral-7b.yaml, one to a step."""
+    params = load_params(Path("profiles/mistral-7b.yaml")) if config == "7b" else load_params()
+    train = {"lr_scheduler": "constant", "warmup_steps": 0, "epochs": 1.0, "weight_decay": 0.0}
+    if config == "7b":
+        train |= {"batch_size": 4, "gradient_accumulation_steps": 1}
+    return params.model_copy(update={"train": params.train.model_copy(update=train)})
+
+
+def chosen(params: Params, steps: int) -> list[dict]:
+    """Conversations that fill `steps` optimizer steps of packed rows, as good as full."""
+    train = params.train
+    wanted = steps * train.batch_size * train.gradient_accumulation_steps
+    some = conversations("train", params.tokenize.max_length)
+    rows = packed_rows(some, params.tokenize.max_length)[:wanted]
+    found = []
+    for row in rows:
+        start = 0
+        for length in row["seq_lengths"]:
+            found.append({name: row[name][start : start + length] for name in ("input_ids", "labels")})
+            start += length
+    return found
+
+
+def one(name: str, config: str, steps: int) -> Result:
+    params = settings(config)
+    folder = RANDOM if config == "7b" else BASE
+    trainer = CONTENDERS[name].trainer(folder, chosen(params, steps), params)
+    held = packed_rows(conversations("validation", params.tokenize.max_length), params.tokenize.max_length)[:16]
+    return run(trainer, held)
+
+
+def table(results: dict[str, Result]) -> str:
+    lines = [
+        "| | trained tokens/s | all tokens/s | ours to it | s a step | peak GiB | trained tokens | loss after |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    ours = results.get("ours")
+    for name, r in results.items():
+        ratio = f"{ours.trained_per_second / r.trained_per_second:.2f}" if ours else ""
+        lines.append(
+            f"| {name} | {r.trained_per_second:.0f} | {r.tokens_per_second:.0f} | {ratio} | {r.step_seconds:.3f} | "
+            f"{r.peak / 2**30:.2f} | {r.all_trained} | {r.loss:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def by_turns(names: list[str], config: str, steps: int) -> dict[str, Result]:
+    best: dict[str, Result] = {}
+    for _ in range(TURNS):
+        for name in names:
+            command = [sys.executable, "-m", "bench.train", "--one", name, "--config", config, "--steps", str(steps)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMED_OUT, check=False)
+            if done.returncode:
+                print(f"{name}: {done.stderr.strip().splitlines()[-1]}", flush=True)
+                continue
+            found = Result(**json.loads(done.stdout.strip().splitlines()[-1]))
+            print(f"{name}: {found.trained_per_second:.0f} trained tokens/s, loss {found.loss:.4f}", flush=True)
+            if name not in best or found.trained_per_second > best[name].trained_per_second:
+                best[name] = found
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", choices=("tiny", "7b"), default="tiny")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--one", choices=CONTENDERS)
+    parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(dataclasses.asdict(one(options.one, options.config, options.steps))))
+        return
+    if options.config == "7b":
+        random_7b(RANDOM)
+        clear()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{device}, torch {torch.__version__}", flush=True)
+    print(table(by_turns(options.only, options.config, options.steps)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Packed conversations without padding: all tokens of a batch in one row, and attention that is told where they end.
+
+No mask exists, so attention costs what the conversations cost one by one, and no token of padding goes through a layer.
+"""
+
+import inspect
+
+import torch
+from torch.nn.attention import varlen
+from transformers import AttentionInterface
+
+from stages.shared.models import packed_batch
+from stages.shared.prompts import IGNORED
+
+# Fewer heads of keys than of queries: torch 2.11 takes them without being asked, 2.13 only when asked.
+GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters else {}
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    cu_seq_lens_q: torch.Tensor,
+    max_length_q: int,
+    sliding_window: int | None = None,
+    **_,
+) -> tuple[torch.Tensor, None]:
+    """An attention function of transformers: query (1, heads, tokens, size), key and value with fewer heads → (1,
+    tokens, heads, size). cu_seq_lens_q (conversations + 1,) int32 says where in `tokens` each begins and the last ends.
+    """
+    queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
+    out = varlen.varlen_attn(
+        queries,
+        keys,
+        values,
+        cu_seq_lens_q,
+        cu_seq_lens_q,
+        max_length_q,
+        max_length_q,
+        scale=scaling,
+        window_size=(sliding_window - 1 if sliding_window else -1, 0),  # tokens before and after that each one sees
+        **GROUPED,
+    )
+    return out[None], None
+
+
+def register() -> None:
+    """Makes attn_implementation "varlen" known; without a mask function of its own it gets no mask."""
+    AttentionInterface.register("varlen", attend)
+
+
+def flat_batch(rows: list[dict]) -> dict[str, torch.Tensor | int]:
+    """What packed_batch makes of the rows, in one row of all their tokens, with the bounds for `attend`."""
+    lengths = [length for row in rows for length in row["seq_lengths"]]
+    row = {name: [value for row in rows for value in row[name]] for name in ("input_ids", "labels")}
+    bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    return packed_batch([row | {"seq_lengths": lengths}]) | {
+        "cu_seq_lens_q": bounds,
+        "max_length_q": max(lengths),
+    }
+
+
+def trained_places(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """From labels (rows, length): where in the flattened hidden states a trained token is predicted, and the token."""
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
+    places = (targets != IGNORED).nonzero()[:, 0]
+    return places, targets[places]
+
+
+def collate(rows: list[dict], attention: str) -> dict[str, torch.Tensor | int]:
+    """A batch, with its trained places found on the CPU: on the GPU that would wait for all work before it."""
+    batch = flat_batch(rows) if attention == "varlen" else packed_batch(rows)
+    places, targets = trained_places(batch["labels"])
+    return batch | {"places": places, "targets": targets}

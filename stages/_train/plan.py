@@ -1,0 +1,56 @@
+"""`python -m stages.train --plan [GIB]`: what the training will take of memory, before anything is loaded."""
+
+from stages._train.memory import CHOICES, GIB, OVERHEAD, Estimate, choose, device_memory, estimate, shape_of
+from stages.shared.errors import UserError
+from stages.shared.models import pick_device
+from stages.shared.params import Params
+from stages.shared.paths import BASE, read_json
+
+PARTS = ("base", "adapter", "optimizer", "activations", "logits")
+
+
+def line(name: str, parts: Estimate, verdict: str) -> str:
+    figures = "".join(f"{getattr(parts, part) / GIB:>12.2f}" for part in (*PARTS, "total"))
+    return f"{name:<12}{figures}   {verdict}"
+
+
+def plan(params: Params, budget: int | None = None) -> str:
+    """A table in GiB of the four values of machine.memory. budget: bytes; without it the memory of this device.
+
+    Raises:
+        UserError: there is no models/base/config.json.
+    """
+    if not (BASE / "config.json").exists():
+        raise UserError(f"{BASE / 'config.json'} is missing. Run `dvc repro download_model` first")
+    shape = shape_of(read_json(BASE / "config.json"))
+    cuda = pick_device(params.machine).type == "cuda"
+    # Whoever asks about a GPU's budget elsewhere will train with varlen there.
+    varlen = params.machine.attention in ("auto", "varlen") and (cuda or budget is not None)
+    where = "a budget" if budget is not None else "this GPU" if cuda else "this machine's memory"
+    budget = device_memory(cuda) if budget is None else budget
+    picked = choose(shape, params, varlen, budget)
+    lines = [
+        f"{params.train.batch_size} rows of {params.tokenize.max_length} tokens in a forward pass, "
+        f"lora.r {params.lora.r}, {'varlen' if varlen else 'sdpa or eager'} attention; GiB",
+        f"{'memory':<12}" + "".join(f"{part:>12}" for part in (*PARTS, "total")),
+    ]
+    for name, keep in CHOICES.items():
+        parts = estimate(shape, params, keep, varlen)
+        verdict = ("fits" if parts.fits(budget) else "does not fit") + (" ← taken" if name == picked else "")
+        lines.append(line(name, parts, verdict))
+    lines.append(
+        f"Beside {where} of {budget / GIB:.1f} GiB, with {OVERHEAD / GIB:.0f} GiB and a tenth left for CUDA and the "
+        "allocator. In every row the trained bytes are the same"
+    )
+    return "\n".join(lines)
+
+
+def budget_of(arguments: list[str]) -> int | None:
+    """Bytes, from the arguments after --plan."""
+    if not arguments:
+        return None
+    try:
+        (text,) = arguments
+        return int(float(text) * GIB)
+    except ValueError:
+        raise UserError(f"--plan takes a number of GiB or nothing (it was given {' '.join(arguments)})") from None

@@ -1,0 +1,275 @@
+"""What makes training fast changes nothing that is trained: attention without padding, fused adapters, kept weights."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import MistralConfig, MistralForCausalLM
+
+from stages._train import attention
+from stages._train.attention import collate, flat_batch, register
+from stages._train.lora import fuse
+from stages._train.memory import CHOICES, GIB, choose, estimate, layer_activations, shape_of
+from stages._train.plan import budget_of, plan
+from stages.shared.errors import UserError
+from stages.shared.models import load_model, packed_batch, pick_attention
+from stages.shared.prompts import IGNORED
+from stages.train import prepare_model
+from tests.test_train import MANIFEST, rows
+
+
+def reference(query, key, value, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+    """varlen_attn's contract in plain PyTorch: one conversation after the other."""
+    assert cu_q is cu_k and cu_q.dtype == torch.int32 and max_q == max_k == cu_q.diff().max()
+    assert enable_gqa and query.shape[1] > key.shape[1] and window_size[1] == 0
+    out = []
+    for start, stop in zip(cu_q[:-1].tolist(), cu_q[1:].tolist(), strict=True):
+        q, k, v = (states[start:stop].transpose(0, 1)[None] for states in (query, key, value))
+        n = stop - start
+        seen = torch.ones(n, n, dtype=torch.bool).tril()
+        if window_size[0] >= 0:
+            seen &= torch.ones(n, n, dtype=torch.bool).triu(-window_size[0])
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, seen, scale=scale, enable_gqa=True)
+        out.append(attended[0].transpose(0, 1))
+    return torch.cat(out)
+
+
+@pytest.fixture
+def with_varlen(monkeypatch):
+    register()
+    monkeypatch.setattr(attention.varlen, "varlen_attn", reference)
+
+
+def small(implementation, window=None):
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=32768,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=window,
+        initializer_range=0.1,
+        attn_implementation=implementation,
+    )
+    return MistralForCausalLM(config)
+
+
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.usefixtures("with_varlen")
+def test_flat_batches_have_the_states_and_gradients_of_padded_ones(window):
+    some = rows(3)
+    found = {}
+    for name in ("sdpa", "varlen"):
+        model = small(name, window).model
+        batch = collate(some, name)
+        bounds = {key: batch[key] for key in ("cu_seq_lens_q", "max_length_q") if key in batch}
+        states = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, **bounds)
+        trained = states.last_hidden_state.flatten(0, 1)[batch["places"]]
+        trained.square().sum().backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
+        found[name] = trained, batch["targets"], gradients
+    assert torch.equal(found["sdpa"][1], found["varlen"][1])
+    torch.testing.assert_close(found["varlen"][0], found["sdpa"][0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found["varlen"][2], found["sdpa"][2], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.usefixtures("with_varlen")
+def test_in_a_flat_batch_a_changed_conversation_leaves_the_others_as_they_were():
+    model, some = small("varlen").model, rows(2)
+
+    def states():
+        batch = flat_batch(some)
+        return model(
+            batch["input_ids"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+            cu_seq_lens_q=batch["cu_seq_lens_q"],
+            max_length_q=batch["max_length_q"],
+        ).last_hidden_state[0]
+
+    with torch.no_grad():
+        before = states()
+        start, stop = 16, 36  # the second of three conversations of the first row
+        some[0]["input_ids"][start:stop] = [7] * (stop - start)
+        after = states()
+    assert torch.equal(before[:start], after[:start])
+    assert torch.equal(before[stop:], after[stop:])
+    assert not torch.equal(before[start:stop], after[start:stop])
+
+
+def test_a_flat_batch_has_no_padding_and_trains_the_same_tokens():
+    some = rows(3)
+    flat, padded = collate(some, "varlen"), collate(some, "sdpa")
+    assert flat["input_ids"].shape == (1, sum(len(row["input_ids"]) for row in some)) != padded["input_ids"].shape
+    lengths = [length for row in some for length in row["seq_lengths"]]
+    assert flat["cu_seq_lens_q"].diff().tolist() == lengths
+    assert (flat["position_ids"][0] == 0).nonzero()[:, 0].tolist() == flat["cu_seq_lens_q"][:-1].tolist()
+    assert torch.equal(flat["targets"], padded["targets"])
+    trained = [label for row in some for label in row["labels"][1:] if label != IGNORED]
+    assert flat["targets"].tolist() == trained
+    assert (flat["input_ids"].flatten()[flat["places"] + 1] == flat["targets"]).all()
+
+
+def test_varlen_needs_cuda_and_auto_does_without(params_of):
+    machine = params_of(machine={"device": "cpu", "attention": "auto"}).machine
+    assert pick_attention(machine, packed=True) == "sdpa"
+    with pytest.raises(UserError, match=r"machine\.attention is varlen, which needs CUDA"):
+        pick_attention(machine.model_copy(update={"attention": "varlen"}), packed=True)
+
+
+def adapted(base, params, **options):
+    """A PEFT model on the 4-bit base with B that is not zero, so that every gradient counts."""
+    register()
+    model = load_model(base, params.machine, params.quantization, packed=True)
+    torch.manual_seed(1)
+    options = {"r": 4, "lora_alpha": 6, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options}
+    model = get_peft_model(model, LoraConfig(**options))
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p.data, std=0.05)
+        if "lora_" in name:
+            p.data = p.data.float()
+    return model.train()
+
+
+def measured(model, seed=3):
+    """(states, gradients of the adapter, gradient of the input, a draw after it)"""
+    torch.manual_seed(seed)
+    batch = packed_batch(rows(2))
+    inputs = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        backbone = model.get_base_model().model
+        states = backbone(inputs_embeds=inputs, position_ids=batch["position_ids"], use_cache=False).last_hidden_state
+    (states.float() * torch.linspace(-1, 1, states.shape[-1])).sum().backward()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    return states.detach().float(), gradients, inputs.grad.float(), torch.rand(1)
+
+
+def near(found, expected, limit):
+    return ((found - expected).norm() / expected.norm()).item() < limit
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_dropout": 0.2}, {"use_rslora": True}], ids=["plain", "dropout", "rs"])
+def test_a_fused_adapter_has_the_values_the_gradients_and_the_draws_of_pefts(small_base, params_of, options):
+    params = params_of(machine={"device": "cpu"})
+    theirs = measured(adapted(small_base, params, **options))
+    model = adapted(small_base, params, **options)
+    assert fuse(model, hold=False) == 0
+    ours = measured(model)
+    assert all(near(found, expected, 0.03) for found, expected in zip(ours[:3], theirs[:3], strict=True))
+    assert torch.equal(ours[3], theirs[3])
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
+def test_kept_weights_give_the_same_bits_as_4_bit_ones(small_base, params_of, targets):
+    params = params_of(machine={"device": "cpu"})
+    found = []
+    for hold in (False, True):
+        model = adapted(small_base, params, target_modules=targets, lora_dropout=0.1)
+        fuse(model, hold=hold)
+        found.append(measured(model))
+        packed = [p for p in model.parameters() if p.dtype == torch.uint8]
+        assert bool(packed) is not hold
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_dora_keeps_pefts_own_forward(small_base, params_of):
+    params = params_of(machine={"device": "cpu"})
+    theirs = measured(adapted(small_base, params, use_dora=True))
+    model = adapted(small_base, params, use_dora=True)
+    assert fuse(model, hold=True) == 2 * 7
+    assert all(torch.equal(a, b) for a, b in zip(measured(model), theirs, strict=True))
+
+
+def test_activations_computed_again_give_the_same_bits(small_base, params_of):
+    params = params_of(machine={"device": "cpu"})
+    found = []
+    for again in (False, True):
+        model = adapted(small_base, params, lora_dropout=0.1)
+        fuse(model, hold=False)
+        if again:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        found.append(measured(model))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_estimate_counts_what_a_layer_keeps(small_base, params_of, dropout, monkeypatch):
+    monkeypatch.chdir(small_base.parents[1])
+    params = params_of(machine={"device": "cpu"}, lora={"r": 4, "dropout": dropout})
+    model, _ = prepare_model(params, MANIFEST, "low")
+    model.train()
+    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    batch = packed_batch(rows(2))
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # the tensor, so that its address is not used again
+        return tensor
+
+    backbone = model.get_base_model().model
+
+    def kept_by(layers):
+        kept.clear()
+        backbone.config.num_hidden_layers = layers
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            inputs = backbone.embed_tokens(batch["input_ids"]).requires_grad_()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                out = backbone(inputs_embeds=inputs, position_ids=batch["position_ids"], use_cache=False)
+        found = sum(size for size, _ in kept.values())
+        del out
+        return found
+
+    tokens = batch["input_ids"].numel()
+    each = (kept_by(2) - kept_by(1)) / tokens
+    shape = shape_of(json.loads((small_base / "config.json").read_text()))
+    assert layer_activations(shape, params, varlen=False) == pytest.approx(each, rel=0.1)
+
+
+SEVEN = {
+    "num_hidden_layers": 32,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 32768,
+}
+
+
+def test_a_smaller_budget_takes_a_setting_that_keeps_less(params_of):
+    params = params_of(tokenize={"max_length": 2048}, train={"batch_size": 2})
+    picked = [choose(shape_of(SEVEN), params, True, budget * GIB) for budget in (200, 80, 40, 24, 12, 1)]
+    order = list(CHOICES)
+    assert [order.index(name) for name in picked] == sorted(order.index(name) for name in picked)
+    assert (picked[0], picked[-1]) == ("both", "low")
+    pinned = params_of(machine={"memory": "weights"})
+    assert choose(shape_of(SEVEN), pinned, True, GIB) == "weights"
+
+
+def test_the_base_of_a_7b_is_estimated_as_it_was_measured(params_of):
+    """On an H100 the 4-bit base and its 16-bit embeddings took 3.86 GiB of 7.11e9 weights, r 16 0.16 GiB in fp32."""
+    found = estimate(shape_of(SEVEN), params_of(), CHOICES["low"], varlen=True)
+    assert found.base / GIB == pytest.approx(3.86, rel=0.02)
+    assert found.adapter == 4 * 41_943_040
+
+
+def test_the_plan_names_the_setting_and_every_alternative(small_base, params_of, monkeypatch, tmp_path):
+    monkeypatch.chdir(small_base.parents[1])
+    text = plan(params_of(), 24 * GIB)
+    assert all(sum(line.startswith(name + " ") for line in text.splitlines()) == 1 for name in CHOICES)
+    assert text.count("← taken") == 1 and "budget of 24.0 GiB" in text
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="dvc repro download_model"):
+        plan(params_of())
+
+
+def test_a_budget_is_a_number_of_gib():
+    assert (budget_of([]), budget_of(["1.5"])) == (None, 3 * GIB // 2)
+    with pytest.raises(UserError, match="--plan takes a number of GiB"):
+        budget_of(["much"])
