@@ -72,13 +72,23 @@ def join(cuda: bool) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 it stays so to the end
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo", timeout=HOUR)
-    found = int(total(1)[0])
+    try:
+        torch.distributed.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo", timeout=HOUR)
+        found = int(total(1)[0])
+    except RuntimeError as error:
+        raise UserError(
+            f"the processes cannot connect ({first_line(error)}). Where a machine has several network interfaces, name "
+            "the one that they share: GLOO_SOCKET_IFNAME=eth0 NCCL_SOCKET_IFNAME=eth0"
+        ) from None
     if found != int(os.environ[PROCESSES]):
         raise UserError(
             f"{found} processes came together, {os.environ[PROCESSES]} were asked for: machine.devices must give the "
             "same number on each of the machine.nodes machines"
         )
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def leave() -> None:
@@ -99,7 +109,10 @@ def with_the_others() -> Iterator[None]:
         if world() == 1 or not any(name in text for name in ("gloo", "nccl", "connection closed by peer", "tcpstore")):
             raise
         if os.environ["LOCAL_RANK"] == "0":
-            print("train: another process of this training has ended, so this one ends too", file=sys.stderr)
+            print(
+                f"train: another process of this training has ended, so this one ends too ({first_line(error)})",
+                file=sys.stderr,
+            )
         sys.exit(1)
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from stages._train.signals import PATIENCE
 from stages.shared.errors import UserError
@@ -90,7 +90,7 @@ def configuration(params: Params, count: int) -> "LaunchConfig":
         run_id="train",
         rdzv_backend="c10d",
         rdzv_endpoint=endpoint,
-        rdzv_configs={"timeout": JOIN, "join_timeout": JOIN},
+        rdzv_configs={"timeout": JOIN, "join_timeout": JOIN, "read_timeout": JOIN},
         local_addr=address(endpoint) if machine.nodes > 1 else "127.0.0.1",
         max_restarts=0,
         monitor_interval=0.1,
@@ -107,8 +107,12 @@ def launch(params: Params) -> None:
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or C++ says with a stack trace that another machine ended
     count = devices(params)
-    if count * params.machine.nodes == 1:
-        return
+    if count * params.machine.nodes > 1:
+        start(params, count)
+
+
+def start(params: Params, count: int) -> NoReturn:
+    """Runs the processes of this machine to their end, and ends with what became of them."""
     logging.disable(logging.ERROR)  # of the agent, in this process alone: the others say what happened themselves
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
