@@ -81,13 +81,13 @@ def training_arguments(params: Params, recompute: bool) -> "SFTConfig":
     return arguments
 
 
-def make_trainer(
+def make_trainer(  # noqa: PLR0913, PLR0917 the parts of a training
     model: "PeftModel",
     rows: "dict[str, Dataset]",
     params: Params,
     checkpoints: Checkpoints,
     stop: Stop,
-    keep: Keep = Keep(weights=False, activations=True),
+    keep: Keep = CHOICES["activations"],
 ) -> "Trainer":
     from transformers import AutoTokenizer
 
@@ -119,10 +119,10 @@ def prepare_model(params: Params, manifest: dict, memory: str) -> "tuple[PeftMod
     return model, base_bytes
 
 
-def pick_memory(params: Params) -> str:
+def pick_memory(params: Params, longest_row: int) -> str:
     varlen = pick_attention(params.machine, packed=True) == "varlen"
     cuda = pick_device(params.machine).type == "cuda"
-    memory = choose(shape_of(read_json(BASE / "config.json")), params, varlen, device_memory(cuda))
+    memory = choose(shape_of(read_json(BASE / "config.json")), params, longest_row, varlen, device_memory(cuda))
     keep = CHOICES[memory]
     print(
         f"train: machine.memory {memory}: base weights {'in 16 bits' if keep.weights else 'dequantized for each use'}, "
@@ -177,7 +177,7 @@ def main(stop: Stop, params: Params) -> Outcome:
     stop.saved = step_of(checkpoint) if checkpoint else 0
     manifest = read_json(BASE / "manifest.json")
     make_deterministic(params.seed, params.train.deterministic, warn_only=False)
-    memory = pick_memory(params)
+    memory = pick_memory(params, counts.longest_row)
     model, base_bytes = prepare_model(params, manifest, memory)
     trainer = make_trainer(model, load_rows(), params, checkpoints, stop, CHOICES[memory])
     train(trainer, checkpoint)

@@ -1,8 +1,8 @@
 """The forward and backward pass of a frozen layer with a LoRA adapter, in as few passes over memory as they need.
 
-PEFT's 4-bit forward copies the base's output, scales the adapter's and adds the two, each in a pass of its own. Here the
-adapter's second product is added where the base's output lies, its scale a factor of that product. The base's weight is
-dequantized for each use, or was once and is kept (`hold`): the numbers, and so the results, are the same.
+PEFT's 4-bit forward copies the base's output, scales the adapter's and adds the two, each in a pass of its own. Here
+the adapter's second product is added where the base's output lies, its scale a factor of that product. The base's
+weight is dequantized for each use, or was once and is kept (`hold`): the numbers, and so the results, are the same.
 """
 
 import functools
@@ -37,7 +37,9 @@ class LoraLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, weight: Weight, scale: float, dropout: float):
+    def forward(  # noqa: PLR0913, PLR0917 apply() takes no names
+        ctx, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, weight: Weight, scale: float, dropout: float
+    ):
         flat = x.reshape(-1, x.shape[-1])
         out = torch.nn.functional.linear(flat, weight())
         mask, kept = None, flat
