@@ -1,10 +1,12 @@
-"""`train` beside TRL's SFTTrainer: the same conversations, base, adapter and optimizer, one table.
+"""`train` beside TRL's SFTTrainer, in one table.
 
     python -m bench.train [--config tiny|7b] [--steps N]
 
-tiny: models/base and data/tokenized as they are (`dvc repro tokenize`), on whatever device there is; each contender in a
-process of its own, by turns, the faster of TURNS counts. 7b: a base of Mistral-7B's shape with random weights, on a GPU.
-Loss is that of held-out rows after all conversations were trained once, with the same number of trained tokens.
+tiny: models/base and data/tokenized as they are (`dvc repro tokenize`), on whatever device there is. 7b: a base of
+Mistral-7B's shape with random weights, on a GPU; the rows are those of data/tokenized too, so make them of 2,048 tokens
+(tokenize.max_length). Each contender runs in a process of its own, by turns, and the faster of its TURNS counts. All
+get the same conversations, base, adapter and optimizer. The loss is that of held-out rows after all conversations were
+trained once, with the same number of trained tokens.
 """
 
 import argparse
@@ -24,18 +26,19 @@ warnings.simplefilter("ignore")
 import torch  # noqa: E402
 
 from bench._train.base import conversations, packed_rows, random_7b  # noqa: E402
-from bench._train.contenders import CONTENDERS  # noqa: E402
+from bench._train.contenders import CONTENDERS, STEPWISE  # noqa: E402
 from bench._train.measure import Result, clear, run  # noqa: E402
 from stages.shared.params import Params, load_params  # noqa: E402
 from stages.shared.paths import BASE  # noqa: E402
 
 TURNS = 2
+ALL = STEPWISE | CONTENDERS
 RANDOM = Path(".dvc/tmp/bench-7b")
 TIMED_OUT = 3600
 
 
 def settings(config: str) -> Params:
-    """params.yaml, with the same short warm-up for all; for 7b the batches of profiles/mistral-7b.yaml, one to a step."""
+    """params.yaml, with the same short warm-up for all; for 7b one batch of profiles/mistral-7b.yaml a step."""
     params = load_params(Path("profiles/mistral-7b.yaml")) if config == "7b" else load_params()
     train = {"lr_scheduler": "constant", "warmup_steps": 0, "epochs": 1.0, "weight_decay": 0.0}
     if config == "7b":
@@ -61,7 +64,7 @@ def chosen(params: Params, steps: int) -> list[dict]:
 def one(name: str, config: str, steps: int) -> Result:
     params = settings(config)
     folder = RANDOM if config == "7b" else BASE
-    trainer = CONTENDERS[name].trainer(folder, chosen(params, steps), params)
+    trainer = ALL[name].trainer(folder, chosen(params, steps), params)
     held = packed_rows(conversations("validation", params.tokenize.max_length), params.tokenize.max_length)[:16]
     return run(trainer, held)
 
@@ -86,7 +89,7 @@ def by_turns(names: list[str], config: str, steps: int) -> dict[str, Result]:
     for _ in range(TURNS):
         for name in names:
             command = [sys.executable, "-m", "bench.train", "--one", name, "--config", config, "--steps", str(steps)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMED_OUT, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMED_OUT, check=False)  # noqa: S603
             if done.returncode:
                 print(f"{name}: {done.stderr.strip().splitlines()[-1]}", flush=True)
                 continue
@@ -101,8 +104,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", choices=("tiny", "7b"), default="tiny")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--one", choices=CONTENDERS)
-    parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--one", choices=ALL)
+    parser.add_argument("--only", nargs="*", choices=ALL)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(dataclasses.asdict(one(options.one, options.config, options.steps))))
@@ -112,7 +115,8 @@ def main() -> None:
         clear()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{device}, torch {torch.__version__}", flush=True)
-    print(table(by_turns(options.only, options.config, options.steps)))
+    names = options.only or list(ALL if options.config == "7b" else CONTENDERS)
+    print(table(by_turns(names, options.config, options.steps)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from stages._train.adapter import add_adapter, check_saved, quantized_bytes, save_adapter
 from stages._train.checkpoints import Checkpoints, step_of, sync
-from stages._train.checks import Rows, adapter_parameters, check_disk, check_rows
+from stages._train.checks import Rows, adapter_parameters, check_disk, check_rows, count_rows
 from stages._train.distributed import join, leave, rank, refuse_divergence, with_the_others, world
 from stages._train.fingerprint import LIBRARIES, fingerprint
 from stages._train.launch import launch
@@ -92,13 +92,13 @@ def training_arguments(params: Params, recompute: bool) -> "SFTConfig":
     return arguments
 
 
-def make_trainer(
+def make_trainer(  # noqa: PLR0913, PLR0917 the parts of a training
     model: "PeftModel",
     rows: "dict[str, Dataset]",
     params: Params,
     checkpoints: Checkpoints,
     stop: Stop,
-    keep: Keep = Keep(weights=False, activations=True),
+    keep: Keep = CHOICES["activations"],
 ) -> "Trainer":
     from transformers import AutoTokenizer
 
@@ -138,10 +138,10 @@ def prepare_model(params: Params, manifest: dict, memory: str) -> "tuple[PeftMod
     return model, base_bytes, values
 
 
-def pick_memory(params: Params) -> str:
+def pick_memory(params: Params, longest_row: int) -> str:
     varlen = pick_attention(params.machine, packed=True) == "varlen"
     cuda = pick_device(params.machine).type == "cuda"
-    memory = choose(shape_of(read_json(BASE / "config.json")), params, varlen, device_memory(cuda))
+    memory = choose(shape_of(read_json(BASE / "config.json")), params, longest_row, varlen, device_memory(cuda))
     keep = CHOICES[memory]
     print(
         f"train: machine.memory {memory}: base weights {'in 16 bits' if keep.weights else 'dequantized for each use'}, "
@@ -190,7 +190,7 @@ def train(trainer: "Trainer", checkpoint: Path | None, values: dict[str, str]) -
     check_saved(trainer.model, ADAPTER / "adapter_model.safetensors")
 
 
-def prepare(params: Params) -> "tuple[Rows | None, Checkpoints | NoCheckpoints, Path | None]":
+def prepare(params: Params) -> "tuple[Rows, Checkpoints | NoCheckpoints, Path | None]":
     """What rank 0 checks and finds before anything heavy is loaded: rows, checkpoints, the one to go on from."""
     from stages._train.shares import NoCheckpoints, refuse_other_work, share_checkpoint
 
@@ -205,7 +205,7 @@ def prepare(params: Params) -> "tuple[Rows | None, Checkpoints | NoCheckpoints, 
         check_disk(adapter_parameters(params.lora), checkpoints, kept)
         found = checkpoints.newest()
     else:
-        counts, checkpoints = None, NoCheckpoints()
+        counts, checkpoints = count_rows(TOKENIZED / "train.arrow"), NoCheckpoints()
     refuse_other_work(parts)
     return counts, checkpoints, share_checkpoint(found)
 
@@ -220,7 +220,7 @@ def main(stop: Stop, params: Params) -> Outcome:
     stop.saved = step_of(checkpoint) if checkpoint else 0
     manifest = read_json(BASE / "manifest.json")
     make_deterministic(params.seed, params.train.deterministic, warn_only=False)
-    memory = pick_memory(params)
+    memory = pick_memory(params, counts.longest_row)
     model, base_bytes, values = prepare_model(params, manifest, memory)
     trainer = make_trainer(model, load_rows(), params, checkpoints, stop, CHOICES[memory])
     trainer.add_callback(LiveCurves())

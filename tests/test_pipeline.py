@@ -135,7 +135,7 @@ def test_after_a_run_nothing_runs_again_and_git_is_clean(repository):
 def test_a_comment_or_the_machine_section_reruns_nothing(repository):
     params = repository.folder / "params.yaml"
     params.write_text("# a comment\n" + params.read_text())
-    repository.change("machine.gradient_checkpointing", True)
+    repository.change("machine.memory", "low")
     assert repository.ran("repro") == []
     repository.run("git", "checkout", "params.yaml")
 

@@ -135,7 +135,7 @@ def test_the_validation_loss_is_the_mean_over_all_trained_tokens(trainer_of):
     total, count = 0.0, 0
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         for row in rows(3, seed=1):
-            loss, trained_tokens = trainer.summed_loss(trainer.model.eval(), packed_batch([row]))
+            loss, trained_tokens = trainer.summed_loss(trainer.model.eval(), trainer.data_collator([row]))
             total, count = total + loss.item(), count + trained_tokens
     assert found == pytest.approx(total / count, rel=1e-3)
 
@@ -143,7 +143,7 @@ def test_the_validation_loss_is_the_mean_over_all_trained_tokens(trainer_of):
 def test_the_loss_and_its_gradients_equal_those_of_trl(trainer_of):
     trainer = trainer_of()
     trainer.model.eval()
-    batch = packed_batch(rows(4))
+    batch = trainer.data_collator(rows(4))
     results = []
     for compute in (trainer.compute_loss, super(type(trainer), trainer).compute_loss):
         trainer.model.zero_grad()
@@ -197,12 +197,13 @@ def test_a_packed_batch_has_the_loss_of_its_conversations_one_by_one(trainer_of)
     trainer.model.eval()
     packed, alone = 0.0, 0.0
     with torch.no_grad():
-        packed = trainer.summed_loss(trainer.model, packed_batch(rows(2)))[0].item()
+        packed = trainer.summed_loss(trainer.model, trainer.data_collator(rows(2)))[0].item()
         for row in rows(2):
             start = 0
             for length in row["seq_lengths"]:
                 part = {name: row[name][start : start + length] for name in ("input_ids", "labels")}
-                alone += trainer.summed_loss(trainer.model, packed_batch([part | {"seq_lengths": [length]}]))[0].item()
+                batch = trainer.data_collator([part | {"seq_lengths": [length]}])
+                alone += trainer.summed_loss(trainer.model, batch)[0].item()
                 start += length
     assert packed == pytest.approx(alone, rel=2e-3)
 

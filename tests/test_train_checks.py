@@ -63,6 +63,7 @@ def test_rows_are_counted_as_by_reading_them_into_lists(count):
         trained=sum(label != IGNORED for row in labels for label in row),
         endless=sum(2 not in row for row in labels),
         longest_conversation=max(max(lengths) for lengths in dataset["seq_lengths"]),
+        longest_row=max(map(len, labels)),
     )
 
 
@@ -164,12 +165,11 @@ def changed_base():
         ({"train": {"epochs": 3, "eval_steps": 7}}, "train.epochs 1.0 → 3, train.eval_steps 50 → 7"),
         ({"quantization": {"double_quant": False}}, "quantization.double_quant True → False"),
         ({"machine": {"attention": "eager"}}, "machine.attention sdpa → eager"),
-        ({"machine": {"gradient_checkpointing": True}}, "machine.gradient_checkpointing False → True"),
         ({"machine": {"devices": 2}}, ""),  # the processes there are count, not those asked for
         (changed_code, "stages/shared/progress.py"),
         (changed_rows, "data/tokenized/validation.arrow"),
         (changed_base, "models/base"),
-        ({"machine": {"save_steps": 1, "save_total_limit": 9, "workers": 3}}, ""),
+        ({"machine": {"save_steps": 1, "save_total_limit": 9, "workers": 3, "memory": "low"}}, ""),
         ({"evaluate": {"max_rows": 1}}, ""),
         ({}, ""),
     ],

@@ -51,13 +51,13 @@ def random_7b(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def load_base(folder: Path, params: Params, packed: bool, adapter: bool = True) -> torch.nn.Module:
+def load_base(folder: Path, params: Params, packed: bool) -> torch.nn.Module:
     """The 4-bit base, with an adapter that is the same for every contender."""
     from stages._train.adapter import add_adapter
 
     model = load_model(folder, params.machine, params.quantization, packed=packed)
     torch.manual_seed(params.seed)
-    return add_adapter(model, params.lora, read_json(folder / "manifest.json")) if adapter else model
+    return add_adapter(model, params.lora, read_json(folder / "manifest.json"))
 
 
 def conversations(split: str, longest: int) -> list[dict]:

@@ -53,7 +53,8 @@ class Ours:
             torch.cuda.set_per_process_memory_fraction(min(1.0, (budget or card) / card))
             budget = budget or card
         varlen = pick_attention(params.machine, packed=True) == "varlen"
-        memory = choose(shape_of(read_json(folder / "config.json")), params, varlen, budget or 2**40)
+        shape = shape_of(read_json(folder / "config.json"))
+        memory = choose(shape, params, params.tokenize.max_length, varlen, budget or 2**40)
         print(f"  memory {memory}", flush=True)
         model = load_base(folder, params, packed=True)
         if self.fused:
@@ -122,8 +123,19 @@ class Trl:
 
 CONTENDERS: dict[str, Ours | Trl] = {
     "ours": Ours(),
+    "ours, PEFT's forward on 4 bits": Ours(attention="sdpa", memory="activations", fused=False),
     "TRL as documented": Trl(),
     "TRL, packing": Trl(packing=True),
     "TRL, packing, no recompute": Trl(packing=True, recompute=False),
     "TRL, packing, Liger": Trl(packing=True, liger=True),
+}
+
+STEPWISE: dict[str, Ours | Trl] = {  # on a GPU: what each change brings
+    "sdpa, recompute, PEFT's forward": Ours("sdpa", "low", fused=False),
+    "+ varlen": Ours("varlen", "low", fused=False),
+    "+ fused adapters": Ours("varlen", "low"),
+    "+ activations kept": Ours("varlen", "activations"),
+    "+ weights in 16 bits": Ours("varlen", "both"),
+    "auto within 24 GiB": Ours(budget=24),
+    "auto, deterministic": Ours(deterministic=True),
 }

@@ -16,7 +16,7 @@ from stages.shared.prompts import IGNORED
 GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters else {}
 
 
-def attend(
+def attend(  # noqa: PLR0913 as transformers calls it
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,

@@ -23,6 +23,7 @@ class Rows:
     trained: int
     endless: int
     longest_conversation: int
+    longest_row: int
 
 
 def count_rows(path: Path, end: int) -> Rows:
@@ -30,7 +31,7 @@ def count_rows(path: Path, end: int) -> Rows:
     import pyarrow
     from pyarrow import compute
 
-    rows = tokens = trained = ended = longest = 0
+    rows = tokens = trained = ended = longest = row = 0
     with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as batches:
         for batch in batches:
             labels = batch["labels"].flatten()
@@ -39,7 +40,8 @@ def count_rows(path: Path, end: int) -> Rows:
             owners = compute.list_parent_indices(batch["labels"]).filter(compute.equal(labels, end))
             ended += compute.count_distinct(owners).as_py()
             longest = max(longest, compute.max(batch["seq_lengths"].flatten()).as_py() or 0)
-    return Rows(rows, tokens, trained, rows - ended, longest)
+            row = max(row, compute.max(compute.list_value_length(batch["labels"])).as_py() or 0)
+    return Rows(rows, tokens, trained, rows - ended, longest, row)
 
 
 def end_token() -> int:

@@ -37,7 +37,9 @@ class LoraLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, weight: Weight, scale: float, dropout: float):
+    def forward(  # noqa: PLR0913, PLR0917 apply() takes no names
+        ctx, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, weight: Weight, scale: float, dropout: float
+    ):
         flat = x.reshape(-1, x.shape[-1])
         out = torch.nn.functional.linear(flat, weight())
         mask, kept = None, flat

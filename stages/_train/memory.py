@@ -114,9 +114,9 @@ def layer_activations(shape: Shape, params: Params, varlen: bool) -> int:
     return norms + attention + swiglu + adapters + dropout
 
 
-def estimate(shape: Shape, params: Params, keep: Keep, varlen: bool) -> Estimate:
-    """For a full batch: train.batch_size rows of tokenize.max_length tokens, all of them trained."""
-    tokens = params.train.batch_size * params.tokenize.max_length
+def estimate(shape: Shape, params: Params, keep: Keep, length: int, varlen: bool) -> Estimate:
+    """For a full batch: train.batch_size rows of `length` tokens, all of them trained."""
+    tokens = params.train.batch_size * length
     weights = shape.layers * sum(a * b for a, b in shape.widths.values())
     constants = (1 / 64 + 4 / (64 * 256)) if params.quantization.double_quant else 4 / 64  # bytes a weight
     embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2) + (2 * shape.layers + 1) * shape.hidden
@@ -158,9 +158,9 @@ def device_memory(cuda: bool) -> int:
     return torch.cuda.get_device_properties(0).total_memory
 
 
-def choose(shape: Shape, params: Params, varlen: bool, budget: int) -> str:
+def choose(shape: Shape, params: Params, length: int, varlen: bool, budget: int) -> str:
     """machine.memory, or for `auto` the fastest of CHOICES that fits `budget` bytes; `low` where none does."""
     if params.machine.memory != "auto":
         return params.machine.memory
-    fitting = (name for name, keep in CHOICES.items() if estimate(shape, params, keep, varlen).fits(budget))
+    fitting = (name for name, keep in CHOICES.items() if estimate(shape, params, keep, length, varlen).fits(budget))
     return next(fitting, "low")

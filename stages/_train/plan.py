@@ -14,7 +14,7 @@ def line(name: str, parts: Estimate, verdict: str) -> str:
     return f"{name:<12}{figures}   {verdict}"
 
 
-def plan(params: Params, budget: int | None = None) -> str:
+def plan(everything: Params, budget: int | None = None) -> str:
     """A table in GiB of the four values of machine.memory. budget: bytes; without it the memory of this device.
 
     Raises:
@@ -22,20 +22,21 @@ def plan(params: Params, budget: int | None = None) -> str:
     """
     if not (BASE / "config.json").exists():
         raise UserError(f"{BASE / 'config.json'} is missing. Run `dvc repro download_model` first")
+    length = everything.tokenize.max_length  # a training looks at its rows; these may not be there yet
     shape = shape_of(read_json(BASE / "config.json"))
-    cuda = pick_device(params.machine).type == "cuda"
+    cuda = pick_device(everything.machine).type == "cuda"
     # Whoever asks about a GPU's budget elsewhere will train with varlen there.
-    varlen = params.machine.attention in ("auto", "varlen") and (cuda or budget is not None)
+    varlen = everything.machine.attention in ("auto", "varlen") and (cuda or budget is not None)
     where = "a budget" if budget is not None else "this GPU" if cuda else "this machine's memory"
     budget = device_memory(cuda) if budget is None else budget
-    picked = choose(shape, params, varlen, budget)
+    picked = choose(shape, everything, length, varlen, budget)
     lines = [
-        f"{params.train.batch_size} rows of {params.tokenize.max_length} tokens in a forward pass, "
-        f"lora.r {params.lora.r}, {'varlen' if varlen else 'sdpa or eager'} attention; GiB",
+        f"{everything.train.batch_size} rows of {length} tokens in a forward pass, "
+        f"lora.r {everything.lora.r}, {'varlen' if varlen else 'sdpa or eager'} attention; GiB",
         f"{'memory':<12}" + "".join(f"{part:>12}" for part in (*PARTS, "total")),
     ]
     for name, keep in CHOICES.items():
-        parts = estimate(shape, params, keep, varlen)
+        parts = estimate(shape, everything, keep, length, varlen)
         verdict = ("fits" if parts.fits(budget) else "does not fit") + (" ← taken" if name == picked else "")
         lines.append(line(name, parts, verdict))
     lines.append(
