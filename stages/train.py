@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def training_arguments(params: Params, recompute: bool) -> "SFTConfig":
     from trl import SFTConfig
 
-    train = params.train
+    train, on_cpu = params.train, pick_device(params.machine).type == "cpu"
     arguments = SFTConfig(
         output_dir=".dvc/tmp/trainer",  # nothing is written there: checkpoints have their own place
         num_train_epochs=train.epochs,
@@ -62,8 +62,9 @@ def training_arguments(params: Params, recompute: bool) -> "SFTConfig":
         bf16=True,
         seed=params.seed,
         gradient_checkpointing=recompute,
-        accelerator_config={"non_blocking": True},  # else each batch would wait for all work before it on the GPU
-        use_cpu=pick_device(params.machine).type == "cpu",
+        # Else each batch would wait for all work before it on the GPU.
+        accelerator_config={"non_blocking": not on_cpu},
+        use_cpu=on_cpu,
         eval_strategy="steps",
         eval_steps=train.eval_steps,
         eval_on_start=True,
