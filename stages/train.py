@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from stages._train.adapter import add_adapter, check_saved, quantized_bytes, save_adapter
 from stages._train.checkpoints import Checkpoints, step_of, sync
-from stages._train.checks import Rows, adapter_parameters, check_disk, check_rows, count_rows
+from stages._train.checks import Rows, adapter_parameters, check_disk, check_rows, count_rows, end_token
 from stages._train.distributed import join, leave, rank, refuse_divergence, with_the_others, world
 from stages._train.fingerprint import LIBRARIES, fingerprint
 from stages._train.launch import launch
@@ -56,7 +56,7 @@ def training_arguments(params: Params, recompute: bool) -> "SFTConfig":
 
     from stages._train.optimizer import OPTIMIZERS
 
-    train = params.train
+    train, on_cpu = params.train, pick_device(params.machine).type == "cpu"
     arguments = SFTConfig(
         output_dir=".dvc/tmp/trainer",  # nothing is written there: checkpoints have their own place
         num_train_epochs=train.epochs,
@@ -73,8 +73,9 @@ def training_arguments(params: Params, recompute: bool) -> "SFTConfig":
         bf16=True,
         seed=params.seed,
         gradient_checkpointing=recompute,
-        accelerator_config={"non_blocking": True},  # else each batch would wait for all work before it on the GPU
-        use_cpu=pick_device(params.machine).type == "cpu",
+        # Else each batch would wait for all work before it on the GPU.
+        accelerator_config={"non_blocking": not on_cpu},
+        use_cpu=on_cpu,
         eval_strategy="steps",
         eval_steps=train.eval_steps,
         eval_on_start=True,
@@ -205,7 +206,7 @@ def prepare(params: Params) -> "tuple[Rows, Checkpoints | NoCheckpoints, Path | 
         check_disk(adapter_parameters(params.lora), checkpoints, kept)
         found = checkpoints.newest()
     else:
-        counts, checkpoints = count_rows(TOKENIZED / "train.arrow"), NoCheckpoints()
+        counts, checkpoints = count_rows(TOKENIZED / "train.arrow", end_token()), NoCheckpoints()
     refuse_other_work(parts)
     return counts, checkpoints, share_checkpoint(found)
 

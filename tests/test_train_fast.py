@@ -201,7 +201,7 @@ def test_activations_computed_again_give_the_same_bits(small_base, params_of):
 def test_the_estimate_counts_what_a_layer_keeps(small_base, params_of, dropout, monkeypatch):
     monkeypatch.chdir(small_base.parents[1])
     params = params_of(machine={"device": "cpu"}, lora={"r": 4, "dropout": dropout})
-    model, _ = prepare_model(params, MANIFEST, "low")
+    model, *_ = prepare_model(params, MANIFEST, "low")
     model.train()
     known = {p.untyped_storage().data_ptr() for p in model.parameters()}
     batch = packed_batch(rows(2))

@@ -266,7 +266,7 @@ def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrup
         train(trainer, None, {})
     assert not (tmp_path / "models/adapter").exists()
     again = trainer_of(trainer.checkpoints)
-    train(again, trainer.checkpoints.newest())
+    train(again, trainer.checkpoints.newest(), {})
     assert result(again, tmp_path / "again") == uninterrupted[0]
     saved_adapter = (tmp_path / "models/adapter/adapter_model.safetensors").read_bytes()
     assert saved_adapter == uninterrupted[0][0]
