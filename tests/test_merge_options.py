@@ -12,19 +12,24 @@ from tests.test_train_options import BITS, OPTIONS, options_of, place, saved, tr
 KINDS = ("rslora", "dora", "loftq", "pissa", "olora with rslora", "16 bits")
 
 
+def merged(params, trained_by, folder) -> dict:
+    """Trains, merges, and reads what the stage says of it."""
+    trainer = trained_by(params)
+    trainer.run(None)
+    saved(trainer, ADAPTER)
+    write_json(ADAPTER / VALUES, value_hashes(trainer.model.get_base_model()))
+    (folder / TOKENIZED).mkdir(parents=True)
+    write_rows(TOKENIZED / "validation.arrow", rows(2))
+    merge.main(params)
+    return read_json(METRICS / "merge.json")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_merged_model_is_the_trained_one(kind, options_of, place, trainer_of):  # noqa: F811
     exact = {"merge": {"base": "dequantized", "parity_rows": 2, "max_loss_gap": 0.02, "max_kl": 0.01}}
     params = options_of(**OPTIONS[kind] | exact)
-    trainer = trainer_of(params)
-    trainer.run(None)
-    saved(trainer, ADAPTER)
-    write_json(ADAPTER / VALUES, value_hashes(trainer.model.get_base_model()))
-    (place / TOKENIZED).mkdir(parents=True)
-    write_rows(TOKENIZED / "validation.arrow", rows(2))
-    merge.main(params)
-    metrics = read_json(METRICS / "merge.json")
+    metrics = merged(params, trainer_of, place)
     assert metrics["merged_modules"] == 14
     assert metrics["values"]["different"] == 0
     assert (metrics["values"]["compared"] == 0) == (params.quantization.bits == 16)
@@ -37,11 +42,4 @@ def test_the_merged_model_is_the_trained_one(kind, options_of, place, trainer_of
 def test_of_8_bits_the_merge_onto_the_16_bit_weights_is_compared(options_of, place, trainer_of):  # noqa: F811
     bounds = {"parity_rows": 2, "max_loss_gap": 1.0, "max_kl": 1.0}
     params = options_of(quantization={"bits": 8}, merge=BITS[8]["merge"] | bounds)
-    trainer = trainer_of(params)
-    trainer.run(None)
-    saved(trainer, ADAPTER)
-    write_json(ADAPTER / VALUES, value_hashes(trainer.model.get_base_model()))
-    (place / TOKENIZED).mkdir(parents=True)
-    write_rows(TOKENIZED / "validation.arrow", rows(2))
-    merge.main(params)
-    assert 0 < read_json(METRICS / "merge.json")["parity"]["kl"] < 1
+    assert 0 < merged(params, trainer_of, place)["parity"]["kl"] < 1
