@@ -59,6 +59,7 @@ def step_of(trainer_of, options_of):  # noqa: F811
         trainer = trainer_of(params, Checkpoints({"number": next(numbers)}, limit=1))
         trainer.train_dataset = Dataset.from_list(made or rows(8))
         trainer.args.eval_on_start, trainer.args.eval_strategy = False, "no"
+        trainer.autocast = trainer.autocast and not exact
         fill(trainer.model.float() if exact else trainer.model)
         return first_step(trainer)
 
