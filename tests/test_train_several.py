@@ -283,19 +283,17 @@ def test_two_machines_give_the_result_of_one_process_where_dvc_waits_for_it(made
 
 @pytest.mark.slow
 def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not(made):
-    whole = made("whole", devices=2, dropout=0.1)
+    whole = made("whole", devices=2, dropout=0.1, sharding="fsdp")
     printed = whole.finish(whole.begin())
     assert [line.partition(":")[0] for line in printed.splitlines()] == ["train"] * 2  # what is kept, and the end
 
-    stopped = made("stopped", devices=2, dropout=0.1)
+    stopped = made("stopped", devices=2, dropout=0.1, sharding="fsdp")
     # Each process kills itself and nobody else in the fourth step, as if the machine went away.
     process = stopped.begin(fault="stages._train.trainer:Watch.on_step_begin:4:SIGKILL")
     assert "was ended by SIGKILL. If that was nobody" in stopped.finish(process, code=1)
     assert stopped.checkpoints() == ["step-00000002"]
 
-    # From here on with the base in two parts.
     # Both wait before step 5 until the process that DVC would have started has passed SIGTERM on to them.
-    stopped.change(machine={"sharding": "fsdp"})
     process = stopped.begin(fault="stages._train.trainer:Watch.on_step_begin:3:SIGSTOP")
     while [state(child) for child in children(process.pid)] != ["T", "T"]:
         assert process.poll() is None, process.stdout.read()

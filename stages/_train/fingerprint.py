@@ -60,6 +60,7 @@ def fingerprint(params: Params) -> dict[str, object]:
         **flat(params.train.model_dump(), "train"),
         "device": pick_device(machine).type,
         "machine.attention": pick_attention(machine, packed=True),
+        "machine.sharding": machine.sharding,  # sharded, the adapters keep PEFT's forward, which rounds otherwise
         "processes": world(),  # gradients summed in another order are rounded otherwise
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in (*LIBRARIES, *BELOW)},

@@ -1,6 +1,7 @@
 """machine.sharding: fsdp, each process holds its part of the base and gathers one layer at a time (PyTorch's FSDP2).
 
-The adapters stay whole in each process and are averaged as without sharding, so the result is the same to the bit.
+The adapters stay whole in each process and are averaged as without sharding. They keep PEFT's forward, since that of
+lora.py holds on to weights that are whole here only while a layer runs: the result is the same to rounding.
 bitsandbytes' packed weights can be cut up since they are stored as bf16 (bnb_4bit_quant_storage), like the norms beside
 them. Embeddings, head and quantization constants (a thirtieth of the weights, quantized themselves) stay whole too.
 """
