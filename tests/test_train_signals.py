@@ -1,6 +1,7 @@
 """Being stopped, in a process of its own without a model: what each signal does, and when."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -98,10 +99,12 @@ except KeyboardInterrupt:
     assert end(process, signal.SIGINT, signal.SIGINT) == (130, line)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")
-def test_the_process_dies_with_its_parent():
-    code = BEGIN + "time.sleep(60)"
-    starter = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+@pytest.mark.parametrize("between", [[], ["/bin/sh", "-c"]], ids=["its parent", "a shell's parent"])
+def test_the_process_dies_with(between):
+    command = [sys.executable, "-c", BEGIN + "time.sleep(60)"]
+    if between:  # `true` keeps every shell from putting the last command in its own place
+        command = [*between, f"{shlex.join(command)}; true"]
+    starter = f"import subprocess; subprocess.run({command!r})"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen([sys.executable, "-c", starter], env=environment, stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"

@@ -1,15 +1,17 @@
 """Being stopped: what SIGTERM (a spot instance, Slurm, `kill`) and Ctrl-C do to a training, and outliving no DVC."""
 
-import ctypes
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from pathlib import Path
+from itertools import pairwise
+
+import psutil
 
 PATIENCE = {signal.SIGTERM: 30.0, signal.SIGINT: 10.0}  # seconds that the running step and its checkpoint may take
-PR_SET_PDEATHSIG = 1  # prctl(2)
+POLL = 0.2  # seconds
 
 
 def say(text: str) -> None:
@@ -70,12 +72,24 @@ class Stop:
 
 
 def die_with_parent() -> None:
-    """On Linux, SIGTERM for this process when DVC dies: killed, DVC would leave its trainer running (man 2 prctl)."""
-    parent = os.getppid()
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    # A parent that died before the call sends nothing any more: by then this process belongs to another one.
-    adopted = parent == 1 and "DVC_STAGE" in os.environ and b"dvc" not in Path("/proc/1/cmdline").read_bytes()
-    if adopted or os.getppid() != parent:
+    """SIGTERM for this process when DVC dies: killed, DVC would leave its trainer running.
+
+    DVC starts a stage by $SHELL or /bin/sh, and some of them (dash) stay in between as long as the stage runs. So the
+    kernel's own signal for the death of a parent (prctl(2), PR_SET_PDEATHSIG) would not come.
+    """
+    me = psutil.Process()
+    between = me.parents()[:1]
+    # Adopted, since DVC ended before this call; unless DVC is itself the first process of a container.
+    if "DVC_STAGE" in os.environ and between[0].pid == 1 and not any("dvc" in word for word in between[0].cmdline()):
         sys.exit("train: DVC ended before the training began")
+    if "-c" in between[0].cmdline():
+        between = me.parents()[:2]
+    threading.Thread(target=watch, args=([me, *between],), daemon=True).start()
+
+
+def watch(line: list[psutil.Process]) -> None:
+    """Waits until one of these processes, each the child of the next, has lost its parent."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while all(child.ppid() == parent.pid for child, parent in pairwise(line)):
+            time.sleep(POLL)
+    os.kill(os.getpid(), signal.SIGTERM)
