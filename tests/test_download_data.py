@@ -2,16 +2,21 @@
 
 import ast
 import gzip
+import io
 import json
 import random
 import sysconfig
+import tracemalloc
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stages import download_data
+from stages._download_data import json_list
 from stages._download_data.files import file_rows
 from stages._download_data.stdlib import functions, stdlib_rows
 from stages.shared.errors import UserError
@@ -154,6 +159,30 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, name, content):
     assert [row["row"] for row in rows_of(tmp_path / name, "\ufeff" + content)] == [{"a": "1"}]
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(VALUES), st.sampled_from([None, 0, 3]), st.integers(1, 7))
+def test_a_json_list_read_piece_by_piece_is_the_list(rows, indent, chunk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_list, "CHUNK", chunk)
+        text = io.StringIO(json.dumps(rows, indent=indent))
+        assert list(json_list.elements(text, json.JSONDecoder())) == rows
+
+
+def test_of_a_long_json_list_little_is_in_memory(tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([{"a": "x" * 1000}] * 30_000))
+    tracemalloc.start()
+    assert sum(1 for _ in file_rows(tmp_path / "rows.json", "rows.json")) == 30_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20  # of 30
+
+
 def test_a_json_list_gives_its_rows(tmp_path):
     assert rows_of(tmp_path / "rows.json", '[{"a": 1}, "x"]') == [
         {"source": "rows.json:1", "row": {"a": 1}},
@@ -238,6 +267,13 @@ LINES = json.dumps({"a": random.Random(0).randbytes(5000).hex()}).encode() + b"\
         ("rows.json", '{"a": 1}\n{"a": 2}\n', "is not valid JSON: .* one object a line must be named .jsonl"),
         ("rows.json", b"\xff", "is not valid JSON"),
         ("rows.json", '{"a": 1}', "holds a JSON dict, not a list of rows"),
+        ("rows.json", '[{"a": 1}, {"a": ]', "is not valid JSON: Expecting value in row 2"),
+        ("rows.json", '[{"a": 1} {"a": 2}]', "is not valid JSON: after row 1 there is '{'"),
+        ("rows.json", '[{"a": 1}', "is not valid JSON: after row 1 there is 'the end'"),
+        ("rows.json", '[{"a": 1},]', "is not valid JSON: Expecting value in row 2"),
+        ("rows.json", '[{"a": 1}] []', "is not valid JSON: there is more after the list"),
+        ("rows.json", '[{"a": 1, "a": 2}]', "is not valid JSON: the object with the keys a, a has one of them twice"),
+        ("rows.json", "[" * 100_000, "is not valid JSON: maximum recursion depth"),
         ("rows.parquet", b"PAR1PAR1", "is not a Parquet file"),
         ("rows.parquet", b"", "is not a Parquet file"),
     ],

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+from stages._download_data.json_list import elements
 from stages.shared.errors import UserError
 
 
@@ -48,16 +49,17 @@ def parsed(line: str) -> dict:
 
 
 def json_rows(path: Path, name: str) -> Iterator[dict]:
+    decoder = json.JSONDecoder(object_pairs_hook=without_repetition)
     try:
         with opened(path, errors="strict") as file:
-            rows = json.load(file, object_pairs_hook=without_repetition)
+            for number, row in enumerate(elements(file, decoder), 1):
+                yield {"source": f"{name}:{number}", "row": row}
+    except TypeError as error:
+        raise UserError(f"{path} holds a JSON {error}, not a list of rows") from None
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON: {error}. A file with one object a line must be named .jsonl"
         ) from None
-    if not isinstance(rows, list):
-        raise UserError(f"{path} holds a JSON {type(rows).__name__}, not a list of rows")
-    return ({"source": f"{name}:{number}", "row": row} for number, row in enumerate(rows, 1))
 
 
 def csv_rows(path: Path, name: str, delimiter: str = ",") -> Iterator[dict]:
