@@ -155,11 +155,26 @@ def test_an_experiment_with_another_learning_rate_runs_training_and_what_follows
     assert repository.ran("repro") == []
 
 
-def test_a_change_of_evaluate_runs_the_two_evaluations_and_the_report(repository):
-    assert repository.ran("exp", "run", "-S", "evaluate.max_new_tokens=4") == [
-        *("evaluate@base", "evaluate@tuned", "report")
-    ]
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("data.limit=190", "tokenize.max_length=63", "merge.parity_rows=1"),
+        *("evaluate.max_new_tokens=4", "report.samples=1", "machine.memory=low"),
+    ],
+)
+def test_a_change_runs_what_tools_plan_says_it_would(repository, override):
+    plan = repository.run("python", "-m", "tools.plan", "-S", override)
+    planned = re.findall(r"(?m)^([a-z]\S*)  ", plan)
+    first = [name for name in planned if re.search(rf"(?m)^{name} +{override.partition('=')[0]}: ", plan)]
+    assert f"nothing to do for {', '.join(name for name in ALL if name not in planned)}\n" in plan or planned == ALL
+    printed = repository.run("dvc", "exp", "run", "--set-param", override)
+    ran = re.findall(r"(?m)^Running stage '(.+)':$", printed)
+    same = re.findall(r"(?m)^Stage '(.+)' didn't change, skipping$", printed)
+    assert set(first) <= set(ran), "what is changed itself runs"
+    assert set(ran) | set(same) == set(ALL)
+    assert [name for name in planned if name not in same] == ran, "what follows runs where the output before it differs"
     repository.run("git", "checkout", "--", ".")
+    repository.run("dvc", "checkout")
     assert repository.ran("repro") == []
 
 

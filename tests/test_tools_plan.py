@@ -1,0 +1,143 @@
+"""python -m tools.plan: every leaf of params.yaml against the table of docs/experiments.md."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from stages.shared.errors import UserError
+from stages.shared.params import read_yaml
+from tests.conftest import ROOT
+from tools import plan as tool
+
+TABLE = {
+    section: [] if stages == "none" else stages.split(", ")
+    for section, stages in re.findall(r"(?m)^\| `(\w+)` \| ([\w@, ]+) \|$", (ROOT / "docs/experiments.md").read_text())
+}
+VALUES = read_yaml(ROOT / "profiles/tiny.yaml")
+LEAVES = [key for section, value in VALUES.items() for key in tool.leaves(value, section)]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone with Git only, whose dvc.lock is that of a run with the present code and the tiny profile."""
+    folder = tmp_path_factory.mktemp("plan") / "clone"
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for file in filter(None, files):
+        if (ROOT / file).is_file() and file != "dvc.lock":
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, folder / file)
+    shutil.copy2(folder / "profiles/tiny.yaml", folder / "params.yaml")
+    git(folder, "init", "--quiet")
+    from dvc.repo import Repo
+
+    with pytest.MonkeyPatch.context() as patch, Repo(str(folder)) as repo, repo.lock:
+        patch.chdir(folder)
+        for stage in repo.index.stages:
+            stage.save(allow_missing=True, run_cache=False)
+            stage.dump(update_pipeline=False)
+    git(folder, "add", "--all")
+    git(folder, "-c", "user.name=test", "-c", "user.email=test@test", "commit", "--quiet", "--message", "state")
+    return folder
+
+
+def git(folder, *command):
+    subprocess.run(["git", *command], cwd=folder, check=True)
+
+
+@pytest.fixture
+def inside(clone, monkeypatch):
+    """The clone as the current directory, and after the test as it was."""
+    monkeypatch.chdir(clone)
+    yield clone
+    git(clone, "checkout", "--quiet", "--", ".")
+    git(clone, "clean", "-xfdq")
+
+
+@pytest.fixture(scope="module")
+def repo(clone):
+    from dvc.repo import Repo
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(clone)
+        with Repo(str(clone)) as opened:
+            yield opened
+
+
+def changed(dotted):
+    """The values of the tiny profile with one leaf changed."""
+    values = read_yaml(ROOT / "profiles/tiny.yaml")
+    *parents, last = dotted.split(".")
+    section = values
+    for name in parents:
+        section = section[name]
+    section[last] = "something else"
+    return values
+
+
+def test_every_section_stands_in_the_table():
+    assert TABLE.keys() == VALUES.keys()
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_a_changed_leaf_runs_what_the_table_says(leaf, repo):
+    assert [stage.name for stage in tool.plan(repo, changed(leaf)) if stage.runs] == TABLE[leaf.partition(".")[0]]
+
+
+def test_nothing_changed_runs_nothing_and_says_that_outputs_are_missing(inside):
+    printed = tool.main([])
+    assert printed.startswith("nothing to do for download_model, download_data, clean, tokenize, train, merge, ")
+    assert "outputs are missing of download_model, " in printed
+
+
+def test_a_value_that_is_tried_is_named_and_params_yaml_stays_as_it_is(inside):
+    before = (inside / "params.yaml").read_bytes()
+    first, second, *others, last, _ = tool.main(["-S", "train.learning_rate=1e-3"]).splitlines()
+    assert first.split(maxsplit=1) == ["train", "train.learning_rate: 0.002 → 0.001"]
+    assert second.split(maxsplit=1) == ["merge", "follows train"]
+    assert last == "nothing to do for download_model, download_data, clean, tokenize, evaluate@base"
+    assert (inside / "params.yaml").read_bytes() == before
+
+
+def test_a_comment_another_order_and_another_way_to_write_a_number_run_nothing(inside):
+    params = inside / "params.yaml"
+    before = params.read_text()
+    name, seed, rest = re.fullmatch(r"(?s)(.*?)(^seed: \d+).*?\n(.*)", before, re.MULTILINE).groups()
+    params.write_text(f"# a comment\n{name}{rest}\n{seed}\n".replace(": 2e-3", ": 0.0020"))
+    assert params.read_text() != before
+    assert tool.main([]).startswith("nothing to do for download_model, ")
+
+
+def test_changed_code_data_and_commands_are_named(inside):
+    code, pipeline = inside / "stages/_train/loss.py", inside / "dvc.yaml"
+    for path, old, new in [(code, "", "\n"), (pipeline, "stages.merge\n", "stages.merge --anew\n")]:
+        path.write_text(path.read_text().replace(old, new) if old else path.read_text() + new)
+    (inside / "data/source/more.jsonl").write_text("{}\n")
+    printed = tool.main([])
+    assert re.search(r"(?m)^train +stages/_train/loss.py \(modified\)$", printed)
+    assert re.search(r"(?m)^merge +its command in dvc.yaml$", printed)
+    assert re.search(r"(?m)^download_data +data/source \(modified\)$", printed)
+
+
+def test_an_output_that_was_edited_is_named_with_the_remedy(inside):
+    out = inside / "metrics/train.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text("{}")
+    assert "not as in dvc.lock: metrics/train.json. `dvc checkout` brings back" in tool.main([])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "-S seed: write KEY=VALUE"),
+        ("train.lr=1", "params.yaml: train.lr is not a known key"),
+        ("train.learning_rate=fast", "params.yaml: train.learning_rate is 'fast'"),
+        ("seed.x=1", "-S seed.x=1: seed is a value and has no keys below it"),
+    ],
+)
+def test_a_value_that_is_not_legal_is_refused(inside, override, message):
+    with pytest.raises(UserError) as raised:
+        tool.main(["-S", override])
+    assert message in str(raised.value)

@@ -1,0 +1,176 @@
+"""Which stages `dvc repro` would run, and why; nothing is run or changed.
+
+    python -m tools.plan [-S KEY=VALUE ...]
+
+Reads dvc.yaml, dvc.lock, params.yaml and the code through DVC's own index, so it works in a clone that has Git only:
+what is missing there counts as unchanged, as for `dvc repro --pull --allow-missing`. -S tries a value as `dvc exp run`
+would. (`dvc repro --dry` stops at the first changed stage, and `dvc status` takes missing data for changed.)
+
+A stage that follows another one runs only if that one's output comes out otherwise than before. A changed stage whose
+result DVC's run cache knows is not run either, but gets it from there.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ruamel.yaml import YAML
+
+from stages.shared.errors import UserError
+from stages.shared.params import load_params, read_yaml, read_yaml_text
+from stages.shared.paths import PARAMS
+
+if TYPE_CHECKING:
+    from dvc.output import Output
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage: what changed for it, the stages before it that would run, and what of its own is not here."""
+
+    name: str
+    changed: list[str]
+    after: list[str]
+    absent: list[str]
+
+    @property
+    def runs(self) -> bool:
+        return bool(self.changed or self.after)
+
+
+def leaves(value: object, prefix: str) -> dict[str, object]:
+    """{dotted key: value} of nested dicts."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {key: leaf for name, inner in value.items() for key, leaf in leaves(inner, f"{prefix}.{name}").items()}
+
+
+def changed_params(locked: dict, declared: list[str], values: dict) -> Iterator[str]:
+    """A line for each key below the declared ones that differs from what dvc.lock has."""
+    for section in declared:
+        old = leaves(locked[section], section) if section in locked else {}
+        new = leaves(values[section], section) if section in values else {}
+        for key in sorted(old.keys() | new.keys()):
+            before, now = old.get(key, MISSING), new.get(key, MISSING)
+            if before != now:
+                yield f"{key}: {shown(before)} → {shown(now)}"
+
+
+def shown(value: object) -> str:
+    return "unset" if value is MISSING else "null" if value is None else str(value)
+
+
+def looked_at(stage: "Stage", values: dict, after: list[str]) -> Planned:
+    """A stage by itself, when the stages `after` of those before it would run."""
+    from dvc.dependency.param import ParamsDependency
+
+    if not any(dep.hash_info for dep in stage.deps):
+        return Planned(stage.addressing, ["it has never run, by dvc.lock"], after, [])
+    changed = []
+    made_before = [out.fs_path for other in stage.repo.index.graph.successors(stage) for out in other.outs]
+    for dep in stage.deps:
+        if isinstance(dep, ParamsDependency):
+            changed += changed_params(dep.hash_info.value or {}, dep.params, values)
+        elif not any(Path(dep.fs_path).is_relative_to(out) for out in made_before):  # those are told of that stage
+            changed += [f"{path} ({'missing' if state == 'deleted' else state})" for path, state in states(dep)]
+    if stage.changed_stage():
+        changed.append("its command in dvc.yaml")
+    outs = [pair for out in stage.outs for pair in states(out)]
+    if differing := [path for path, state in outs if state != "deleted"]:
+        changed.append(f"not as in dvc.lock: {', '.join(differing)}. `dvc checkout` brings back what the cache has")
+    return Planned(stage.addressing, changed, after, [path for path, state in outs if state == "deleted"])
+
+
+def states(output: "Output") -> list[tuple[str, str]]:
+    """Its path and how it differs from dvc.lock, or nothing; a dependency is an output, too, for DVC."""
+    return list(output.workspace_status().items())
+
+
+def plan(repo: "Repo", values: dict) -> list[Planned]:
+    """Every stage in the order in which DVC would run them; `values` are those of params.yaml."""
+    import networkx
+
+    graph = repo.index.graph  # from a stage to those whose outputs it reads
+    planned: dict[Stage, Planned] = {}
+    for stage in networkx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: place(repo, stage)):
+        after = sorted(planned[other].name for other in graph.successors(stage) if planned[other].runs)
+        planned[stage] = looked_at(stage, values, after)
+    return list(planned.values())
+
+
+def place(repo: "Repo", stage: "Stage") -> int:
+    """Where it stands in dvc.yaml."""
+    return repo.index.stages.index(stage)
+
+
+def with_overrides(values: dict, overrides: list[str]) -> dict:
+    """The values of params.yaml with KEY=VALUE set.
+
+    Raises:
+        UserError: the text is no KEY=VALUE, or the key or value is not legal.
+    """
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"-S {text}: write KEY=VALUE, such as -S train.learning_rate=1e-3")
+        *parents, last = key.split(".")
+        section = values
+        for name in parents:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise UserError(f"-S {text}: {name} is a value and has no keys below it")
+        section[last] = read_yaml_text(value)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, PARAMS.name)
+        YAML().dump(values, path)
+        try:
+            load_params(path)
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), str(PARAMS))) from None
+    return values
+
+
+def text_of(stages: list[Planned]) -> str:
+    running = [stage for stage in stages if stage.runs]
+    width = max((len(stage.name) for stage in running), default=0)
+    lines = []
+    for stage in running:
+        reasons = [*stage.changed, *([f"follows {', '.join(stage.after)}"] if stage.after else [])]
+        lines += [f"{stage.name if place == 0 else '':{width}}  {reason}" for place, reason in enumerate(reasons)]
+    idle = [stage.name for stage in stages if not stage.runs]
+    lines.append(f"nothing to do for {', '.join(idle)}" if idle else "every stage would run")
+    if absent := [stage.name for stage in stages if stage.absent and not stage.runs]:
+        lines.append(f"outputs are missing of {', '.join(absent)}: `dvc pull` brings what a remote has of them")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> str:
+    parser = argparse.ArgumentParser(prog="python -m tools.plan", description=__doc__.splitlines()[0])
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="a value to try")
+    options = parser.parse_args(arguments)
+    values = with_overrides(read_yaml(PARAMS), options.set_param)
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            return text_of(plan(repo, values))
+    except DvcException as error:
+        raise UserError(f"DVC: {error}") from None
+
+
+if __name__ == "__main__":
+    try:
+        print(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"plan: {error}")
