@@ -102,7 +102,7 @@ def ours(base: Path, adapter: Path, target: Path, onto: str) -> None:
     target.mkdir()
     found = Adapter(adapter)
     hashes = dict.fromkeys(found, "") if onto == "dequantized" else {}  # the values are hashed, and differ
-    write_merged(Plan(base, found, Quantization(quant_type="nf4", double_quant=True), hashes, "cpu"), target)
+    write_merged(Plan(base, found, Quantization(bits=4, quant_type="nf4", double_quant=True), hashes, "cpu"), target)
 
 
 def one(way: str, folder: Path) -> None:

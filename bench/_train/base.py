@@ -46,8 +46,9 @@ def random_7b(folder: Path) -> None:
     model.save_pretrained(folder, max_shard_size="5GB")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(BASE / name, folder / name)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    manifest = {"id": None, "path": "random", "revision": None, "parameters": count, "files": {}}
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    manifest = {"id": None, "path": "random", "revision": None, "parameters": sum(sizes), "tensors": len(sizes)}
+    manifest["files"] = {}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
