@@ -52,6 +52,7 @@ class Repository:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_SITE_CACHE_DIR": str(cache),
             "DVC_NO_ANALYTICS": "1",
+            "OMP_NUM_THREADS": "1",  # see conftest.one_thread
             "GIT_CONFIG_GLOBAL": os.devnull,
             **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
         }
@@ -85,7 +86,7 @@ class Repository:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            timeout=300,
+            timeout=900,
         )
         assert done.returncode == -signal.SIGKILL, done.stdout
         return done.stdout
