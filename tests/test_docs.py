@@ -78,6 +78,7 @@ def test_the_page_on_training_explains_every_key_and_every_choice_of_its_section
             choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
             unnamed = [each for each in choices if not re.search(rf"`(?:{section}\.{name}: )?{each}`", TRAINING)]
             assert not unnamed, f"{section}.{name}"
+    assert len(EXPERIMENTS) > 10 < len(list(refused()))  # of nothing the two tests below would be content
 
 
 def changed(tiny, folder, *settings):
