@@ -13,22 +13,24 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages._train.adapter import add_adapter, check_saved, quantized_bytes, save_adapter
+from stages._train.adapter import check_saved, save_adapter
+from stages._train.assemble import load_rows, make_trainer
 from stages._train.checkpoints import Checkpoints, step_of, sync
-from stages._train.checks import Rows, adapter_parameters, check_disk, check_rows, count_rows, end_token
-from stages._train.distributed import join, leave, rank, refuse_divergence, with_the_others, world
+from stages._train.checks import Rows, adapter_parameters, check_disk, check_dtype, check_rows, count_rows, end_token
+from stages._train.distributed import join, leave, rank, refuse_divergence, with_the_others
+from stages._train.failures import in_words
 from stages._train.fingerprint import LIBRARIES, fingerprint
 from stages._train.launch import launch
-from stages._train.memory import CHOICES, Keep, choose, device_memory, shape_of
+from stages._train.memory import CHOICES
+from stages._train.model import pick_memory, prepare_model
 from stages._train.plan import budget_of, plan
 from stages._train.results import curves, losses, sizes, speed
-from stages._train.sharding import shard
 from stages._train.signals import Stop, die_with_parent
 from stages._train.start import check_start
 from stages._train.trackers import prepare_trackers
 from stages.shared.errors import UserError
-from stages.shared.four_bit import VALUES, value_hashes
-from stages.shared.models import load_model, make_deterministic, pick_attention, pick_device
+from stages.shared.four_bit import VALUES
+from stages.shared.models import make_deterministic, pick_device
 from stages.shared.params import Params, load_params
 from stages.shared.paths import (
     ADAPTER,
@@ -43,138 +45,20 @@ from stages.shared.paths import (
 from stages.shared.stage import Outcome, run_stage
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-    from peft import PeftModel
-    from trl import SFTConfig
-
     from stages._train.shares import NoCheckpoints
     from stages._train.trainer import Trainer
 
 
-def training_arguments(params: Params, recompute: bool) -> "SFTConfig":
-    from trl import SFTConfig
-
-    from stages._train.optimizer import OPTIMIZERS
-
-    train, on_cpu = params.train, pick_device(params.machine).type == "cpu"
-    arguments = SFTConfig(
-        output_dir=".dvc/tmp/trainer",  # nothing is written there: checkpoints have their own place
-        num_train_epochs=train.epochs,
-        per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=train.batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps // world(),
-        optim=OPTIMIZERS[train.optimizer],
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.lr_scheduler,
-        warmup_steps=train.warmup_steps,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        neftune_noise_alpha=train.neftune_alpha,
-        bf16=True,
-        seed=params.seed,
-        gradient_checkpointing=recompute,
-        # Else each batch would wait for all work before it on the GPU.
-        accelerator_config={"non_blocking": not on_cpu},
-        use_cpu=on_cpu,
-        eval_strategy="steps",
-        eval_steps=train.eval_steps,
-        eval_on_start=True,
-        logging_steps=1,
-        save_strategy="steps",
-        save_steps=params.machine.save_steps,
-        report_to=params.machine.report_to,
-        disable_tqdm=True,
-        remove_unused_columns=False,  # the collator needs seq_lengths
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
-    )
-    # Of several GPUs the Trainer would use all, and multiply the batch by their number.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def make_trainer(  # noqa: PLR0913, PLR0917 the parts of a training
-    model: "PeftModel",
-    rows: "dict[str, Dataset]",
-    params: Params,
-    checkpoints: Checkpoints,
-    stop: Stop,
-    keep: Keep = CHOICES["activations"],
-) -> "Trainer":
-    from transformers import AutoTokenizer
-
-    from stages._train.attention import collate
-    from stages._train.shares import even
-    from stages._train.trainer import Trainer
-
-    return Trainer(
-        model=model,
-        args=training_arguments(params, recompute=not keep.activations),
-        data_collator=functools.partial(collate, attention=model.config._attn_implementation),
-        train_dataset=even(rows["train"]),
-        eval_dataset=even(rows["validation"]),
-        processing_class=AutoTokenizer.from_pretrained(BASE),
-        lora=params.lora,
-        patience=params.train.early_stopping_patience,
-        checkpoints=checkpoints,
-        stop=stop,
-    )
-
-
-def prepare_model(params: Params, manifest: dict, memory: str) -> "tuple[PeftModel, int, dict[str, str]]":
-    """The base with a fresh adapter, ready to train, the bytes of the base as quantized, and the hashes of its values
-    (in rank 0)."""
-    from stages._train.attention import register
-    from stages._train.lora import fuse
-
-    register()
-    model = load_model(BASE, params.machine, params.quantization, packed=True)
-    base_bytes = quantized_bytes(model)
-    values = value_hashes(model) if rank() == 0 else {}  # now, while the base is whole and in 4 bits
-    model = add_adapter(model, params.lora, manifest)
-    if params.machine.sharding == "fsdp":
-        shard(model)  # a layer's weights are whole only while its own forward runs
-    else:
-        fuse(model, hold=CHOICES[memory].weights)
-    return model, base_bytes, values
-
-
-def pick_memory(params: Params, longest_row: int) -> str:
-    varlen = pick_attention(params.machine, packed=True) == "varlen"
-    cuda = pick_device(params.machine).type == "cuda"
-    memory = choose(shape_of(read_json(BASE / "config.json")), params, longest_row, varlen, device_memory(cuda))
-    keep = CHOICES[memory]
-    print(
-        f"train: machine.memory {memory}: base weights {'in 16 bits' if keep.weights else 'dequantized for each use'}, "
-        f"activations {'kept' if keep.activations else 'computed again'} (python -m stages.train --plan says why)",
-        flush=True,
-    )
-    return memory
-
-
-def load_rows() -> "dict[str, Dataset]":
-    from datasets import Dataset, disable_progress_bars
-
-    disable_progress_bars()
-    return {split: Dataset.from_file(str(TOKENIZED / f"{split}.arrow")) for split in ("train", "validation")}
-
-
 def train(trainer: "Trainer", checkpoint: Path | None, values: dict[str, str]) -> None:
     """Trains to the end and leaves models/adapter, compared with what was trained. values: hashes of the base's."""
-    import torch
     from safetensors import SafetensorError
 
     try:
         trainer.run(checkpoint)
     except (RuntimeError, MemoryError) as error:
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "can't allocate memory" not in str(error):  # what PyTorch says on the CPU
-            raise
-        raise UserError(
-            f"out of memory in step {trainer.state.global_step + 1} ({error}). {trainer.stop.next_run()}. Give it more "
-            "memory, or set machine.memory: low, which keeps the checkpoints; or it needs less with a smaller "
-            "train.batch_size or tokenize.max_length, but each of these starts the training afresh"
-        ) from None
+        if known := in_words(error, trainer.state.global_step + 1, trainer.stop.next_run()):
+            raise known from None
+        raise
     refuse_divergence(trainer.model)
     if rank():
         return
@@ -217,6 +101,7 @@ def main(stop: Stop, params: Params) -> Outcome:
 
     launch(params)
     join(pick_device(params.machine).type == "cuda")
+    check_dtype(params.machine)
     counts, checkpoints, checkpoint = prepare(params)
     stop.saved = step_of(checkpoint) if checkpoint else 0
     manifest = read_json(BASE / "manifest.json")

@@ -1,12 +1,17 @@
-"""The benchmark of `clean`: that what it plants is what it says, and that it runs, on a few hundred rows."""
+"""The benchmark of `clean`: that what it plants is what it says, and that it runs, on a few hundred rows. And one round
+of the benchmark that kills."""
 
 import json
+import os
+import random
+import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
 
 from bench import clean as bench
+from bench import faults
 from bench._clean.judge import judge
 from bench._clean.ours import removed
 from bench._clean.rows import THRESHOLD, Rows, read_planted, read_records, shingled
@@ -104,3 +109,21 @@ def test_the_stage_and_our_search_run_as_processes_and_it_says_what_it_left_out(
     assert "stages.clean" in lines
     assert lines["ours"][5:8] == ["1.00", "100.00%", "100.00%"]
     assert "pip install text-dedup==" in printed
+
+
+class EarlyKills(random.Random):
+    """Kills once, after a tenth of the time, in which nothing ends."""
+
+    def randint(self, low, high):
+        return low
+
+    def uniform(self, low, high):
+        return low + (high - low) / 10
+
+
+@pytest.mark.slow
+def test_a_round_of_kills_is_counted_and_ends_with_the_same_bytes(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(random, "Random", EarlyKills)
+    faults.main(1, ["download_data"])
+    assert first_words(capsys.readouterr().out)["download_data"] == ["1", "1", "0", "1", "of", "1"]

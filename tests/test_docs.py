@@ -4,18 +4,24 @@ tests/test_pipeline.py runs their code, but for the server in serving.md, whose 
 """
 
 import re
+import shlex
+import shutil
+from typing import get_args
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from stages._clean.rules import RULES
 from stages._download_data.files import READERS
 from stages._download_data.formats import NEEDED
-from stages.shared.params import Clean, Params, read_yaml
+from stages.shared.errors import UserError
+from stages.shared.params import Clean, Lora, Params, Quantization, Train, load_params, read_yaml
 from tests.conftest import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 OWN_DATA = (ROOT / "docs/own-data.md").read_text()
+TRAINING = (ROOT / "docs/training.md").read_text()
 
 
 YAML_BLOCKS = [
@@ -63,3 +69,48 @@ def test_the_page_on_own_data_names_every_format_and_ending():
     assert all(f"| `{name}` |" in OWN_DATA for name in NEEDED)
     endings = {ending for name in READERS for ending in re.findall(r"\.\w+", name)}
     assert not [ending for ending in endings if f"`{ending}`" not in OWN_DATA]
+
+
+def test_the_page_on_training_explains_every_key_and_every_choice_of_its_sections():
+    for section, fields in {"lora": Lora, "quantization": Quantization, "train": Train}.items():
+        assert set(re.findall(rf"`{section}\.(\w+)[`:]", TRAINING)) >= fields.model_fields.keys()
+        for name, field in fields.model_fields.items():
+            choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+            unnamed = [each for each in choices if not re.search(rf"`(?:{section}\.{name}: )?{each}`", TRAINING)]
+            assert not unnamed, f"{section}.{name}"
+    assert len(EXPERIMENTS) > 10 < len(list(refused()))  # of nothing the two tests below would be content
+
+
+def changed(tiny, folder, *settings):
+    """load_params() of the tiny profile with settings such as `lora.r=4`, which DVC itself puts there."""
+    file = folder / "params.yaml"
+    shutil.copy(tiny, file)
+    apply_overrides(file, list(settings))
+    return load_params(file)
+
+
+EXPERIMENTS = re.findall(r"(?m)^dvc exp run (.+)$", TRAINING)
+
+
+@pytest.mark.parametrize("options", EXPERIMENTS)
+def test_an_experiment_of_the_page_on_training_has_legal_values(options, tiny, tmp_path):
+    words = shlex.split(options)
+    assert set(words[::2]) == {"-S"}
+    assert changed(tiny, tmp_path, *words[1::2]) != load_params(tiny)
+
+
+def refused():
+    """(one setting, another) of the table of what does not go together."""
+    for row in re.findall(r"(?m)^\| `(\w+\.\w+: \w+)` \| (`.+) \|$", TRAINING):
+        yield from ((row[0], other) for other in re.findall("`([^`]+)`", row[1]))
+
+
+@pytest.mark.parametrize(("one", "other"), list(refused()))
+def test_what_the_page_on_training_says_not_to_combine_is_refused_with_both_keys(one, other, tiny, tmp_path):
+    settings = [setting.replace(": ", "=") for setting in (one, other)]
+    if {"lora.init=pissa", "lora.init=olora"} & {*settings}:
+        settings.insert(0, "quantization.bits=16")  # which they need anyway
+    with pytest.raises(UserError) as error:
+        changed(tiny, tmp_path, *settings)
+    for key in (one, other):
+        assert key.partition(": ")[0].rpartition(".")[2] in str(error.value)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,11 @@ SMALLER = {
 }
 
 
+def running(printed: str) -> list[str]:
+    """The stages that DVC says it starts."""
+    return re.findall(r"^Running stage '(.+)':$", printed, re.MULTILINE)
+
+
 class Repository:
     """A clone with DVC in it, whose caches are its own."""
 
@@ -46,6 +52,7 @@ class Repository:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_SITE_CACHE_DIR": str(cache),
             "DVC_NO_ANALYTICS": "1",
+            "OMP_NUM_THREADS": "1",  # see conftest.one_thread
             "GIT_CONFIG_GLOBAL": os.devnull,
             **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
         }
@@ -66,7 +73,23 @@ class Repository:
 
     def ran(self, *command: str) -> list[str]:
         """The stages that DVC says it ran."""
-        return re.findall(r"^Running stage '(.+)':$", self.run("dvc", *command), re.MULTILINE)
+        return running(self.run("dvc", *command))
+
+    def killed(self, stage: str, fault: str) -> str:
+        """What `dvc repro` printed until SIGKILL ended its process group. fault: module:function:n, the n-th call."""
+        done = subprocess.run(
+            ["dvc", "repro", stage],
+            check=False,
+            cwd=self.folder,
+            env=self.environment | {"FAULT": f"{fault}:SIGKILL", "PYTHONPATH": str(ROOT / "tests/faults")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            timeout=900,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stdout
+        return done.stdout
 
     def change(self, dotted: str, value: object) -> None:
         """Sets a key of params.yaml as a person would, its comments kept."""
@@ -312,13 +335,34 @@ def test_the_python_of_the_page_on_serving_generates_with_the_merged_model_and_w
         assert "Traceback" not in printed
 
 
-def test_another_run_with_empty_caches_gives_every_output_the_same_hash(repository, made):
-    other = made("second")
-    other.ran("repro")
+KILLS = [  # stage, where it is killed, what it or DVC has written by then. tests/test_train_faults.py has `train`
+    ("download_data", "stages._download_data.formats:recognise:1", "data/.raw.partial/rows-00000.jsonl"),
+    ("clean", "stages._clean.tally:Tally.reject:1", "data/.clean.partial/train.parquet"),
+    ("download_model", "stages.shared.paths:sha256:7", "models/.base.partial/model-00001-of-*.safetensors"),
+    ("tokenize", "stages.shared.records:read_batches:2", "data/.tokenized.partial/train.arrow"),
+    ("merge", "stages._merge.stream:write_tensor:10", "models/.merged.partial/model-00001-of-*.safetensors"),
+    ("evaluate@base", "stages.shared.paths:write_text:2", "metrics/evaluate/base.predictions.jsonl"),
+    ("evaluate@tuned", "dvc.output:Output.commit:5", "metrics/evaluate/tuned.json"),  # DVC has cached one of its files
+    ("report", "stages.shared.paths:write_text:5", "metrics.json"),  # the whole result, of which DVC does not know
+]
+
+
+def test_killed_in_the_middle_of_each_stage_another_run_with_empty_caches_gives_every_output_the_same_hash(
+    repository, made
+):
+    assert {stage for stage, _, _ in KILLS} == set(ALL) - {"train"}
+    other = made("killed")
+    for stage, fault, written in KILLS:
+        printed = other.killed(stage, fault)
+        assert running(printed)[-1] == stage, fault
+        assert list(other.folder.glob(written)), fault
+    assert other.ran("repro") == ["report"]
     ours, theirs = repository.hashes(), other.hashes()
     assert ours.keys() == theirs.keys()
     free = {path for path in ours if path.endswith(".timing.json")} | {"reports", "metrics.json"}
     assert {path: ours[path] for path in ours.keys() - free} == {path: theirs[path] for path in theirs.keys() - free}
+    assert not [path for folder in ("data", "models", "metrics") for path in (other.folder / folder).rglob("*.partial")]
+    assert other.ran("repro") == []
 
 
 def test_the_hub_out_of_reach_ends_with_what_to_do(made):

@@ -37,9 +37,9 @@ def test_what_is_imported_is_listed_and_what_is_listed_is_imported():
     assert pins("requirements.txt").keys() == imported_distributions() | NEEDED_UNSEEN
 
 
-def test_the_two_files_do_not_contradict_each_other():
+def test_the_files_do_not_contradict_each_other():
     constraints = pins("constraints.txt")
-    listed = pins("requirements.txt") | {}
+    listed = pins("requirements.txt") | pins("requirements-dev.txt")
     assert {name: constraints[name] for name in listed.keys() & constraints.keys()} == {
         name: version for name, version in listed.items() if name in constraints
     }

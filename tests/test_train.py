@@ -10,13 +10,13 @@ from trl import SFTTrainer
 
 from stages._train import loss as loss_module
 from stages._train.adapter import add_adapter, save_adapter
+from stages._train.assemble import make_trainer
 from stages._train.checkpoints import Checkpoints
 from stages._train.loss import LinearCrossEntropy
 from stages._train.signals import Stop
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic, packed_batch, quantized_modules
 from stages.shared.prompts import IGNORED
-from stages.train import make_trainer
 
 MANIFEST = {"id": "owner/name", "path": None, "revision": "a" * 40}
 

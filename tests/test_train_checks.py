@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,14 +17,17 @@ from stages._train.checks import (
     Rows,
     adapter_parameters,
     check_disk,
+    check_dtype,
     check_rows,
     count_rows,
 )
 from stages._train.fingerprint import difference, fingerprint
+from stages._train.signals import Stop
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, packed_batch
 from stages.shared.paths import write_json
 from stages.shared.prompts import IGNORED
+from stages.train import main
 from tests.conftest import ROOT, write_rows
 from tests.test_train import rows
 
@@ -141,6 +145,40 @@ def test_another_launcher_is_refused_before_anything_is_loaded(tmp_path):
     assert done.stderr.startswith(
         "train: WORLD_SIZE is 2, set by torchrun, accelerate launch or the like. Start it with"
     )
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """gpu("Tesla T4", 7) is what PyTorch sees then: the name, and the compute capability's first digit."""
+
+    def see(name, major):
+        # Asked for more than the hardware has, PyTorch says that all these have bfloat16, which they imitate.
+        monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+        monkeypatch.setattr(torch.version, "hip", None)
+        for function, answer in {
+            "is_available": True,
+            "device_count": 1,
+            "current_device": 0,
+            "get_device_properties": SimpleNamespace(name=name, major=major, total_memory=1 << 34),
+        }.items():
+            monkeypatch.setattr(torch.cuda, function, lambda *_, answer=answer: answer)
+
+    return see
+
+
+def test_a_gpu_without_bfloat16_is_refused_before_anything_is_loaded_or_written(params_of, gpu):
+    write("train", [ending(row) for row in rows(4)])
+    gpu("Tesla T4", 7)
+    with pytest.raises(UserError, match=r"Tesla T4 does not compute in bfloat16.* compute capability 8\.0 or more"):
+        main(Stop(), params_of())
+    assert not Path(".dvc").exists()
+
+
+def test_a_gpu_with_bfloat16_and_any_cpu_are_fine(params_of, gpu):
+    gpu("NVIDIA A10", 8)
+    check_dtype(params_of().machine)
+    gpu("Tesla T4", 7)
+    check_dtype(params_of(machine={"device": "cpu"}).machine)
 
 
 def changed_code():

@@ -11,11 +11,11 @@ from stages._train import attention
 from stages._train.attention import collate, flat_batch, register
 from stages._train.lora import fuse
 from stages._train.memory import CHOICES, GIB, choose, estimate, layer_activations, shape_of
+from stages._train.model import prepare_model
 from stages._train.plan import budget_of, plan
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, packed_batch, pick_attention
 from stages.shared.prompts import IGNORED
-from stages.train import prepare_model
 from tests.test_train import MANIFEST, rows
 
 

@@ -2,6 +2,7 @@
 bytes as one that was not."""
 
 import json
+import math
 from pathlib import Path
 
 import peft
@@ -13,6 +14,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
 from stages._train.adapter import add_adapter, check_saved, quantized_bytes, save_adapter
+from stages._train.assemble import make_trainer
 from stages._train.checkpoints import Checkpoints, steps
 from stages._train.checks import adapter_parameters
 from stages._train.results import curves, losses
@@ -20,7 +22,6 @@ from stages._train.signals import Stop
 from stages._train.start import check_start, lora_layers, start
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic, packed_batch
-from stages.train import make_trainer
 from tests.test_train import MANIFEST, rows
 
 BITS = {bits: {"quantization": {"bits": bits}, "merge": {"base": "original"}} for bits in (4, 8, 16)}
@@ -255,6 +256,23 @@ def test_the_size_of_a_dora_adapter_is_known_before_the_base_is_loaded(trainer_o
     params = options_of(lora={"variant": "dora"})
     trained = [p for p in trainer_of(params).model.parameters() if p.requires_grad]
     assert adapter_parameters(params.lora) == sum(p.numel() for p in trained)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_every_schedule_warms_up(trainer_of, options_of, schedule):
+    trainer = trainer_of(options_of(train={"lr_scheduler": schedule, "warmup_steps": 3, "learning_rate": 0.3}))
+    trainer.create_optimizer_and_scheduler(10)
+    rates = []
+    for _ in range(10):
+        rates += trainer.lr_scheduler.get_last_lr()[:1]
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    after = {  # shares of the rate, one and six steps after the warm-up
+        "constant": [1, 1],
+        "linear": [6 / 7, 1 / 7],
+        "cosine": [0.5 + 0.5 * math.cos(math.pi * step / 7) for step in (1, 6)],
+    }
+    assert [rate / 0.3 for rate in (*rates[:5], rates[9])] == pytest.approx([0, 1 / 3, 2 / 3, 1, *after[schedule]])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])

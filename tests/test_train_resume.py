@@ -13,12 +13,13 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from stages._train.adapter import add_adapter, check_saved, save_adapter
+from stages._train.assemble import make_trainer
 from stages._train.checkpoints import MANIFEST, Checkpoints, root, steps
 from stages._train.results import curves, losses
 from stages._train.signals import Stop
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic
-from stages.train import make_trainer, train
+from stages.train import train
 from tests.test_train import MANIFEST as BASE_MANIFEST
 from tests.test_train import rows
 
@@ -270,3 +271,23 @@ def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrup
     assert result(again, tmp_path / "again") == uninterrupted[0]
     saved_adapter = (tmp_path / "models/adapter/adapter_model.safetensors").read_bytes()
     assert saved_adapter == uninterrupted[0][0]
+
+
+class Restless(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 2:
+            torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2))  # of which no kernel repeats to the bit
+
+
+def test_an_operation_that_does_not_repeat_ends_a_deterministic_training_with_what_to_do(trainer_of, monkeypatch):
+    trainer = trainer_of(Checkpoints({}, 1))
+    trainer.add_callback(Restless)
+    torch.use_deterministic_algorithms(True)  # as on CUDA with train.deterministic
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    try:
+        with pytest.raises(
+            UserError, match=r"step 3 needs .*\(put_ does not have .*\), and train\.deterministic is true"
+        ):
+            train(trainer, None, {})
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -289,12 +289,12 @@ def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not
 
     stopped = made("stopped", devices=2, dropout=0.1, sharding="fsdp")
     # Each process kills itself and nobody else in the fourth step, as if the machine went away.
-    process = stopped.begin(fault="stages._train.trainer:Watch.on_step_begin:4:SIGKILL")
+    process = stopped.begin(fault="stages._train.watch:Watch.on_step_begin:4:SIGKILL")
     assert "was ended by SIGKILL. If that was nobody" in stopped.finish(process, code=1)
     assert stopped.checkpoints() == ["step-00000002"]
 
     # Both wait before step 5 until the process that DVC would have started has passed SIGTERM on to them.
-    process = stopped.begin(fault="stages._train.trainer:Watch.on_step_begin:3:SIGSTOP")
+    process = stopped.begin(fault="stages._train.watch:Watch.on_step_begin:3:SIGSTOP")
     while [state(child) for child in children(process.pid)] != ["T", "T"]:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)

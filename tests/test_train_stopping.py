@@ -1,19 +1,25 @@
 """Early stopping, and what can be watched while a training runs."""
 
 import csv
-import importlib.util
+import os
+import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from transformers import TrainerCallback
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from stages._train import live
+from stages._train.assemble import training_arguments
 from stages._train.checkpoints import Checkpoints, steps
 from stages._train.history import best, evaluations
 from stages._train.live import LiveCurves
 from stages._train.results import curves, losses
-from stages._train.trackers import prepare_trackers
+from stages._train.trackers import places, prepare_trackers
 from stages.shared.errors import UserError
+from stages.shared.params import Tracker
 from stages.shared.paths import CURVE, VALIDATION_CURVE
 from tests.test_train import rows
 from tests.test_train_options import options_of, place, saved, trainer_of  # noqa: F401 fixtures
@@ -22,7 +28,7 @@ from tests.test_train_options import options_of, place, saved, trainer_of  # noq
 UNLIKE = [*rows(1), *rows(3, seed=1)]
 
 
-HARMFUL = {"eval_steps": 1, "epochs": 6, "learning_rate": 5e-2, "lr_scheduler": "constant"}
+HARMFUL = {"eval_steps": 1, "epochs": 6, "learning_rate": 5e-2, "lr_scheduler": "constant", "warmup_steps": 0}
 
 
 @pytest.fixture
@@ -109,49 +115,74 @@ def with_tracker(options_of, *names):  # noqa: F811
     return options_of(train={"epochs": 2}, machine={"report_to": list(names)})
 
 
-def test_a_tracker_that_is_not_installed_is_named_before_the_training(options_of, place):  # noqa: F811
-    absent = [name for name in ("tensorboard", "wandb", "mlflow", "trackio") if importlib.util.find_spec(name) is None]
-    if not absent:
-        pytest.skip("all trackers are installed")
-    Path(absent[0]).mkdir()  # no package, though Python would import it
-    params = with_tracker(options_of, *absent)
-    with pytest.raises(UserError, match=rf"report_to needs {', '.join(absent)}, .*pip install {' '.join(absent)}"):
+TRACKERS = get_args(Tracker)
+
+
+def test_trackers_that_are_not_installed_are_named_before_the_training(options_of, place, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(sys, "path", [str(place)])
+    for name in TRACKERS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    Path(TRACKERS[0]).mkdir()  # no package, though Python would import it
+    params = with_tracker(options_of, *TRACKERS)
+    with pytest.raises(UserError, match=rf"needs {', '.join(TRACKERS)}, .*pip install {' '.join(TRACKERS)}"):
         prepare_trackers(params.machine, "run")
     assert not Path("logs").exists()
 
 
-VARIABLES = ("TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_DISABLE_TELEMETRY", "TRACKIO_DIR")
+@pytest.fixture
+def own_environment(place, monkeypatch):  # noqa: F811
+    """Whatever a test sets of the trackers' variables goes again."""
+    for variable in places(place, "name"):
+        monkeypatch.setenv(variable, "to be restored")
+        monkeypatch.delenv(variable)
 
 
-@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "mlflow", "trackio"])
-def test_a_tracker_changes_no_byte_and_writes_below_logs(
-    trainer_of,  # noqa: F811
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_every_tracker_is_one_that_the_trainer_logs_to(trainer_of, options_of, tracker):  # noqa: F811
+    """The Trainer makes its callbacks from just these names; making one needs the tracker itself."""
+    arguments = training_arguments(with_tracker(options_of, tracker), recompute=False)
+    assert arguments.report_to == [tracker]
+    assert INTEGRATION_TO_CALLBACK[tracker] in get_reporting_integration_callbacks(arguments.report_to)
+
+
+def test_trackers_write_below_logs_of_the_repository_unless_they_are_told_otherwise(
     options_of,  # noqa: F811
     place,  # noqa: F811
     monkeypatch,
-    tracker,
+    own_environment,
 ):
-    if importlib.util.find_spec(tracker) is None:  # importing it would fix where it writes
-        pytest.skip(f"{tracker} is not installed")
-    for variable in VARIABLES:
-        monkeypatch.setenv(variable, "to be restored")
-        monkeypatch.delenv(variable)
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    repository = place / "repository"
+    repository.mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(repository))
+    monkeypatch.setenv("WANDB_DIR", "elsewhere")
+    prepare_trackers(with_tracker(options_of, "tensorboard").machine, "name")
+    found = {variable: os.environ[variable] for variable in places(place, "name")}
+    assert found.pop("WANDB_DIR") == "elsewhere"
+    assert found.pop("MLFLOW_DISABLE_TELEMETRY") == "true"
+    logs = repository / "logs"
+    assert found == {
+        "TENSORBOARD_LOGGING_DIR": f"{logs}/tensorboard/name",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{logs}/mlflow.db",
+        "TRACKIO_DIR": f"{logs}/trackio",
+    }
+    assert list(place.rglob("logs")) == [logs]
+
+
+def test_a_tracker_changes_no_byte_and_writes_below_logs(trainer_of, options_of, place, own_environment):  # noqa: F811
+    """TensorBoard, which requirements-dev.txt brings; the others need a server or an account."""
     plain = trainer_of(options_of(train={"epochs": 2}), Checkpoints({}, 1))
     plain.run(None)
     result = saved(plain, place / "plain")
     before = set(place.iterdir())
-    params = with_tracker(options_of, tracker)
+    params = with_tracker(options_of, "tensorboard")
     prepare_trackers(params.machine, "name")
     trainer = trainer_of(params, Checkpoints({"number": 1}, 1))
     trainer.run(None)
     assert {path.name for path in set(place.iterdir()) - before} == {"logs"}
-    assert any(path.is_file() for path in (place / "logs").rglob("*"))
     assert saved(trainer, place / "tracked") == result
-    if tracker == "tensorboard":
-        assert tensorboard_losses(place / "logs/tensorboard/name") == [
-            pytest.approx(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry
-        ]
+    assert tensorboard_losses(place / "logs/tensorboard/name") == [
+        pytest.approx(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry
+    ]
 
 
 def tensorboard_losses(folder):

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 
 from bench._train.base import load_base, masked, packed_rows
+from stages._train.assemble import make_trainer
 from stages._train.attention import register
 from stages._train.checkpoints import Checkpoints
 from stages._train.lora import fuse
@@ -16,7 +17,6 @@ from stages._train.signals import Stop
 from stages.shared.models import make_deterministic, pick_attention
 from stages.shared.params import Params
 from stages.shared.paths import read_json
-from stages.train import make_trainer
 
 
 @dataclass(frozen=True)

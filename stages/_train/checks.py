@@ -6,12 +6,26 @@ from pathlib import Path
 
 from stages._train.checkpoints import Checkpoints
 from stages.shared.errors import UserError
-from stages.shared.params import Lora
+from stages.shared.models import pick_device
+from stages.shared.params import Lora, Machine
 from stages.shared.paths import ADAPTER, BASE, read_json
 from stages.shared.prompts import IGNORED
 
 MIB = 1 << 20
 MARGIN = 16 * MIB  # of a checkpoint: states of generators, the log, file systems' blocks
+
+
+def check_dtype(machine: Machine) -> None:
+    """Raises UserError on a GPU that has float16 alone, whose gradients vanish below 6e-8 unless the loss is scaled."""
+    import torch
+
+    # PyTorch counts a GPU that only imitates bfloat16 as one that has it.
+    if pick_device(machine).type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f"{torch.cuda.get_device_name()} does not compute in bfloat16, in which the training runs; float16 is not "
+            "offered. Use a GPU of compute capability 8.0 or more (since Ampere: A10, A100, L4, RTX 30), or set "
+            "machine.device: cpu"
+        )
 
 
 @dataclass(frozen=True)

@@ -34,3 +34,17 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, upstream: torch.Tensor):
         (gradient,) = ctx.saved_tensors
         return gradient * upstream, None, None
+
+
+def summed_loss(backbone: torch.nn.Module, inputs: dict[str, torch.Tensor], autocast: bool) -> tuple[torch.Tensor, int]:
+    """The sum of the cross-entropies of the trained tokens, in nats, and their number. inputs: of attention.collate."""
+    bounds = {name: inputs[name] for name in ("cu_seq_lens_q", "max_length_q") if name in inputs}
+    # accelerate's autocast is in the forward of the whole model, which is not called here.
+    with torch.autocast(inputs["input_ids"].device.type, dtype=torch.bfloat16, enabled=autocast):
+        # With a cache, transformers would let packed conversations see each other.
+        states = backbone.model(
+            input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, **bounds
+        ).last_hidden_state
+    places, targets = inputs["places"], inputs["targets"]
+    loss = LinearCrossEntropy.apply(states.flatten(0, 1)[places], backbone.lm_head.weight, targets)
+    return loss, len(places)

@@ -12,6 +12,17 @@ from stages.shared.errors import UserError
 from stages.shared.params import Machine
 
 
+def places(logs: Path, name: str) -> dict[str, str]:
+    """{environment variable: its value} for runs called `name`. TensorBoard's is read by transformers."""
+    return {
+        "TENSORBOARD_LOGGING_DIR": str(logs / "tensorboard" / name),
+        "WANDB_DIR": str(logs),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{logs / 'mlflow.db'}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "TRACKIO_DIR": str(logs / "trackio"),
+    }
+
+
 def prepare_trackers(machine: Machine, name: str) -> None:
     """Tells each tracker where to write; name: that of the run.
 
@@ -30,12 +41,5 @@ def prepare_trackers(machine: Machine, name: str) -> None:
         )
     logs = Path(os.environ.get("DVC_ROOT", "."), "logs").absolute()
     logs.mkdir(exist_ok=True)
-    places = {
-        "TENSORBOARD_LOGGING_DIR": logs / "tensorboard" / name,
-        "WANDB_DIR": logs,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{logs / 'mlflow.db'}",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "TRACKIO_DIR": logs / "trackio",
-    }
-    for variable, value in places.items():
-        os.environ.setdefault(variable, str(value))
+    for variable, value in places(logs, name).items():
+        os.environ.setdefault(variable, value)

@@ -4,70 +4,26 @@ Why not TRL's loss: it also computes entropy and accuracy, and on two CPU cores 
 """
 
 import functools
-import time
 from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
-from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers import PrinterCallback, TrainerState
 from trl import SFTTrainer
 
 from stages._train.adapter import save_adapter
 from stages._train.checkpoints import Checkpoints
-from stages._train.distributed import agree, average_gradients, same_start, total, world
-from stages._train.loss import LinearCrossEntropy
-from stages._train.optimizer import loraplus_optimizer, refuse_rounding
+from stages._train.distributed import agree, average_gradients, total, world
+from stages._train.loss import summed_loss
+from stages._train.optimizer import loraplus_optimizer
 from stages._train.shares import GENERATORS, Even, NoCheckpoints, generator_states, load_generators
 from stages._train.signals import Stop
 from stages._train.start import TAKEN, start
 from stages._train.stopping import EarlyStopping
+from stages._train.watch import Watch
 from stages.shared.params import Lora
 from stages.shared.paths import read_json, write_json
-from stages.shared.progress import Progress
-from stages.shared.stage import peak_memory
-
-
-class Watch(TrainerCallback):
-    """Shows progress, asks for a checkpoint when the process was told to stop, and sums up what the training cost:
-    `seconds` in optimizer steps, evaluations left out, those of the stopped runs before this one included."""
-
-    def __init__(self, opened: float, stop: Stop, cuda: bool):
-        self.opened, self.stop, self.cuda = opened, stop, cuda
-        self.seconds, self.loss, self.began, self.progress = 0.0, "", 0.0, None
-        self.before = {"stage_seconds": 0.0, "runs": 0, "peak_memory_bytes": 0}
-
-    def costs(self) -> dict[str, float]:
-        peak = torch.cuda.max_memory_allocated() if self.cuda else peak_memory()
-        return {
-            "train_seconds": self.seconds,
-            "stage_seconds": self.before["stage_seconds"] + time.monotonic() - self.opened,
-            "runs": self.before["runs"] + 1,
-            "peak_memory_bytes": max(self.before["peak_memory_bytes"], peak),
-        }
-
-    def on_train_begin(self, args, state, control, model, optimizer, **_):
-        state.save_steps = args.save_steps  # a checkpoint brings its own, and machine.save_steps may have changed
-        same_start(model, args.seed)
-        refuse_rounding(model, optimizer)
-        self.progress = Progress("train", state.max_steps - state.global_step, " steps")
-        self.stop.training = True
-
-    def on_step_begin(self, args, state, control, **_):
-        self.began = time.monotonic()
-
-    def on_step_end(self, args, state, control, **_):
-        self.seconds += time.monotonic() - self.began
-        self.progress.advance(loss=self.loss)
-        self.stop.received = agree(self.stop.received)  # a signal may reach the processes in different steps
-        control.should_save = control.should_save or bool(self.stop.received)
-
-    def on_log(self, args, state, control, logs, **_):
-        self.loss = f"{logs['loss']:.3f}" if "loss" in logs else self.loss
-
-    def on_train_end(self, args, state, control, **_):
-        self.stop.training = False
-        self.progress.bar.close()
 
 
 class Trainer(SFTTrainer):
@@ -184,17 +140,7 @@ class Trainer(SFTTrainer):
 
     def summed_loss(self, model, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """The sum of the cross-entropies of the trained tokens, in nats, and their number."""
-        backbone = self.accelerator.unwrap_model(model).get_base_model()
-        bounds = {name: inputs[name] for name in ("cu_seq_lens_q", "max_length_q") if name in inputs}
-        # accelerate's autocast is in the forward of the whole model, which is not called here.
-        with torch.autocast(inputs["input_ids"].device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            # With a cache, transformers would let packed conversations see each other.
-            states = backbone.model(
-                input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, **bounds
-            ).last_hidden_state
-        places, targets = inputs["places"], inputs["targets"]
-        loss = LinearCrossEntropy.apply(states.flatten(0, 1)[places], backbone.lm_head.weight, targets)
-        return loss, len(places)
+        return summed_loss(self.accelerator.unwrap_model(model).get_base_model(), inputs, self.autocast)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, count = self.summed_loss(model, inputs)

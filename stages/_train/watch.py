@@ -1,0 +1,54 @@
+"""What a training shows and costs while it runs, and the checkpoint that it leaves when it is told to stop."""
+
+import time
+
+import torch
+from transformers import TrainerCallback
+
+from stages._train.distributed import agree, same_start
+from stages._train.optimizer import refuse_rounding
+from stages._train.signals import Stop
+from stages.shared.progress import Progress
+from stages.shared.stage import peak_memory
+
+
+class Watch(TrainerCallback):
+    """Shows progress, asks for a checkpoint when the process was told to stop, and sums up what the training cost:
+    `seconds` in optimizer steps, evaluations left out, those of the stopped runs before this one included."""
+
+    def __init__(self, opened: float, stop: Stop, cuda: bool):
+        self.opened, self.stop, self.cuda = opened, stop, cuda
+        self.seconds, self.loss, self.began, self.progress = 0.0, "", 0.0, None
+        self.before = {"stage_seconds": 0.0, "runs": 0, "peak_memory_bytes": 0}
+
+    def costs(self) -> dict[str, float]:
+        peak = torch.cuda.max_memory_allocated() if self.cuda else peak_memory()
+        return {
+            "train_seconds": self.seconds,
+            "stage_seconds": self.before["stage_seconds"] + time.monotonic() - self.opened,
+            "runs": self.before["runs"] + 1,
+            "peak_memory_bytes": max(self.before["peak_memory_bytes"], peak),
+        }
+
+    def on_train_begin(self, args, state, control, model, optimizer, **_):
+        state.save_steps = args.save_steps  # a checkpoint brings its own, and machine.save_steps may have changed
+        same_start(model, args.seed)
+        refuse_rounding(model, optimizer)
+        self.progress = Progress("train", state.max_steps - state.global_step, " steps")
+        self.stop.training = True
+
+    def on_step_begin(self, args, state, control, **_):
+        self.began = time.monotonic()
+
+    def on_step_end(self, args, state, control, **_):
+        self.seconds += time.monotonic() - self.began
+        self.progress.advance(loss=self.loss)
+        self.stop.received = agree(self.stop.received)  # a signal may reach the processes in different steps
+        control.should_save = control.should_save or bool(self.stop.received)
+
+    def on_log(self, args, state, control, logs, **_):
+        self.loss = f"{logs['loss']:.3f}" if "loss" in logs else self.loss
+
+    def on_train_end(self, args, state, control, **_):
+        self.stop.training = False
+        self.progress.bar.close()
