@@ -20,16 +20,16 @@ def pins(name):
 
 
 def imported_distributions():
-    """Distributions that stages/ imports, ours and Python's own left out."""
+    """Distributions that stages/ and tools/ import, ours and Python's own left out."""
     modules = set()
-    for path in (ROOT / "stages").rglob("*.py"):
+    for path in [*(ROOT / "stages").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 modules.add(node.module.partition(".")[0])
     owners = importlib.metadata.packages_distributions()
-    third_party = modules - sys.stdlib_module_names - {"stages"}
+    third_party = modules - sys.stdlib_module_names - {"stages", "tools"}
     return {re.sub(r"[-_.]+", "-", owners[module][0]).lower() for module in third_party}
 
 
@@ -37,9 +37,9 @@ def test_what_is_imported_is_listed_and_what_is_listed_is_imported():
     assert pins("requirements.txt").keys() == imported_distributions() | NEEDED_UNSEEN
 
 
-def test_the_two_files_do_not_contradict_each_other():
+def test_the_files_do_not_contradict_each_other():
     constraints = pins("constraints.txt")
-    listed = pins("requirements.txt") | {}
+    listed = pins("requirements.txt") | pins("requirements-dev.txt")
     assert {name: constraints[name] for name in listed.keys() & constraints.keys()} == {
         name: version for name, version in listed.items() if name in constraints
     }
