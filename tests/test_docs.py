@@ -1,9 +1,10 @@
 """The pages in docs/: what they name exists.
 
-tests/test_pipeline.py runs their code, but for the server in serving.md, whose packages are not installed here.
+tests/test_pipeline.py runs their code, and tests/test_serving.py the server in serving.md.
 """
 
 import re
+import shlex
 
 import pytest
 from ruamel.yaml import YAML
@@ -11,8 +12,9 @@ from ruamel.yaml import YAML
 from stages._clean.rules import RULES
 from stages._download_data.files import READERS
 from stages._download_data.formats import NEEDED
-from stages.shared.params import Clean, Params, read_yaml
+from stages.shared.params import Clean, Params, load_params, read_yaml
 from tests.conftest import ROOT
+from tools import generate, push_to_hub
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 OWN_DATA = (ROOT / "docs/own-data.md").read_text()
@@ -63,3 +65,26 @@ def test_the_page_on_own_data_names_every_format_and_ending():
     assert all(f"| `{name}` |" in OWN_DATA for name in NEEDED)
     endings = {ending for name in READERS for ending in re.findall(r"\.\w+", name)}
     assert not [ending for ending in endings if f"`{ending}`" not in OWN_DATA]
+
+
+TOOLS = {
+    "generate": lambda options: generate.read_options(load_params(ROOT / "profiles/tiny.yaml"), options),
+    "push_to_hub": push_to_hub.read_options,
+}
+COMMANDS = [
+    (tool, shlex.split(rest, comments=True))
+    for page in PAGES
+    for block in re.findall(r"(?m)^```bash\n(.*?)^```", page.read_text(), re.DOTALL)
+    for tool, rest in re.findall(rf"(?m)^python -m tools\.({'|'.join(TOOLS)})\b(.*)$", block)
+]
+
+
+@pytest.mark.parametrize(("tool", "options"), COMMANDS)
+def test_a_tool_takes_the_options_that_a_page_gives_it(tool, options):
+    parsed = vars(TOOLS[tool](options))
+    given = [word for word in options if not word.startswith("--")]
+    assert set(given) <= {str(value) for value in parsed.values()}
+
+
+def test_both_tools_are_shown_on_a_page():
+    assert {tool for tool, _ in COMMANDS} == TOOLS.keys()
