@@ -233,6 +233,16 @@ def test_no_control_character_reaches_the_terminal(text):
     assert not [char for char in shown if unicodedata.bidirectional(char) in ("RLO", "LRO", "RLE", "LRE", "RLI", "LRI")]
 
 
+def test_a_streamed_answer_colours_and_renames_no_terminal(encoder, capsys):
+    stream = Stream(encoder, terminal.show)
+    stream.put(torch.tensor([[1]]))
+    for token in [encoder.pieces.piece_to_id("<0x1B>"), *encoder.pieces.encode("[31mred"), encoder.eos]:
+        stream.put(torch.tensor([token]))
+    stream.end()
+    assert stream.text == "\x1b [31mred"
+    assert capsys.readouterr().out == "\\x1b [31mred"
+
+
 def test_what_colours_or_renames_a_terminal_is_spelled_out():
     assert escaped("\x1b[31mred\x1b]0;title\x07\r\x9b2J\u202e 日本語👩‍👧\n\tx") == (
         "\\x1b[31mred\\x1b]0;title\\x07\\r\\x9b2J\\u202e 日本語👩‍👧\n\tx"
@@ -344,7 +354,7 @@ def test_other_weights_in_the_same_place_are_noticed(tmp_path):
         ('{"messages": [{"role": "user"}]}', "not a list of objects"),
         ('{"messages": []}', "they are none"),
         ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}', "user, assistant"),
-        ('{"messages": [{"role": "tool", "content": "x"}]}', "they are tool"),
+        ('{"messages": [{"role": "tool", "content": "x"}]}', "they are 'tool'"),
         ('{"prompt": "x", "answer": "y"}', "has a field answer already. Choose another with --field"),
         (json.dumps({"prompt": "x " * 600}), "more than the model's context of 512"),
     ],

@@ -17,7 +17,8 @@ from stages.shared.errors import UserError
 from stages.shared.paths import MERGED
 from stages.shared.prompts import CHAT_TEMPLATES
 from tests.conftest import ROOT, TOKEN
-from tools.push_to_hub import CARD, adapter_card, files_of, listing, prepare, read_options, stale
+from tools._push_to_hub.files import CARD, adapter_card, files_of, listing, prepare
+from tools.push_to_hub import read_options, stale
 
 CODE = """
 import os, runpy, sys

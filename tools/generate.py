@@ -116,7 +116,9 @@ def answer_file(options: argparse.Namespace, params: Params, encoder: Encoder, d
 def main(options: argparse.Namespace, params: Params) -> None:
     folder_of(options.model)  # before anything slow
     make_deterministic(options.seed, wanted=True, warn_only=True)
-    prompt = params.prompt if options.system is None else params.prompt.model_copy(update={"system": options.system})
+    prompt = params.prompt
+    if options.system is not None:
+        prompt = prompt.model_copy(update={"system": user(options.system)["content"]})
     encoder = Encoder(prompt)
     decoding = Decoding(options.max_new_tokens, options.temperature)
     if options.input:

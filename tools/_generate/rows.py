@@ -75,7 +75,7 @@ def messages_of(fields: dict, where: str) -> list[dict[str, str]]:
     if spoken != (["user", "assistant"] * len(spoken))[: len(spoken)] or len(spoken) % 2 == 0:
         raise UserError(
             f"{where}: `messages` must go user, assistant, … and end with the user, after at most one system turn; "
-            f"they are {', '.join(roles) or 'none'}"
+            f"they are {', '.join(map(repr, roles)) or 'none'}"
         )
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
