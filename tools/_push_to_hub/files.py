@@ -16,8 +16,8 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".
 ADAPTER_USE = """## Use
 
 This is the adapter alone, in PEFT's layout; the results above are those of the model that it was merged into.
-`PeftModel.from_pretrained` puts it onto the base, which training loaded with the `quantization` of the parameters below.
-Prompts follow Mistral's instruct format {template}, as chat_template.jinja writes it.
+`PeftModel.from_pretrained` puts it onto the base, which training loaded with the `quantization` of the parameters
+below. Prompts follow Mistral's instruct format {template}, as chat_template.jinja writes it.
 
 """
 
