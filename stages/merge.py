@@ -15,7 +15,7 @@ from stages._merge.stream import Plan, refuse_full_disk, write_merged
 from stages.shared.card import base_name, front_matter
 from stages.shared.errors import UserError
 from stages.shared.four_bit import VALUES
-from stages.shared.models import load_model, pick_device
+from stages.shared.models import free, load_model, pick_device
 from stages.shared.params import Merge, Params
 from stages.shared.paths import (
     ADAPTER,
@@ -81,7 +81,7 @@ def card(params: Params, config: dict, parity: dict[str, float]) -> str:
 
 def compare_all(plan: Plan, folder: Path, rows: list[dict], params: Params) -> tuple[dict, dict]:
     """The parity of the merged model in `folder`, and of the merge onto the 16-bit weights."""
-    from stages._merge.parity import Reference, compare, free, merge_in_memory
+    from stages._merge.parity import Reference, compare, merge_in_memory
 
     reference = Reference(BASE, ADAPTER, rows, params.machine, params.quantization)
     free()

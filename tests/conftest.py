@@ -24,8 +24,10 @@ from stages.clean import clean
 from stages.shared.params import Clean, Params, read_yaml
 from stages.shared.records import SPLITS, Record, read_records, record_file, record_table
 from stages.tokenize import BATCH
+from tests.uploads import Received, Uploads
 
 ROOT = Path(__file__).resolve().parents[1]
+TOKEN = "hf_ThisIsTheTokenThatNobodyMaySee"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -97,13 +99,14 @@ class Hub:
     status: int = 0  # answer this to everything
     cut_at: int = 0  # close the connection once after so many bytes of a file
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
+    received: Received = field(default_factory=Received)
 
     def fetched(self) -> list[str]:
         """The files whose bytes were asked for."""
         return [path.rsplit("/", 1)[1] for method, path, _ in self.requests if method == "GET" and "/resolve/" in path]
 
 
-class HubHandler(BaseHTTPRequestHandler):
+class HubHandler(Uploads, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
 
@@ -133,6 +136,8 @@ class HubHandler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
         if path.startswith("/files/"):
             return self.plain(self.hub.files["files"].get(path.removeprefix("/files/")))
+        if model := re.fullmatch("/api/models/([^/]+/[^/]+)", path):
+            return self.of_model(model[1])
         return self.of_repository(path)
 
     do_HEAD = do_GET  # noqa: N815 http.server looks the method up by this name
@@ -183,7 +188,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub():
-    """A hub on this machine, which speaks as much of the protocol as huggingface_hub uses for a download."""
+    """A hub on this machine, which speaks as much of the protocol as huggingface_hub uses for downloads and uploads."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (HubHandler,), {"hub": hub}))
     server.daemon_threads = True
@@ -213,14 +218,14 @@ def python_at(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
             **kept,
             "HF_ENDPOINT": url,
             "HF_HOME": str(tmp_path / "hf"),
-            "HF_TOKEN": "hf_ThisIsTheTokenThatNobodyMaySee",
+            "HF_TOKEN": TOKEN,
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "PYTHONPATH": str(ROOT),
             **variables,
         }
         command = [sys.executable, "-c", code, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-        assert environment["HF_TOKEN"][:20] not in done.stdout + done.stderr
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert TOKEN[:20] not in done.stdout + done.stderr
         return done
 
     return run

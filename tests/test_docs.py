@@ -1,6 +1,6 @@
 """The pages in docs/: what they name exists.
 
-tests/test_pipeline.py runs their code, but for the server in serving.md, whose packages are not installed here.
+tests/test_pipeline.py runs their code, and tests/test_serving.py the server in serving.md.
 """
 
 import re
@@ -18,6 +18,7 @@ from stages._download_data.formats import NEEDED
 from stages.shared.errors import UserError
 from stages.shared.params import Clean, Lora, Params, Quantization, Train, load_params, read_yaml
 from tests.conftest import ROOT
+from tools import generate, push_to_hub
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 OWN_DATA = (ROOT / "docs/own-data.md").read_text()
@@ -114,3 +115,26 @@ def test_what_the_page_on_training_says_not_to_combine_is_refused_with_both_keys
         changed(tiny, tmp_path, *settings)
     for key in (one, other):
         assert key.partition(": ")[0].rpartition(".")[2] in str(error.value)
+
+
+TOOLS = {
+    "generate": lambda options: generate.read_options(load_params(ROOT / "profiles/tiny.yaml"), options),
+    "push_to_hub": push_to_hub.read_options,
+}
+COMMANDS = [
+    (tool, shlex.split(rest, comments=True))
+    for page in PAGES
+    for block in re.findall(r"(?m)^```bash\n(.*?)^```", page.read_text(), re.DOTALL)
+    for tool, rest in re.findall(rf"(?m)^python -m tools\.({'|'.join(TOOLS)})\b(.*)$", block)
+]
+
+
+@pytest.mark.parametrize(("tool", "options"), COMMANDS)
+def test_a_tool_takes_the_options_that_a_page_gives_it(tool, options):
+    parsed = vars(TOOLS[tool](options))
+    given = [word for word in options if not word.startswith("--")]
+    assert set(given) <= {str(value) for value in parsed.values()}
+
+
+def test_both_tools_are_shown_on_a_page():
+    assert {tool for tool, _ in COMMANDS} == TOOLS.keys()

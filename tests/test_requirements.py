@@ -20,16 +20,16 @@ def pins(name):
 
 
 def imported_distributions():
-    """Distributions that stages/ imports, ours and Python's own left out."""
+    """Distributions that stages/ and tools/ import, ours and Python's own left out."""
     modules = set()
-    for path in (ROOT / "stages").rglob("*.py"):
+    for path in [*(ROOT / "stages").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 modules.add(node.module.partition(".")[0])
     owners = importlib.metadata.packages_distributions()
-    third_party = modules - sys.stdlib_module_names - {"stages"}
+    third_party = modules - sys.stdlib_module_names - {"stages", "tools"}
     return {re.sub(r"[-_.]+", "-", owners[module][0]).lower() for module in third_party}
 
 

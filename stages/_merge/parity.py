@@ -4,7 +4,6 @@ One model is in memory at a time. Of the trained one its last hidden states are 
 4,096 and 32,768 tokens, the log-probabilities themselves would take eight times that.
 """
 
-import gc
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,12 +105,3 @@ def merge_in_memory(model: "PreTrainedModel", plan: Plan) -> None:
         weight = model.get_submodule(name).weight.data
         for first, rows in merged_blocks(plan, name, Original(tensors[name], plan.device)):
             weight[first : first + len(rows)] = rows
-
-
-def free() -> None:
-    """Gives back what the last model held, so that the next one has room."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

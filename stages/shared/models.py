@@ -1,5 +1,6 @@
 """Loading models: the one place that knows about the device, the dtype and the attention kernel."""
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -101,6 +102,15 @@ def load_model(
         # mode, and every backward after that is wrong without a word. This keeps the weights as they are.
         module.support_avx512bf16_for_cpu = False
     return model.eval()
+
+
+def free() -> None:
+    """Gives back what the last model held, so that the next one has room."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def quantized_modules(model: "torch.nn.Module") -> Iterator[tuple[str, "torch.nn.Module"]]:

@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,15 +101,35 @@ def explain(error: OSError) -> str:
     return f"{error.strerror}: {error.filename}"
 
 
-def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
-    """Runs main(params) as the stage `stage`, and ends the process with 1 where the user made a mistake."""
+@contextlib.contextmanager
+def explained(name: str, online: bool = False) -> Iterator[None]:
+    """Runs the work of the stage or tool `name`, without the network unless `online`.
+
+    A user's mistake, a full disk and Ctrl-C end the process with one message and exit code 1, or 130.
+    """
     os.environ |= QUIET
     warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what TRL passes to it
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a CPU kernel from the hub
-    if stage not in DOWNLOADS:
+    if not online:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    started = time.monotonic()
     try:
+        yield
+    except UserError as error:
+        sys.exit(f"{name}: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        sys.exit(f"{name}: {explain(error)}")
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            print(f"\n{name}: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
+    """Runs main(params) as the stage `stage`, and ends the process with 1 where the user made a mistake."""
+    started = time.monotonic()
+    with explained(stage, online=stage in DOWNLOADS):
         params = load_params()
         before = snapshot(stage)
         timing_file(stage).unlink(missing_ok=True)
@@ -120,14 +140,4 @@ def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
             timing_file(stage), {"seconds": round(seconds, 3), "peak_rss_bytes": peak_memory(), **outcome.timing}
         )
         outcome.finish()
-    except UserError as error:
-        sys.exit(f"{stage}: {error}")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        sys.exit(f"{stage}: {explain(error)}")
-    except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
-            print(f"\n{stage}: stopped", file=sys.stderr)
-        sys.exit(130)
     print(f"{stage}: {outcome.message} ({seconds:.1f} s)", flush=True)

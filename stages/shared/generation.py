@@ -1,0 +1,60 @@
+"""What a model writes after a prompt."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+PADDING = 0  # <unk>: never </s>, whose probability the model has to learn
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the next token is chosen. temperature: 0 takes the likeliest one; else it divides the logits, and one is
+    drawn from the whole distribution."""
+
+    max_new_tokens: int
+    temperature: float
+
+
+class Streamer(Protocol):
+    """What transformers tells of a single answer while it is written: first the prompt's ids, then each token."""
+
+    def put(self, ids: "torch.Tensor") -> None: ...
+
+    def end(self) -> None: ...
+
+
+def continuations(
+    model: "PreTrainedModel", prompts: list[list[int]], eos: int, decoding: Decoding, streamer: Streamer | None = None
+) -> list[list[int]]:
+    """What the model writes after each prompt, up to and with its end-of-sequence token. All in one batch.
+
+    streamer: for a batch of one.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    # What is unset in a configuration is filled from the model's own, which may bring a repetition penalty.
+    model.generation_config = GenerationConfig()
+    drawn = {"temperature": decoding.temperature, "top_k": 0, "top_p": 1.0} if decoding.temperature else {}
+    config = GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens, do_sample=bool(drawn), eos_token_id=eos, pad_token_id=PADDING, **drawn
+    )
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), PADDING)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    with torch.no_grad():
+        found = model.generate(
+            ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            streamer=streamer,
+        )
+    answers = found[:, longest:].tolist()
+    return [answer[: answer.index(eos) + 1] if eos in answer else answer for answer in answers]

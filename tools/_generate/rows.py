@@ -1,0 +1,199 @@
+"""Answers to the rows of a JSONL file, in a file that a later run goes on with."""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from stages.shared.errors import UserError
+from stages.shared.paths import read_json, write_json
+from stages.shared.progress import progress
+from stages.shared.prompts import Encoder
+from tools._generate.speakers import Prompts, Speaker
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the input. `where` names file and line."""
+
+    where: str
+    fields: dict
+    messages: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """settings: all that the answers follow from but the rows; a file of answers belongs to one value of them."""
+
+    rows: Path
+    answers: Path
+    field: str
+    batch_size: int
+    seed: int
+    settings: dict[str, object]
+
+
+def refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def parse(line: bytes, where: str) -> dict:
+    try:
+        fields = json.loads(line.decode("utf-8"), parse_constant=refuse_constant)
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: a text has half of a surrogate pair, which is no character. Mend the row") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not a line of JSON in UTF-8 ({error}). Mend or remove it") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{where}: not an object with `prompt` or `messages`")
+    return fields
+
+
+def messages_of(fields: dict, where: str) -> list[dict[str, str]]:
+    """The conversation to answer, from `prompt`, a text, or `messages`."""
+    if ("prompt" in fields) == ("messages" in fields):
+        raise UserError(f"{where}: a row needs one of `prompt` and `messages`")
+    if "prompt" in fields:
+        if not isinstance(fields["prompt"], str):
+            raise UserError(f"{where}: `prompt` is not a text")
+        return [{"role": "user", "content": fields["prompt"]}]
+    turns = fields["messages"]
+    whole = isinstance(turns, list) and all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        for turn in turns
+    )
+    if not whole:
+        raise UserError(f"{where}: `messages` is not a list of objects with the texts `role` and `content`")
+    roles = [turn["role"] for turn in turns]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    if spoken != (["user", "assistant"] * len(spoken))[: len(spoken)] or len(spoken) % 2 == 0:
+        raise UserError(
+            f"{where}: `messages` must go user, assistant, … and end with the user, after at most one system turn; "
+            f"they are {', '.join(map(repr, roles)) or 'none'}"
+        )
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL file. Blank lines are none.
+
+    Raises:
+        UserError: a line is no row, named by its number.
+    """
+    if not path.is_file():
+        raise UserError(f"--input {path} is no file")
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                where = f"{path}:{number}"
+                fields = parse(line, where)
+                yield Row(where, fields, messages_of(fields, where))
+
+
+def check_rows(job: Job, prompts: Prompts) -> int:
+    """How many rows there are. All are looked at before the model is loaded: the last answer may be hours away."""
+    count = 0
+    for row in read_rows(job.rows):
+        count += 1
+        if taken := {job.field, f"{job.field}_ended"} & row.fields.keys():
+            raise UserError(f"{row.where}: the row has a field {min(taken)} already. Choose another with --field")
+        try:
+            prompts.ids(row.messages)
+        except UserError as error:
+            raise UserError(f"{row.where}: {error}") from None
+    return count
+
+
+def settings_file(answers: Path) -> Path:
+    return answers.with_name(f"{answers.name}.settings.json")
+
+
+def check_settings(job: Job) -> None:
+    """That the answers which are there already were made as those to come."""
+    path, advice = settings_file(job.answers), f"Delete {job.answers} to begin anew, or choose another --output"
+    try:
+        before = read_json(path)
+    except FileNotFoundError:
+        raise UserError(f"{job.answers} holds rows, but {path} is missing, which says how. {advice}") from None
+    for name in sorted(job.settings.keys() | before.keys()):
+        if before.get(name) != job.settings.get(name):
+            was, now = (json.dumps(each.get(name), ensure_ascii=False) for each in (before, job.settings))
+            changed = "other weights" if name == "weights" else f"{name} {was}, not {now}"
+            raise UserError(f"{job.answers} holds answers made with {changed}. {advice}")
+
+
+@contextmanager
+def answers_file(job: Job) -> Iterator[BinaryIO]:
+    """The output, opened for this process alone; a last line that a kill tore is gone."""
+    job.answers.parent.mkdir(parents=True, exist_ok=True)
+    with open(job.answers, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process writes {job.answers}") from None
+        file.seek(0)
+        end = 0
+        for line in file:
+            end += len(line) if line.endswith(b"\n") else 0
+        file.truncate(end)
+        if end:
+            check_settings(job)
+        else:
+            write_json(settings_file(job.answers), job.settings)
+        file.seek(0)
+        yield file
+
+
+def count_done(file: BinaryIO, job: Job) -> int:
+    """How many rows are answered already: the output's lines must be the input's first rows."""
+    rows, done = read_rows(job.rows), 0
+    for done, line in enumerate(file, 1):
+        fields = parse(line, f"{job.answers}:{done}")
+        row = next(rows, None)
+        asked = {name: value for name, value in fields.items() if name not in (job.field, f"{job.field}_ended")}
+        if row is None or row.fields != asked or job.field not in fields:
+            raise UserError(
+                f"{job.answers}:{done} does not answer {row.where if row else 'any row of ' + str(job.rows)}: rows may "
+                f"only be added at the end of {job.rows}. Delete {job.answers} to begin anew, or choose another "
+                "--output"
+            )
+    return done
+
+
+def line_of(row: Row, ids: list[int], job: Job, encoder: Encoder) -> bytes:
+    answer = {job.field: encoder.decode(ids), f"{job.field}_ended": ids[-1:] == [encoder.eos]}
+    return (json.dumps(row.fields | answer, ensure_ascii=False) + "\n").encode()
+
+
+def answer_rows(job: Job, prompts: Prompts, load: Callable[[], Speaker]) -> tuple[int, int]:
+    """Writes the rows that are not answered yet, each as the input has it with the answer and whether it ended.
+
+    A group of `batch_size` rows is answered in one batch. Where a group was left in the middle it is answered again as
+    a whole, and the missing rows are written: so an answer does not depend on where a run was stopped.
+
+    Returns:
+        (rows that were there, rows in all)
+    """
+    total = check_rows(job, prompts)
+    with answers_file(job) as file:
+        done = count_done(file, job)
+        if done == total:
+            return done, total
+        start, speaker = done - done % job.batch_size, load()
+        rows = islice(read_rows(job.rows), start, None)
+        with progress("generate", total - done, " rows") as shown:
+            while group := list(islice(rows, job.batch_size)):
+                answers = speaker.answer([prompts.ids(row.messages) for row in group], job.seed + start)
+                missing = list(zip(group, answers, strict=True))[max(done - start, 0) :]
+                file.writelines(line_of(row, ids, job, prompts.encoder) for row, ids in missing)
+                file.flush()
+                os.fsync(file.fileno())
+                start += len(group)
+                shown.advance(len(missing))
+    return done, total

@@ -1,0 +1,107 @@
+"""The models that answer, by the names that --model takes."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.shared.errors import UserError
+from stages.shared.generation import Decoding, Streamer, continuations
+from stages.shared.models import load_model
+from stages.shared.params import Params
+from stages.shared.paths import ADAPTER, BASE, MERGED, read_json, sha256
+from stages.shared.prompts import Encoder, check_base
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+MADE_BY = {BASE: "download_model", MERGED: "merge", ADAPTER: "train"}
+NAMED = {"base": BASE, "tuned": MERGED, "adapter": ADAPTER}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How messages become token ids that leave a model, which reads `context` tokens, room for its answer."""
+
+    encoder: Encoder
+    decoding: Decoding
+    context: int
+
+    def ids(self, messages: list[dict[str, str]]) -> list[int]:
+        """messages: the last of them is the user's."""
+        ids = self.encoder.prompt(messages)
+        if len(ids) + self.decoding.max_new_tokens > self.context:
+            raise UserError(
+                f"the prompt has {len(ids)} tokens, and with --max-new-tokens {self.decoding.max_new_tokens} that is "
+                f"more than the model's context of {self.context}. Shorten the prompt or lower --max-new-tokens"
+            )
+        return ids
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model that answers. `switched` takes an adapter off it for the time of an answer, where it is to be off."""
+
+    label: str
+    model: "PreTrainedModel"
+    prompts: Prompts
+    switched: Callable[[], AbstractContextManager] = nullcontext
+
+    def answer(self, prompts: list[list[int]], seed: int, streamer: Streamer | None = None) -> list[list[int]]:
+        """seed: of the draws, if any. The same prompts in the same batch get the same answers."""
+        import torch
+
+        torch.manual_seed(seed)
+        with self.switched():
+            return continuations(self.model, prompts, self.prompts.encoder.eos, self.prompts.decoding, streamer)
+
+
+def folder_of(name: str) -> Path:
+    """The folder that base, tuned, adapter or a path names, which must hold a model or an adapter."""
+    folder = NAMED.get(name) or Path(name)
+    if not any((folder / config).is_file() for config in (CONFIG, ADAPTER_CONFIG)):
+        stage = MADE_BY.get(folder)
+        advice = f"`dvc repro {stage}` makes it, or `dvc pull {folder}` brings it" if stage else "Correct --model"
+        raise UserError(f"{folder} holds no model ({CONFIG} or {ADAPTER_CONFIG}). {advice}")
+    return folder
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def weights(name: str) -> dict[str, str]:
+    """{file: sha256} of all that the answers of a model follow from."""
+    folder = folder_of(name)
+    folders = [folder_of("base"), folder] if is_adapter(folder) else [folder]
+    files = [path for each in folders for path in sorted(each.glob("*.safetensors"))]
+    configs = [path for each in folders for path in (each / CONFIG, each / ADAPTER_CONFIG) if path.is_file()]
+    return {str(path): sha256(path) for path in configs + files}
+
+
+def prompts_for(name: str, encoder: Encoder, decoding: Decoding) -> Prompts:
+    """Of the model `name`, whose tokenizer must be the encoder's, before it is loaded."""
+    folder = folder_of(name)
+    folder = folder_of("base") if is_adapter(folder) else folder
+    check_base(encoder, folder)
+    return Prompts(encoder, decoding, read_json(folder / CONFIG)["max_position_embeddings"])
+
+
+def load(name: str, params: Params, prompts: Prompts) -> Speaker:
+    """One model."""
+    folder = folder_of(name)
+    if is_adapter(folder):
+        return load_pair(name, params, prompts)[1]
+    return Speaker(name, load_model(folder, params.machine), prompts)
+
+
+def load_pair(name: str, params: Params, prompts: Prompts) -> tuple[Speaker, Speaker]:
+    """The base as an adapter was trained on it, without and with the adapter: one model in memory."""
+    from peft import PeftModel
+
+    base = load_model(folder_of("base"), params.machine, params.quantization)
+    model = PeftModel.from_pretrained(base, folder_of(name)).eval()
+    plain, label = model.get_base_model(), f"base in {params.quantization.bits} bits"
+    return Speaker(label, plain, prompts, model.disable_adapter), Speaker(name, plain, prompts)

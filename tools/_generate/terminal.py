@@ -1,0 +1,121 @@
+"""Answers on a terminal, a token at a time."""
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from stages.shared.errors import UserError
+from stages.shared.prompts import Encoder
+from tools._generate.speakers import Speaker
+
+if TYPE_CHECKING:
+    import torch
+
+# What moves the cursor, sets colours or titles, or turns the direction of writing. Line ends and tabs may pass.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+REPLACEMENT = "\ufffd"  # what stands for bytes that are no whole character yet
+HELP = "A line that ends with \\ goes on. /reset begins anew; Ctrl-C stops an answer; Ctrl-D ends."
+
+
+def escaped(text: str) -> str:
+    """The text as a terminal may have it: control characters spelled out, such as \\x1b."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def show(text: str) -> None:
+    print(escaped(text), end="", flush=True)
+
+
+class Stream:
+    """A streamer for `continuations`: gives out whole characters as soon as they are there."""
+
+    def __init__(self, encoder: Encoder, give: Callable[[str], None]):
+        self.encoder, self.give = encoder, give
+        self.ids: list[int] = []
+        self.asked, self.text, self.given = False, "", 0
+
+    def put(self, ids: "torch.Tensor") -> None:
+        if not self.asked:  # the first are the prompt's
+            self.asked = True
+            return
+        self.ids += ids.tolist()
+        self.text = self.encoder.decode(self.ids)
+        self.advance(len(self.text.rstrip(REPLACEMENT)))
+
+    def advance(self, end: int) -> None:
+        if end > self.given:
+            self.give(self.text[self.given : end])
+            self.given = end
+
+    def end(self) -> None:
+        self.advance(len(self.text))
+
+
+def say(speaker: Speaker, messages: list[dict[str, str]], seed: int, headed: bool) -> str:
+    """Streams the answer to the messages, below the model's name where there are several, and returns it.
+
+    Ctrl-C raises KeyboardInterrupt, with what was said so far as its argument.
+    """
+    encoder, decoding = speaker.prompts.encoder, speaker.prompts.decoding
+    prompt = speaker.prompts.ids(messages)
+    if headed:
+        print(f"── {speaker.label}", flush=True)
+    stream = Stream(encoder, show)
+    try:
+        (ids,) = speaker.answer([prompt], seed, stream)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(stream.text) from None
+    print(flush=True)
+    if ids[-1:] != [encoder.eos]:
+        print(f"(cut off after --max-new-tokens {decoding.max_new_tokens})", file=sys.stderr, flush=True)
+    return stream.text
+
+
+def user(text: str) -> dict[str, str]:
+    """A user's turn. What was typed and is no Unicode, such as a torn byte, becomes a question mark."""
+    return {"role": "user", "content": text.encode("utf-8", "replace").decode("utf-8")}
+
+
+def typed() -> Iterable[str]:
+    """What the user types, until the end of the input."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  input() then edits lines and remembers them
+        print(HELP)
+    while True:
+        try:
+            text = input("> " if terminal else "")
+            while text.endswith("\\"):
+                text = text[:-1] + "\n" + input("… " if terminal else "")
+        except (EOFError, KeyboardInterrupt):
+            if terminal:
+                print()
+            return
+        yield text
+
+
+def chat(speakers: list[Speaker], seed: int) -> None:
+    """A conversation with each of the models, which hear the same user and remember their own answers."""
+    talks: dict[str, list[dict[str, str]]] = {speaker.label: [] for speaker in speakers}
+    turns = 0
+    for text in typed():
+        if text.strip() == "/reset":
+            talks = {label: [] for label in talks}
+            continue
+        if not text.strip():
+            continue
+        for speaker in speakers:
+            messages = [*talks[speaker.label], user(text)]
+            try:
+                answer = say(speaker, messages, seed + turns, headed=len(speakers) > 1)
+            except KeyboardInterrupt as stopped:
+                answer = str(stopped)
+                print("\n(stopped)", file=sys.stderr, flush=True)
+            except UserError as error:
+                print(f"{error}, or begin anew with /reset", file=sys.stderr, flush=True)
+                continue
+            talks[speaker.label] = [*messages, {"role": "assistant", "content": answer}]
+        turns += 1

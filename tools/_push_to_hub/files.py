@@ -1,0 +1,105 @@
+"""What an upload consists of: the pipeline's files and the card."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from stages.shared.errors import UserError
+from stages.shared.params import load_params
+from stages.shared.paths import ADAPTER, MERGED, REPORTS
+from stages.shared.prompts import CHAT_TEMPLATES
+
+FOLDERS = {"merged": (MERGED, "merge"), "adapter": (ADAPTER, "train")}
+CARD = REPORTS / "model-card.md"
+ALLOWED = (".safetensors", ".json", ".jinja")  # and beside them the card
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib")
+ADAPTER_USE = """## Use
+
+This is the adapter alone, in PEFT's layout; the results above are those of the model that it was merged into.
+`PeftModel.from_pretrained` puts it onto the base, which training loaded with the `quantization` of the parameters
+below. Prompts follow Mistral's instruct format {template}, as chat_template.jinja writes it.
+
+"""
+
+
+class Upload(NamedTuple):
+    """What goes to the hub: {path there: a file, or the bytes themselves}, and what its commit says."""
+
+    files: dict[str, Path | bytes]
+    message: str
+    description: str
+
+
+def files_of(folder: Path, stage: str) -> dict[str, Path | bytes]:
+    """The folder's files but its README.md, whose place the card takes."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing. `dvc repro {stage}` makes it, or `dvc pull {folder}` brings it")
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
+    found.pop("README.md", None)
+    for name, path in found.items():
+        if not path.exists():
+            raise UserError(f"{path} is a link to nothing: DVC's cache lacks the file. `dvc pull {folder}` brings it")
+        if name.endswith(PICKLES):
+            raise UserError(
+                f"{folder / name} may be a pickle, which runs code when it is loaded. Remove it; weights go as "
+                "safetensors"
+            )
+        if not name.endswith(ALLOWED):
+            raise UserError(f"{folder / name} is none of the pipeline's files ({', '.join(ALLOWED)}). Remove it")
+    check_weights([path for name, path in found.items() if name.endswith(".safetensors")], folder, stage)
+    return found
+
+
+def check_weights(paths: list[Path], folder: Path, stage: str) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    if not paths:
+        raise UserError(f"{folder} has no weights. `dvc repro {stage}` makes them")
+    for path in paths:
+        try:
+            with safe_open(path, "np"):
+                pass
+        except SafetensorError as error:
+            raise UserError(f"{path} is no safetensors file ({error}). `dvc repro {stage}` makes it") from None
+
+
+def adapter_card(card: str, template: str) -> str:
+    """The card of the merged model turned into that of the adapter."""
+    from huggingface_hub import ModelCard
+
+    changed = ModelCard(re.sub(r"(?ms)^## Use\n.*?(?=^## )", lambda _: ADAPTER_USE.format(template=template), card))
+    changed.data.library_name = "peft"
+    if changed.data.base_model:
+        changed.data.base_model_relation = "adapter"
+    return str(changed)
+
+
+def prepare(name: str, commit: str, forced: str | None) -> Upload:
+    """forced: what is not as in the commit, if it goes up all the same."""
+    folder, stage = FOLDERS[name]
+    template = load_params().prompt.template
+    files = files_of(folder, stage)
+    if not CARD.is_file():
+        raise UserError(f"{CARD} is missing. `dvc repro report` makes it, or `dvc pull {REPORTS}` brings it")
+    card = CARD.read_text(encoding="utf-8")
+    if name == "adapter":
+        card = adapter_card(card, template)
+        files.setdefault("chat_template.jinja", CHAT_TEMPLATES[template].encode())
+    files["README.md"] = card.encode()
+    doubt = f"\n\nNot just of that commit: {forced}" if forced else ""
+    return Upload(
+        dict(sorted(files.items())),
+        f"{folder} of Git commit {commit[:12]}{' and changes' if forced else ''}",
+        f"Git commit {commit}{doubt}",
+    )
+
+
+def size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def listing(upload: Upload) -> str:
+    rows = [*upload.files.items(), ("in all", sum(map(size, upload.files.values())))]
+    sizes = [f"{each if isinstance(each, int) else size(each):,}" for _, each in rows]
+    width = max(map(len, sizes))
+    return "\n".join(f"{count:>{width}} bytes  {name}" for count, (name, _) in zip(sizes, rows, strict=True))

@@ -1,0 +1,82 @@
+"""Sending it: the repository, one commit, and what can go wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stages.shared.errors import UserError
+from stages.shared.hub import ANSWER_SECONDS, offline
+from tools._push_to_hub.files import ALLOWED, CARD, Upload
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+TOKEN = "set HF_TOKEN to a token that may write, or run `hf auth login`"  # noqa: S105
+
+
+@contextmanager
+def hub_errors(repo_id: str) -> Iterator[None]:
+    """Turns what the hub or the network says into advice. Their own texts may hold a token and are not repeated."""
+    import httpx2
+    from huggingface_hub.errors import BadRequestError, HFValidationError
+
+    try:
+        yield
+    except HFValidationError:
+        raise UserError(f"{repo_id} is no name of a repository: owner/name, of letters, digits, ., _ and -") from None
+    except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        status = getattr(getattr(cause, "response", None), "status_code", 0)
+        again = "Run it again: whole files that are there already are not sent twice"
+        if offline():
+            text = "HF_HUB_OFFLINE is set. Unset it"
+        elif status in (401, 403):
+            text = f"the hub refuses it (HTTP {status}). Check the owner and the token: {TOKEN}"
+        elif isinstance(cause, BadRequestError) or (isinstance(error, ValueError) and not status):
+            text = f"the hub does not take the files or {CARD}'s block of YAML ({type(cause).__name__})"
+        elif status:
+            text = f"the hub answers HTTP {status}. {again} later"
+        elif isinstance(cause, httpx2.HTTPError):
+            text = f"the hub cannot be reached ({type(cause).__name__}). Check the network and HTTPS_PROXY. {again}"
+        elif getattr(cause, "errno", None):  # the disk's
+            raise
+        else:
+            text = f"the upload broke off ({type(cause).__name__}). {again}"
+        raise UserError(f"{repo_id}: {text}") from None
+
+
+def repository(repo_id: str, public: bool) -> "ModelInfo":
+    """The repository, made where it does not exist."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    api = HfApi()
+    try:
+        info = api.model_info(repo_id, timeout=ANSWER_SECONDS)
+    except RepositoryNotFoundError:
+        api.create_repo(repo_id, private=not public)
+        info = api.model_info(repo_id, timeout=ANSWER_SECONDS)
+    if not info.private and not public:
+        raise UserError(f"{repo_id} is public. Say --public to show the model to everybody, or take another name")
+    if info.private and public:
+        print(f"push_to_hub: {repo_id} was private before and stays it; its page on the hub can change that")
+    return info
+
+
+def push(repo_id: str, upload: Upload, public: bool) -> str:
+    """One commit with all files; of earlier uploads, model files of other names go. Returns the commit's address."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+
+    if not get_token():
+        raise UserError(f"there is no token: {TOKEN}")
+    info = repository(repo_id, public)
+    left = [each.rfilename for each in info.siblings or []]
+    old = [name for name in left if name.endswith(ALLOWED) and name not in upload.files]
+    operations = [CommitOperationDelete(name) for name in old]
+    operations += [CommitOperationAdd(name, content) for name, content in upload.files.items()]
+    done = HfApi().create_commit(
+        repo_id, operations, commit_message=upload.message, commit_description=upload.description
+    )
+    if old:
+        print(f"push_to_hub: of an earlier upload {', '.join(old)} went")
+    return done.commit_url

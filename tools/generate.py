@@ -1,0 +1,144 @@
+"""Answers of the models that the pipeline made: to a prompt, in a chat, or to the rows of a JSONL file.
+
+    python -m tools.generate "Write a function that …"     one answer, streamed; - reads the prompt from stdin
+    python -m tools.generate --compare "Write …"           the base's answer and the tuned model's
+    python -m tools.generate                               a chat
+    python -m tools.generate --input rows.jsonl --output answers.jsonl
+
+Prompts are encoded as for training, with `prompt` of params.yaml, and the tokens chosen as in the evaluation. In JSONL
+each row has a `prompt` or `messages`; the output has the input's fields, the answer, and whether it ended by itself.
+Started again it goes on after the last whole row. With --compare --model adapter there is one model in memory, the base
+in 4 bits, first without and then with the adapter.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.shared.generation import Decoding
+from stages.shared.models import free, make_deterministic
+from stages.shared.params import Params, load_params
+from stages.shared.prompts import Encoder
+from stages.shared.stage import explained
+from tools._generate.rows import Job, answer_rows
+from tools._generate.speakers import Speaker, folder_of, is_adapter, load, load_pair, prompts_for, weights
+from tools._generate.terminal import chat, say, user
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def temperature(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or a positive number")
+    return number
+
+
+def arguments(params: Params) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("prompt", nargs="?", help="what to answer; - reads it from stdin; without it, a chat begins")
+    parser.add_argument(
+        *("--model", "-m"),
+        default="tuned",
+        help="base: models/base | tuned: models/merged | adapter: models/adapter on the base in 4 bits | the folder of "
+        "a model, or of an adapter for models/base (default: tuned)",
+    )
+    parser.add_argument("--compare", action="store_true", help="answer with the base too")
+    parser.add_argument("--system", help="a system prompt, instead of prompt.system of params.yaml")
+    parser.add_argument("--max-new-tokens", type=positive, default=params.evaluate.max_new_tokens, metavar="N")
+    parser.add_argument(
+        "--temperature", type=temperature, default=0.0, help="0 (default): the likeliest token", metavar="T"
+    )
+    parser.add_argument("--seed", type=int, default=params.seed, help="of the draws, with --temperature", metavar="N")
+    parser.add_argument("--input", type=Path, help="a JSONL file; each row has `prompt` or `messages`", metavar="FILE")
+    parser.add_argument("--output", type=Path, help="where the answers to --input go", metavar="FILE")
+    parser.add_argument("--field", default="answer", help="of the output's rows, for the answer (default: answer)")
+    parser.add_argument("--batch-size", type=positive, default=params.evaluate.batch_size, metavar="N")
+    return parser
+
+
+def read_options(params: Params, given: list[str] | None = None) -> argparse.Namespace:
+    parser = arguments(params)
+    options = parser.parse_args(given)
+    if (options.input is None) != (options.output is None):
+        parser.error("--input and --output belong together")
+    if options.input and options.prompt:
+        parser.error("a prompt and --input exclude each other")
+    if options.input and options.compare:
+        parser.error(
+            "--compare is for the terminal. Answer the file with --model base --field base, and that output with "
+            "--model tuned --field tuned"
+        )
+    if options.compare and options.model == "base":
+        parser.error("--compare puts --model beside the base: name another")
+    if options.input and options.output.resolve() == options.input.resolve():
+        parser.error("--output is --input")
+    return options
+
+
+def speakers(options: argparse.Namespace, params: Params, encoder: Encoder, decoding: Decoding) -> Iterator[Speaker]:
+    """The models to answer with, each loaded when it is asked for."""
+    prompts = prompts_for(options.model, encoder, decoding)
+    if options.compare and is_adapter(folder_of(options.model)):
+        yield from load_pair(options.model, params, prompts)
+        return
+    if options.compare:
+        yield load("base", params, prompts_for("base", encoder, decoding))
+    yield load(options.model, params, prompts)
+
+
+def answer_file(options: argparse.Namespace, params: Params, encoder: Encoder, decoding: Decoding) -> None:
+    settings = {
+        "model": str(folder_of(options.model)),
+        "weights": weights(options.model),
+        "template": params.prompt.template,
+        "system": encoder.system,
+        **vars(decoding),
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "field": options.field,
+    }
+    job = Job(options.input, options.output, options.field, options.batch_size, options.seed, settings)
+    prompts = prompts_for(options.model, encoder, decoding)
+    done, total = answer_rows(job, prompts, lambda: load(options.model, params, prompts))
+    print(f"generate: {total} rows in {options.output}, of which {done} were there already")
+
+
+def main(options: argparse.Namespace, params: Params) -> None:
+    folder_of(options.model)  # before anything slow
+    make_deterministic(options.seed, wanted=True, warn_only=True)
+    prompt = params.prompt
+    if options.system is not None:
+        prompt = prompt.model_copy(update={"system": user(options.system)["content"]})
+    encoder = Encoder(prompt)
+    decoding = Decoding(options.max_new_tokens, options.temperature)
+    if options.input:
+        answer_file(options, params, encoder, decoding)
+    elif options.prompt is None:
+        chat(list(speakers(options, params, encoder, decoding)), options.seed)
+    else:
+        message = user(sys.stdin.read() if options.prompt == "-" else options.prompt)
+        for speaker in speakers(options, params, encoder, decoding):
+            say(speaker, [message], options.seed, headed=options.compare)
+            del speaker  # the next one is not loaded beside it
+            free()
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that have no Unicode
+    with explained("generate"):
+        loaded = load_params()
+        try:
+            main(read_options(loaded), loaded)
+        except BrokenPipeError:  # as with `| head`: who read it has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)

@@ -1,0 +1,87 @@
+"""Uploads models/merged or models/adapter with its card to a model repository of the Hugging Face hub. Never a stage.
+
+    python -m tools.push_to_hub merged owner/name --dry-run     what would go where; needs no network
+    python -m tools.push_to_hub merged owner/name
+
+The card is reports/model-card.md, and the commit on the hub names the Git commit that made the model. So it stops where
+the working tree or the results (`dvc status`) are not those of that commit. A new repository is private. The token is
+that of HF_TOKEN or `hf auth login`.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+
+from stages.shared.errors import UserError
+from stages.shared.stage import explained
+from tools._push_to_hub.files import FOLDERS, listing, prepare
+from tools._push_to_hub.hub import hub_errors, push
+
+
+def output_of(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise UserError(f"`{' '.join(command)}` failed: {lines[-1] if lines else done.returncode}")
+    return done.stdout
+
+
+def stale(status: dict[str, list]) -> list[str]:
+    """What `dvc status --json` calls changed. What is only missing here, such as a base that nobody pulls, is not."""
+    found = []
+    for stage, changes in status.items():
+        for change in changes:
+            states = list(change.values())[0] if isinstance(change, dict) else {stage: change}
+            found += [path for path, state in states.items() if state != "deleted"]
+    return sorted(set(found))
+
+
+def refusal() -> str | None:
+    """Why the files here are not those of the Git commit, if so."""
+    changed = output_of("git", "status", "--porcelain", "--untracked-files=no").splitlines()
+    if changed:
+        return f"{changed[0][3:]} differs from the Git commit. Commit it"
+    found = stale(json.loads(output_of(sys.executable, "-m", "dvc", "status", "--json")))
+    if found:
+        return f"`dvc status` says that {found[0]} changed since the results were made. Run `dvc repro` and commit"
+    return None
+
+
+def main(options: argparse.Namespace) -> None:
+    reason = refusal()
+    if reason and not options.force:
+        upload = prepare(options.model, "", None) if options.dry_run else None
+        raise UserError(f"{listing(upload)}\n{reason}, or say --force" if upload else f"{reason}, or say --force")
+    commit = output_of("git", "rev-parse", "HEAD").strip()
+    upload = prepare(options.model, commit, reason)
+    print(f"{listing(upload)}\n{upload.message} → {options.repository} ({'public' if options.public else 'private'})")
+    if options.dry_run:
+        return
+    with hub_errors(options.repository):
+        print(push(options.repository, upload, options.public))
+
+
+def read_options(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.push_to_hub", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", choices=FOLDERS)
+    parser.add_argument("repository", help="owner/name")
+    parser.add_argument("--dry-run", action="store_true", help="list files and sizes, and send nothing")
+    parser.add_argument("--public", action="store_true", help="make a new repository public, or write to a public one")
+    parser.add_argument("--force", action="store_true", help="send it though it is not what the Git commit makes")
+    options = parser.parse_args(given)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.repository):
+        parser.error(f"{options.repository} is not owner/name")
+    return options
+
+
+if __name__ == "__main__":
+    asked = read_options()
+    with explained("push_to_hub", online=True):
+        if sys.stderr.isatty():
+            os.environ.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)
+        main(asked)
