@@ -19,6 +19,7 @@ from stages._report.parts import duration, number, size, spread
 from stages._report.text import fenced, inline, visible
 from stages.report import TIMED, closing_table, made_by, main, report, show
 from stages.shared.errors import UserError
+from stages.shared.measures import BODY, COLUMNS, COUNTS, length_name
 from stages.shared.params import load_params, read_yaml
 from stages.shared.paths import timing_file
 
@@ -33,7 +34,18 @@ def evaluation(perplexity, **more):
     values |= {"ended_share": 0.125, "parses_share": 0.3, "chrf": 21.75} | more
     for name in list(values):
         values |= {f"{name}_lo": values[name] * 0.9, f"{name}_hi": values[name] * 1.1}
-    return values | {"rows": 190, "tokens": 21_345, "generated_rows": 40, "clusters": 31}
+    values |= {"rows": 190, "tokens": 21_345, "generated_rows": 40, "tested_rows": 0, "clusters": 31}
+    band = {"rows": 60, "tokens": 9000, "loss": 1.5, "loss_lo": 1.4, "loss_hi": 1.6}
+    return values | {"slices": {"source": {"python-3.11/1.py": band}, "length": {"to_128": band}}}
+
+
+def asked_plainly():
+    """The base's figures under `plain`."""
+    values = {"body_bits_per_byte": 1.21, "ended_share": 0.6, "parses_share": 0.5, "exact_share": 0.0, "chrf": 33.5}
+    values |= {"rouge_l": 0.3}
+    for name in list(values):
+        values |= {f"{name}_lo": values[name] * 0.9, f"{name}_hi": values[name] * 1.1}
+    return {"plain": values | {"rows": 190, "tokens": 0, "generated_rows": 40, "tested_rows": 0, "clusters": 31}}
 
 
 def evaluated_row(number, loss):
@@ -42,7 +54,11 @@ def evaluated_row(number, loss):
     row = {"id": f"{number:04x}", "source": f"python-3.11/{number % 31}.py:{number}", "cluster": number % 31}
     row |= {"tokens": tokens, "loss_sum": tokens * loss, "later_tokens": tokens - 8, "bytes": 3 * tokens}
     row |= {"later_loss_sum": (tokens - 8) * loss, "correct_tokens": tokens // 2, "chrf": 20.0, "rouge_l": 0.2}
-    return row | dict.fromkeys(("answers", "ended", "parses", "exact"), int(number < 40))
+    row |= {"body_bytes": 2 * tokens, "body_loss_sum": tokens * loss * 0.8, "tested": 0, "passed": 0}
+    row |= dict.fromkeys(("answers", "ended", "parses", "exact"), int(number < 40))
+    plain = {name: row[name] for name in COLUMNS} | dict.fromkeys(set(COUNTS) - set(BODY), 0)
+    slices = {"source": f"python-3.11/{number % 31}.py", "length": length_name(tokens)}
+    return row | {"plain": plain, "slices": slices}
 
 
 def prediction(number, output):
@@ -107,8 +123,8 @@ def example():
         | {"values": {"compared": 28, "different": 3}}
         | {"bytes": 2_470_111, "tensors": 39, "merged_modules": 28, "base": "dequantized"},
         "params": made_by(load_params(REPOSITORY / "profiles/tiny.yaml")),
-        "base": evaluation(11.38),
-        "tuned": evaluation(4.871, ended_share=0.95, parses_share=0.85, chrf=43.2),
+        "base": evaluation(11.38, body_bits_per_byte=1.3) | asked_plainly(),
+        "tuned": evaluation(4.871, ended_share=0.95, parses_share=0.85, chrf=43.2, body_bits_per_byte=0.9),
         "timing": {stage: timing(stage, number) for number, stage in enumerate(TIMED, 1)},
         "curves": {
             "train": loss,

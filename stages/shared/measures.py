@@ -99,7 +99,9 @@ def changed(before: Sums, after: Sums, clusters: np.ndarray) -> dict[str, float]
     one, other = resampled(before, clusters), resampled(after, clusters)
     start, end = measured(before), measured(after)
     differences = {name: end[name] - start[name] for name in MEASURES}
-    return with_intervals(differences, {name: other[name] - one[name] for name in MEASURES})
+    with np.errstate(invalid="ignore"):
+        draws = {name: other[name] - one[name] for name in MEASURES}
+    return with_intervals(differences, draws)
 
 
 def length_name(tokens: int) -> str:
