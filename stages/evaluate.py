@@ -89,6 +89,16 @@ def lines(rows: list[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
 
 
+def summary(metrics: dict) -> str:
+    perplexity = "{perplexity:.2f} (95 %: {perplexity_lo:.2f} to {perplexity_hi:.2f})".format(**metrics)
+    passed = f", {metrics['pass_at_1']:.0%} of {metrics['tested_rows']} pass" if metrics["tested_rows"] else ""
+    return (
+        f"{metrics['rows']} rows, perplexity {perplexity}, {metrics['perplexity_after_8']:.2f} without the first "
+        f"{FORMAT_TOKENS} tokens; of {metrics['generated_rows']} answers {metrics['ended_share']:.0%} ended, "
+        f"{metrics['parses_share']:.0%} parse, chrF {metrics['chrf']:.1f}{passed}"
+    )
+
+
 def main(params: Params, name: str, weights: Path) -> Outcome:
     section = params.evaluate
     make_deterministic(params.seed, wanted=True, warn_only=True)
@@ -105,8 +115,7 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
         for record, cluster, each in zip(records, clusters, counts, strict=True)
     ]
     predictions = [vars(each) for each in answers.predictions]
-    metrics = metrics_of(counts, clusters)
-    metrics["slices"] = {slice_name: sliced(rows, slice_name) for slice_name in section.slices}
+    metrics = metrics_of(counts, clusters) | {"slices": {each: sliced(rows, each) for each in section.slices}}
     made = [answers]
     if name == "base":
         plain, plain_answers = evaluate_plain(subject, forms, bodies)
@@ -118,15 +127,8 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
     write_text(EVALUATIONS / f"{name}.predictions.jsonl", lines(predictions))
     write_text(EVALUATIONS / f"{name}.rows.jsonl", lines(rows))
     write_json(EVALUATIONS / f"{name}.json", metrics)
-    perplexity = "{perplexity:.2f} (95 %: {perplexity_lo:.2f} to {perplexity_hi:.2f})".format(**metrics)
-    passed = f", {metrics['pass_at_1']:.0%} of {metrics['tested_rows']} pass" if metrics["tested_rows"] else ""
-    return Outcome(
-        f"{metrics['rows']} rows, perplexity {perplexity}, {metrics['perplexity_after_8']:.2f} without the first "
-        f"{FORMAT_TOKENS} tokens; of {metrics['generated_rows']} answers {metrics['ended_share']:.0%} ended, "
-        f"{metrics['parses_share']:.0%} parse, chrF {metrics['chrf']:.1f}{passed}",
-        {"generated_tokens_per_second": round(answers.rate, 1)},
-        lambda: [each.kept.forget() for each in made],
-    )
+    rate = {"generated_tokens_per_second": round(answers.rate, 1)}
+    return Outcome(summary(metrics), rate, lambda: [each.kept.forget() for each in made])
 
 
 if __name__ == "__main__":

@@ -79,7 +79,9 @@ def predict_plain(
     return predictions
 
 
-def tested(predictions: list[Prediction], records: list[Record], params: Evaluate, workers: int) -> list[Prediction]:
+def with_outcomes(
+    predictions: list[Prediction], records: list[Record], params: Evaluate, workers: int
+) -> list[Prediction]:
     """The predictions with the outcome of the tests that their records bring."""
     programs = {
         place: Program("\n".join(python_in(each.output)), record.tests)

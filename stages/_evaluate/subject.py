@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stages._evaluate.generation import generate
 from stages._evaluate.kept import Kept, fingerprint
-from stages._evaluate.predictions import Prediction, tested
+from stages._evaluate.predictions import Prediction, with_outcomes
 from stages.shared.params import Evaluate, Params
 from stages.shared.prompts import Encoder
 from stages.shared.records import Record
@@ -60,5 +60,5 @@ class Subject:
         records = [self.records[place] for place in places]
         predictions = read(records, outputs, self.encoder)
         if self.params.run_tests:
-            predictions = tested(predictions, records, self.params, count_workers(self.everything.machine))
+            predictions = with_outcomes(predictions, records, self.params, count_workers(self.everything.machine))
         return Answers(predictions, rate, kept)
