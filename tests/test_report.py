@@ -699,3 +699,52 @@ def test_a_browser_runs_no_script_of_the_page_and_lays_it_out_in_a_phone(run, tm
         [*command, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, check=True, timeout=120
     ).stdout
     assert re.search("<title>(.*?)</title>", dom)[1] == "Fine-tuning report true"
+
+
+def tables_of(inputs) -> dict:
+    from stages._report.figures import comparison
+    from stages._report.rows import change
+
+    rows = inputs["rows"]
+    section = comparison(inputs["base"], inputs["tuned"], change(rows["base"], rows["tuned"]), rows)
+    return {table.caption: table for table in section.tables}
+
+
+def test_the_base_asked_plainly_stands_beside_both_others():
+    inputs = example()
+    table = next(table for caption, table in tables_of(inputs).items() if "plainly" in caption)
+    lines = {line[0]: line[1:] for line in table.rows}
+    assert lines["chrF against the reference"][:3] == ["33.50", "21.75", "43.20"]
+    assert "Perplexity" not in lines  # of other tokens
+    figures = report(inputs, 3)["metrics"]["evaluate"]
+    assert figures["base_plain"]["chrf"] == 33.5
+    assert "plain" not in figures["base"]
+    assert {"chrf", "chrf_lo", "chrf_hi"} <= figures["change_plain"].keys()
+
+
+def test_slices_have_an_interval_or_a_dash_and_sources_stay_out_of_metrics_json():
+    inputs = example()
+    tables = tables_of(inputs)
+    lengths = {line[0]: line[1:] for line in tables["Loss by length of the answer"].rows}
+    assert list(lengths) == [f"up to {edge} tokens" for edge in (32, 64, 128, 256, 512)] + ["more than 512 tokens"]
+    assert lengths["up to 32 tokens"][-1] == "–"  # of eight rows
+    assert re.fullmatch(r"−[\d.]+ to −[\d.]+", lengths["up to 512 tokens"][-1])
+    assert len(tables["Loss by source, those with the most tokens"].rows) == 10
+    assert report(inputs, 3)["metrics"]["evaluate"]["tuned"]["slices"].keys() == {"length"}
+
+
+def test_answers_that_lost_their_tests_are_listed_by_row():
+    inputs = example()
+    for name, passed in (("base", (0, 1, 2)), ("tuned", (2, 3))):
+        for number in range(12):
+            inputs["rows"][name][number] |= {"tested": 1, "passed": int(number in passed)}
+        inputs[name] |= {"pass_at_1": len(passed) / 12, "pass_at_1_lo": 0.0, "pass_at_1_hi": 0.5, "tested_rows": 12}
+    tables = tables_of(inputs)
+    lost = next(table for caption, table in tables.items() if caption.startswith("Answers that passed"))
+    assert lost.caption.endswith("2 of 12 (1 the other way round)")
+    assert [line[0] for line in lost.rows] == ["python-3.11/0.py:0", "python-3.11/1.py:1"]
+    assert tables["On the test split"].rows[-1][:3] == ["Answers that pass their tests", "25.0%", "16.7%"]
+    assert tables["Answers that pass their tests by length of the answer"].rows[0][:4] == [
+        "up to 32 tokens",
+        *("8", "8", "37.5%"),
+    ]
