@@ -736,8 +736,8 @@ def test_slices_have_an_interval_or_a_dash_and_sources_stay_out_of_metrics_json(
 def test_answers_that_lost_their_tests_are_listed_by_row():
     inputs = example()
     for name, passed in (("base", (0, 1, 2)), ("tuned", (2, 3))):
-        for number in range(12):
-            inputs["rows"][name][number] |= {"tested": 1, "passed": int(number in passed)}
+        for place in range(12):
+            inputs["rows"][name][place] |= {"tested": 1, "passed": int(place in passed)}
         inputs[name] |= {"pass_at_1": len(passed) / 12, "pass_at_1_lo": 0.0, "pass_at_1_hi": 0.5, "tested_rows": 12}
     tables = tables_of(inputs)
     lost = next(table for caption, table in tables.items() if caption.startswith("Answers that passed"))
