@@ -329,3 +329,35 @@ def test_where_bubblewrap_may_not_work_it_says_what_it_said(monkeypatch, tmp_pat
             check_sandbox()
     finally:
         sandbox.command.cache_clear()
+
+
+@pytest.fixture
+def ordinary_user(monkeypatch):
+    """The sandbox as it is made for everybody but root."""
+    monkeypatch.setattr(sandbox, "is_root", lambda: False)
+    sandbox.command.cache_clear()
+    yield
+    sandbox.command.cache_clear()
+
+
+def test_for_an_ordinary_user_it_is_as_tight(ordinary_user, secret, marked):
+    assert "--unshare-user" in sandbox.command()
+    check_sandbox()
+    assert outcome("def f():\n    return 1", "assert f() == 1") == "passed"
+    tests = f"""
+        import os, socket
+        def refused(action, *arguments):
+            try:
+                action(*arguments)
+            except OSError:
+                return True
+        assert [name for _, name in socket.if_nameindex()] == ["lo"]
+        assert refused(open, {str(secret)!r})
+        assert refused(open, "/new", "w") and refused(open, "/dev/new", "w") and refused(open, os.__file__, "a")
+        assert refused(os.kill, {os.getpid()}, 0)
+        """
+    assert outcome("", tests) == "passed"
+    nested = "import ctypes, os\nassert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0"
+    assert outcome(nested) == "failed"  # no user namespace below
+    assert outcome("while True:\n    pass", seconds=1) == "stopped"
+    assert not left_over(marked)

@@ -1,9 +1,9 @@
 """What runs inside the sandbox: it takes limits upon itself, then an answer and its tests.
 
 sandbox.py hands this text to a bare interpreter that sees nothing of the repository, so it imports no module of ours.
-Standard input is one JSON object: `limits` ({name of a resource: value}), `answer`, `tests`, and `word`, which goes to
-standard output once the tests have run to their end. The answer gets neither: an answer that ends the process before
-its tests have run has not passed.
+Standard input is one JSON object: `limits` ({name of a resource: value}), `root` (whether it runs as root), `answer`,
+`tests`, and `word`, which goes to standard output once the tests have run to their end: an answer that ends the process
+before has not passed.
 """
 
 import json
@@ -23,7 +23,7 @@ def main() -> None:
         os.dup2(nowhere, standard)
     for name, value in job["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
-    if os.getuid() == 0:  # root's processes are never counted, and root may lift any limit
+    if job["root"]:  # whose processes are never counted, and root may lift any limit
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)

@@ -4,6 +4,7 @@ The code sees the interpreter and the system's libraries, read-only, and an empt
 process but its own, no environment variable. Nothing that it prints is kept, so that all it can say is one word.
 """
 
+import json
 import os
 import secrets
 import select
@@ -54,6 +55,10 @@ def libraries() -> Iterator[str]:
             yield from ("--ro-bind", path, path)
 
 
+def is_root() -> bool:
+    return os.getuid() == 0
+
+
 @cache
 def command() -> list[str]:
     """bwrap and its options, up to the interpreter's program.
@@ -69,8 +74,8 @@ def command() -> list[str]:
         )
     # Root has no need of a user namespace, in which the limit on processes would not hold for it: it becomes nobody.
     # Everybody else gets one, and none below it.
-    user = ["--unshare-user", "--disable-userns"] if os.getuid() else []
-    kept = [] if os.getuid() else [word for name in CAPABILITIES for word in ("--cap-add", name)]
+    user = [] if is_root() else ["--unshare-user", "--disable-userns"]
+    kept = [word for name in CAPABILITIES for word in ("--cap-add", name)] if is_root() else []
     room = ["--perms", "1777", "--size", str(ROOM), "--tmpfs"]
     return [
         *(bwrap, *user, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
@@ -103,13 +108,11 @@ def run(program: Program, seconds: int, megabytes: int) -> tuple[str, str]:
 
     seconds: of CPU in one process, and WAITS times as many in all. megabytes: of one process, and of all together.
     """
-    import json
-
     word = secrets.token_hex(16)
     memory = megabytes * MIB
     limits = {"RLIMIT_CPU": seconds, "RLIMIT_AS": memory, "RLIMIT_NPROC": PROCESSES, "RLIMIT_NOFILE": FILES}
     limits |= {"RLIMIT_FSIZE": ROOM, "RLIMIT_CORE": 0}
-    job = json.dumps({"limits": limits, "word": word, **vars(program)})
+    job = json.dumps({"limits": limits, "root": is_root(), "word": word, **vars(program)})
     with open(os.memfd_create("job"), "w+b") as given:
         given.write(job.encode())
         given.seek(0)
