@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: help run test test-fast lint format clean
+.PHONY: help run test test-fast bubblewrap lint format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,10 +20,16 @@ run: .venv/installed ## install what is needed, run what changed, show base agai
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@$(BIN)/python -m stages.report --show
 
-test: .venv/installed-dev ## all tests that need no GPU
+# The tests break out of the sandbox for generated code, or try to: none is skipped for want of it.
+bubblewrap:
+	@command -v bwrap > /dev/null || [ "$$(uname)" != Linux ] || \
+	{ [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes bubblewrap; } || \
+	{ echo "The tests need bubblewrap: apt-get install bubblewrap, or your system's package of that name"; exit 1; }
+
+test: .venv/installed-dev bubblewrap ## all tests that need no GPU
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not gpu"
 
-test-fast: .venv/installed-dev ## the tests without the slow ones
+test-fast: .venv/installed-dev bubblewrap ## the tests without the slow ones
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 lint: .venv/installed-dev ## ruff, as CI runs it

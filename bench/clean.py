@@ -46,7 +46,7 @@ PINNED = {"datatrove": "datatrove[processing]==0.10.1 orjson==3.13.0 spacy==3.8.
 SETTINGS = {
     **{"min_characters": 20, "max_characters": 20_000, "check_code": True, "fix_text": True, "reject_refusals": True},
     **{"secrets": "redact", "personal_data": "redact", "decontaminate": [BENCHMARK]},
-    **{"near_duplicate_threshold": THRESHOLD, "max_malformed_rows": 0},
+    **{"near_duplicate_threshold": THRESHOLD, "max_malformed_rows": 0, "keep_fields": []},
 }
 
 

@@ -4,6 +4,7 @@ metrics/clean.json and metrics/clean.rejected.json, some rows that each rule rej
 Every row read is either kept in one split or stands in rejected.parquet with its reason and where it came from; of
 rows that say the same, the one with the lowest id is kept, and `detail` names it. The shards of data/raw are judged by
 `machine.workers` processes, and only a few hashes of each row stay in memory; how many there are changes no byte.
+test.parquet also has the columns of clean.keep_fields and, where some row of the data brings tests, `tests`.
 Run it with `dvc repro clean`.
 """
 
@@ -71,11 +72,21 @@ def keys_of(judged: list[Shard]) -> Keys:
     return Keys(ids, [source for shard in judged for source in shard.sources], fingerprints, bands, texts)
 
 
+def more_columns(split: str, judged: list[Shard]) -> list[str]:
+    """Only the test split has them: what is trained on stays the same bytes when they change."""
+    if split != "test":
+        return []
+    return [*judged[0].job.params.keep_fields, *(["tests"] if any(shard.tested for shard in judged) else [])]
+
+
 def write(judged: list[Shard], duplicates: dict[int, tuple[str, str]], folder: Path) -> Tally:
     """The files, in the order read. `duplicates` counts the rows that passed, over all shards."""
     tally, before = Tally(), 0
     with ExitStack() as stack:
-        files = {split: stack.enter_context(record_file(folder / f"{split}.parquet")) for split in SPLITS}
+        files = {
+            split: stack.enter_context(record_file(folder / f"{split}.parquet", *more_columns(split, judged)))
+            for split in SPLITS
+        }
         rejected = stack.enter_context(record_file(folder / "rejected.parquet", "reason", "detail"))
         for shard in judged:
             table = read_judged(shard)
@@ -94,7 +105,7 @@ def write(judged: list[Shard], duplicates: dict[int, tuple[str, str]], folder: P
             for name, values in (("reason", reasons), ("detail", details)):
                 place = table.schema.get_field_index(name)
                 table = table.set_column(place, table.schema.field(place), pyarrow.array(values, pyarrow.string()))
-            gone = table.filter(pyarrow.array(outcomes == len(SPLITS)))
+            gone = table.select(rejected.schema.names).filter(pyarrow.array(outcomes == len(SPLITS)))
             tally.reject(gone)
             rejected.write_table(gone)
             tally.count(shard, outcomes, table["source"].to_pylist())

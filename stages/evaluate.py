@@ -2,131 +2,133 @@
 → metrics/evaluate/<name>.json, <name>.rows.jsonl and <name>.predictions.jsonl, where <name> is base or tuned.
 
 Both models go through the same code on the same rows. Each measure comes with a 95 % interval; rows.jsonl has what they
-are made of, row by row, so that two models can be compared in pairs. Run it with `dvc repro evaluate@tuned`; by hand:
-`python -m stages.evaluate tuned models/merged`.
+are made of, row by row, so that two models can be compared in pairs. The base is also asked in the plain way that it
+knows from pre-training; what comes of it stands under `plain` in its files. Answers to records that bring tests run in
+a sandbox. A generation that was stopped goes on where it was.
+Run it with `dvc repro evaluate@tuned`; by hand: `python -m stages.evaluate tuned models/merged`.
 """
 
-import ast
 import json
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages._evaluate.generation import generate
-from stages._evaluate.scoring import FORMAT_TOKENS, score
-from stages.shared.code import parse
-from stages.shared.errors import UserError
-from stages.shared.measures import COLUMNS, GENERATED, clusters_of, evaluated
+from stages._evaluate.plain import Plain, plain_form
+from stages._evaluate.predictions import asked, plain_prompt, predict, predict_plain, worth
+from stages._evaluate.sandbox import check_sandbox
+from stages._evaluate.scoring import FORMAT_TOKENS, Body, body, score, score_plain
+from stages._evaluate.subject import Answers, Subject
+from stages.shared.measures import (
+    COUNTS,
+    GENERATED,
+    clusters_of,
+    columns_of,
+    document_of,
+    evaluated,
+    length_name,
+    sliced,
+)
 from stages.shared.models import load_model, make_deterministic
-from stages.shared.params import Evaluate, Params
+from stages.shared.params import Params
 from stages.shared.paths import CLEAN, EVALUATIONS, write_json, write_text
 from stages.shared.prompts import Encoder
 from stages.shared.records import Record, read_records
 from stages.shared.stage import Outcome, run_stage
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+NOT_SCORED, NOT_ANSWERED = dict.fromkeys(COUNTS, 0), dict.fromkeys(GENERATED, 0)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """An answer that the model wrote, beside the one in the data."""
-
-    id: str
-    source: str
-    prompt: str
-    reference: str
-    output: str
-    ended: bool
-    parses: bool
+def plain_forms(subject: Subject) -> tuple[list[Plain], list[Body | None]]:
+    """Of every record the plain way to ask it, and what of its answer both ways have to say."""
+    forms = [plain_form(record.messages[-2]["content"], record.messages[-1]["content"]) for record in subject.records]
+    pairs = zip(subject.records, forms, strict=True)
+    return forms, [body(record, form, subject.encoder, subject.context) for record, form in pairs]
 
 
-def is_code(text: str) -> bool:
-    """Whether the text parses as Python and does more than state an expression, as any single word would."""
-    tree = parse(text)
-    return tree is not None and any(not isinstance(node, ast.Expr) for node in tree.body)
+def evaluate(subject: Subject, bodies: list[Body | None]) -> tuple[list[dict], Answers]:
+    """What is counted of every record (stages.shared.measures.COLUMNS), and the answers to the first of them."""
+    scores = score(subject.model, subject.records, subject.encoder, subject.params, bodies)
+    places = asked(subject.records, subject.encoder, subject.params, subject.context)
+    prompts = [subject.encoder.prompt(subject.records[place].messages[:-1]) for place in places]
+    answers = subject.answer(places, prompts, predict)
+    values = worth(answers.predictions)
+    return [
+        counts | values.get(record.id, NOT_ANSWERED) for record, counts in zip(subject.records, scores, strict=True)
+    ], answers
 
 
-def predict(
-    model: "PreTrainedModel", records: list[Record], encoder: Encoder, params: Evaluate
-) -> tuple[list[Prediction], float]:
-    """An answer to each record whose prompt leaves room for one, and how many tokens a second were generated."""
-    room = model.config.max_position_embeddings - params.max_new_tokens
-    asked = [(record, encoder.prompt(record.messages[:-1])) for record in records]
-    asked = [(record, prompt) for record, prompt in asked if len(prompt) <= room][: params.generate_rows]
-    if not asked:
-        raise UserError(
-            f"no test row's prompt leaves room for evaluate.max_new_tokens ({params.max_new_tokens}) in the model's "
-            f"context of {model.config.max_position_embeddings} tokens. Lower it"
-        )
-    started = time.monotonic()
-    outputs = generate(model, [prompt for _, prompt in asked], encoder.eos, params)
-    seconds = time.monotonic() - started
-    predictions = []
-    for (record, _), ids in zip(asked, outputs, strict=True):
-        question, reference = record.messages[-2]["content"], record.messages[-1]["content"]
-        text = encoder.decode(ids)
-        ended = ids[-1:] == [encoder.eos]
-        predictions.append(Prediction(record.id, record.source, question, reference, text, ended, is_code(text)))
-    return predictions, sum(map(len, outputs)) / seconds
+def evaluate_plain(subject: Subject, forms: list[Plain], bodies: list[Body | None]) -> tuple[list[dict], Answers]:
+    """The same of the same records, asked in the plain way."""
+    scores = score_plain(subject.model, bodies, subject.params)
+    places = asked(subject.records, subject.encoder, subject.params, subject.context)
+    room = subject.context - subject.params.max_new_tokens
+    prompts = [plain_prompt(forms[place], subject.encoder, room) for place in places]
+    answers = subject.answer(places, prompts, lambda *given: predict_plain([forms[p] for p in places], prompts, *given))
+    values = worth(answers.predictions)
+    return [
+        NOT_SCORED | counts | values.get(record.id, NOT_ANSWERED)
+        for record, counts in zip(subject.records, scores, strict=True)
+    ], answers
 
 
-def worth(predictions: list[Prediction]) -> dict[str, dict[str, float]]:
-    """{id: what is counted of the answer that was generated (stages.shared.measures.GENERATED)}."""
-    from rouge_score.rouge_scorer import RougeScorer
-    from sacrebleu.metrics import CHRF
-
-    chrf, rouge = CHRF(), RougeScorer(["rougeL"])
-    return {
-        each.id: {
-            **{"answers": 1, "ended": int(each.ended), "parses": int(each.parses)},
-            "exact": int(each.output.strip() == each.reference.strip()),
-            "chrf": chrf.sentence_score(each.output, [each.reference]).score,
-            "rouge_l": rouge.score(each.reference, each.output)["rougeL"].fmeasure,
-        }
-        for each in predictions
-    }
+def metrics_of(rows: list[dict], clusters: list[int]) -> dict[str, float]:
+    """rows: {column: value} of stages.shared.measures.COLUMNS."""
+    columns = columns_of(rows)
+    counts = {"rows": len(rows), "tokens": int(columns["tokens"].sum())}
+    counts |= {"generated_rows": int(columns["answers"].sum()), "tested_rows": int(columns["tested"].sum())}
+    return counts | evaluated(columns, np.array(clusters))
 
 
-def metrics_of(rows: list[dict]) -> dict[str, float]:
-    columns = {name: np.array([row[name] for row in rows], np.float64) for name in COLUMNS}
-    tokens, answers = (int(columns[name].sum()) for name in ("tokens", "answers"))
-    counts = {"rows": len(rows), "tokens": tokens, "generated_rows": answers}
-    return counts | evaluated(columns, np.array([row["cluster"] for row in rows]))
+def slices_of(record: Record, counts: dict, names: list[str]) -> dict[str, str]:
+    made = {"source": document_of(record.source), "length": length_name(counts["tokens"])}
+    return {name: made.get(name) or record.fields.get(name) or "none" for name in names}
 
 
 def lines(rows: list[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
 
 
-def main(params: Params, name: str, weights: Path) -> Outcome:
-    make_deterministic(params.seed, wanted=True, warn_only=True)
-    records = next(read_records(CLEAN / "test.parquet", params.evaluate.max_rows), [])
-    encoder = Encoder(params.prompt)
-    model = load_model(weights, params.machine)
-    scores = score(model, records, encoder, params.evaluate)
-    predictions, rate = predict(model, records, encoder, params.evaluate)
-    answers, none = worth(predictions), dict.fromkeys(GENERATED, 0)
-    clusters = clusters_of([record.source for record in records], params.evaluate.cluster)
-    rows = [
-        {"id": record.id, "source": record.source, "cluster": cluster, **counts, **answers.get(record.id, none)}
-        for record, cluster, counts in zip(records, clusters, scores, strict=True)
-    ]
-    metrics = metrics_of(rows)
-    write_text(EVALUATIONS / f"{name}.predictions.jsonl", lines([vars(prediction) for prediction in predictions]))
-    write_text(EVALUATIONS / f"{name}.rows.jsonl", lines(rows))
-    write_json(EVALUATIONS / f"{name}.json", metrics)
+def summary(metrics: dict) -> str:
     perplexity = "{perplexity:.2f} (95 %: {perplexity_lo:.2f} to {perplexity_hi:.2f})".format(**metrics)
-    return Outcome(
+    passed = f", {metrics['pass_at_1']:.0%} of {metrics['tested_rows']} pass" if metrics["tested_rows"] else ""
+    return (
         f"{metrics['rows']} rows, perplexity {perplexity}, {metrics['perplexity_after_8']:.2f} without the first "
         f"{FORMAT_TOKENS} tokens; of {metrics['generated_rows']} answers {metrics['ended_share']:.0%} ended, "
-        f"{metrics['parses_share']:.0%} parse, chrF {metrics['chrf']:.1f}",
-        {"generated_tokens_per_second": round(rate, 1)},
+        f"{metrics['parses_share']:.0%} parse, chrF {metrics['chrf']:.1f}{passed}"
     )
+
+
+def main(params: Params, name: str, weights: Path) -> Outcome:
+    section = params.evaluate
+    make_deterministic(params.seed, wanted=True, warn_only=True)
+    records = next(read_records(CLEAN / "test.parquet", section.max_rows), [])
+    if section.run_tests and any(record.tests for record in records):
+        check_sandbox()  # before the hours that a large model takes
+    subject = Subject(load_model(weights, params.machine), weights, records, Encoder(params.prompt), params)
+    forms, bodies = plain_forms(subject)
+    counts, answers = evaluate(subject, bodies)
+    clusters = clusters_of([record.source for record in records], section.cluster)
+    rows = [
+        {"id": record.id, "source": record.source, "cluster": cluster, **each}
+        | {"slices": slices_of(record, each, section.slices)}
+        for record, cluster, each in zip(records, clusters, counts, strict=True)
+    ]
+    predictions = [vars(each) for each in answers.predictions]
+    metrics = metrics_of(counts, clusters) | {"slices": {each: sliced(rows, each) for each in section.slices}}
+    made = [answers]
+    if name == "base":
+        plain, plain_answers = evaluate_plain(subject, forms, bodies)
+        made.append(plain_answers)
+        metrics["plain"] = metrics_of(plain, clusters)
+        rows = [row | {"plain": each} for row, each in zip(rows, plain, strict=True)]
+        outputs = [each.output for each in plain_answers.predictions]
+        predictions = [each | {"plain": output} for each, output in zip(predictions, outputs, strict=True)]
+    write_text(EVALUATIONS / f"{name}.predictions.jsonl", lines(predictions))
+    write_text(EVALUATIONS / f"{name}.rows.jsonl", lines(rows))
+    write_json(EVALUATIONS / f"{name}.json", metrics)
+    rate = {"generated_tokens_per_second": round(answers.rate, 1)}
+    return Outcome(summary(metrics), rate, lambda: [each.kept.forget() for each in made])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from stages._report.gate import judge
 from stages._report.inputs import read_curve, read_rejected, read_values
 from stages._report.parts import spread
 from stages._report.predictions import pairs, read_predictions
-from stages._report.rows import change, read_rows, refuse_unequal_rows
+from stages._report.rows import change, plain_rows, read_rows, refuse_unequal_rows
 from stages._report.text import as_is, fenced, shown
 from stages.shared.errors import UserError
 from stages.shared.params import Params, load_params
@@ -59,18 +59,25 @@ def figures_only(values: dict) -> dict:
     return kept
 
 
+def without_sources(evaluation: dict) -> dict:
+    kept = {name: values for name, values in evaluation["slices"].items() if name != "source"}
+    return evaluation | {"slices": kept}
+
+
 def metrics(inputs: dict) -> dict:
-    """What metrics.json holds. The sources stay in metrics/clean.json: there may be a hundred of them."""
+    """What metrics.json holds. The sources stay in the stages' own files: there may be many of them."""
     stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
     stages["clean"] = {name: value for name, value in inputs["clean"].items() if name not in ("sources", "sha256")}
-    evaluations = {name: inputs[name] for name in ("base", "tuned", "change")}
+    evaluations = {name: without_sources(inputs[name]) for name in ("base", "tuned")}
+    evaluations["base_plain"] = evaluations["base"].pop("plain")
+    evaluations |= {name: inputs[name] for name in ("change", "change_plain")}
     timing = {stage.replace("@", "_"): values for stage, values in inputs["timing"].items()}
     return figures_only({**stages, "evaluate": evaluations, "timing": timing})
 
 
 def refuse_unequal(base: dict, tuned: dict) -> None:
     """Two perplexities over different tokens would compare the tokens, not the models."""
-    for name in ("rows", "tokens", "generated_rows"):
+    for name in ("rows", "tokens", "generated_rows", "tested_rows"):
         if base[name] != tuned[name]:
             raise UserError(
                 f"the evaluation of base has {name}: {base[name]}, that of tuned {tuned[name]}, so they cannot be "
@@ -100,7 +107,8 @@ def report(inputs: dict, samples: int) -> dict:
     """
     refuse_unequal(inputs["base"], inputs["tuned"])
     refuse_unequal_rows(inputs["rows"]["base"], inputs["rows"]["tuned"])
-    inputs = inputs | {"change": change(inputs["rows"]["base"], inputs["rows"]["tuned"])}
+    before, after = inputs["rows"]["base"], inputs["rows"]["tuned"]
+    inputs = inputs | {"change": change(before, after), "change_plain": change(plain_rows(before), after)}
     generated = pairs(inputs["predictions"]["base"], inputs["predictions"]["tuned"])
     page = {
         "headline": headline(inputs["base"], inputs["tuned"]),

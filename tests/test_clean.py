@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -372,3 +373,66 @@ def test_a_line_separator_inside_a_row_is_no_new_row(tmp_path):
         json.dumps({"source": "a:1", "row": pair("a\u2028b\x85c\x0cd")}, ensure_ascii=False) + "\n", "utf-8"
     )
     assert [row["row"]["prompt"] for row in read_rows(path)] == ["a\u2028b\x85c\x0cd"]
+
+
+def test_tests_and_kept_fields_reach_the_test_split_alone(section):
+    rows = numbered(200)
+    for number, each in enumerate(rows):
+        each["row"] |= {"tests": ["x = answer()", f"assert x == {number}"], "level": number % 3, "other": "dropped"}
+    cleaned = clean_rows(rows, section(keep_fields=["level"]))
+    sources = {each["source"]: each["row"] for each in rows}
+    assert cleaned.splits["test"]
+    for record in cleaned.splits["test"]:
+        row = sources[record.source]
+        assert record.tests == "\n".join(row["tests"])
+        assert record.fields == {"level": str(row["level"])}
+    plain = clean_rows(numbered(200), section())
+    assert all(not record.tests and not record.fields for record in cleaned.splits["train"])
+    assert [record.id for record in cleaned.splits["test"]] == [record.id for record in plain.splits["test"]]
+
+
+def test_data_without_tests_has_no_column_for_them(raw, params):
+    """Nor do its bytes depend on whether there could be some."""
+    shutil.rmtree(RAW)
+    write_raw(numbered(100), RAW)
+    write_json(RAW / "format.json", LAYOUT)
+    main(params())
+    assert pyarrow.parquet.read_schema(CLEAN / "test.parquet").names == ["id", "messages", "source"]
+    train = (CLEAN / "train.parquet").read_bytes()
+    write_raw([each | {"row": each["row"] | {"tests": "pass", "level": "a"}} for each in numbered(100)], RAW)
+    main(params(keep_fields=["level"]))
+    assert pyarrow.parquet.read_schema(CLEAN / "test.parquet").names == ["id", "messages", "source", "level", "tests"]
+    assert (CLEAN / "train.parquet").read_bytes() == train
+
+
+@pytest.mark.parametrize(
+    ("tests", "reason"),
+    [
+        ("assert double(1) == 2", None),
+        (["assert double(1) == 2", "assert double(2) == 4"], None),
+        ("", None),
+        ([], None),
+        (None, None),
+        ("assert double(1) ==", "tests_do_not_parse"),
+        (7, "malformed"),
+        ([1], "malformed"),
+        ({"a": "pass"}, "malformed"),
+    ],
+)
+def test_tests_are_python_or_the_row_is_rejected(section, tests, reason):
+    cleaned = clean_rows(rows_of(pair() | {"tests": tests}), section())
+    assert [each.reason for each in cleaned.rejected] == ([reason] if reason else [])
+
+
+def test_a_field_that_is_neither_text_nor_number_is_malformed(section):
+    cleaned = clean_rows(rows_of(pair() | {"level": ["a"]}), section(keep_fields=["level"]))
+    assert [each.reason for each in cleaned.rejected] == ["malformed"]
+
+
+def test_a_secret_in_tests_is_found_as_one_in_an_answer_is(section):
+    key = "AKIA" + "IOSFODNN7" + "EXAMPLF"
+    row = rows_of(pair() | {"tests": f"key = '{key}'\nassert double(1) == 2"})
+    assert [each.reason for each in clean_rows(row, section(secrets="reject")).rejected] == ["secret"]
+    redacted = clean_rows(row, section(secrets="redact", validation_fraction=0.01, test_fraction=0.98))
+    (record,) = redacted.splits["test"]
+    assert record.tests == "key = '<SECRET>'\nassert double(1) == 2"

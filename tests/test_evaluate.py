@@ -1,5 +1,6 @@
 """Scores against a loop over single rows, generation against single prompts, on a real Mistral of two layers."""
 
+import dataclasses
 import json
 import math
 import random
@@ -8,17 +9,21 @@ import pytest
 from sacrebleu.metrics import CHRF
 
 from stages import evaluate as stage
-from stages._evaluate import scoring
+from stages._evaluate import generation, kept, sandbox, scoring
 from stages._evaluate.batching import batches
 from stages._evaluate.generation import generate
-from stages._evaluate.scoring import FORMAT_TOKENS, score, token_losses
-from stages.evaluate import is_code, main, predict, worth
+from stages._evaluate.plain import continued, plain_form
+from stages._evaluate.predictions import asked, is_code, predict, with_outcomes, worth
+from stages._evaluate.scoring import FORMAT_TOKENS, body, score, score_plain, token_losses
+from stages._evaluate.subject import Subject
+from stages.evaluate import main, plain_forms
+from stages.shared.errors import UserError
 from stages.shared.measures import GENERATED
 from stages.shared.models import load_model
 from stages.shared.params import Prompt
 from stages.shared.paths import CLEAN, EVALUATIONS, read_json
 from stages.shared.prompts import IGNORED, Encoder
-from stages.shared.records import Record, read_records
+from stages.shared.records import Record, read_records, record_file, record_table
 from tests.conftest import write_records
 
 CONTEXT = 256
@@ -110,10 +115,15 @@ def plain_hits(model, ids, labels) -> list[float]:
 
 def scored(model, records, encoder, params) -> dict:
     """The measures of score() alone, as the stage makes them."""
-    none = dict.fromkeys(GENERATED, 1)
-    return stage.metrics_of(
-        [{"cluster": n, **each, **none} for n, each in enumerate(score(model, records, encoder, params))]
-    )
+    counts = score(model, records, encoder, params, [None] * len(records))
+    return stage.metrics_of([each | dict.fromkeys(GENERATED, 1) for each in counts], list(range(len(records))))
+
+
+def answers_of(model, records, encoder, params) -> list:
+    """The predictions of the records that are asked, as the stage makes them, without its files."""
+    some = [records[place] for place in asked(records, encoder, params, CONTEXT)]
+    outputs = generate(model, [encoder.prompt(each.messages[:-1]) for each in some], encoder.eos, params)
+    return predict(some, outputs, encoder)
 
 
 def one_by_one(model, prompt, eos, count) -> list[int]:
@@ -275,7 +285,7 @@ def test_the_models_own_habits_of_generation_do_not_shape_the_answers(load, tmp_
 
 def test_predictions_follow_the_records(model, encoder, section):
     records = records_of(9)
-    found, _ = predict(model, records, encoder, section(batch_size=2))
+    found = answers_of(model, records, encoder, section(batch_size=2))
     assert [each.id for each in found] == [each.id for each in records]
     for prediction, each in zip(found, records, strict=True):
         prompt = encoder.prompt(each.messages[:-1])
@@ -286,7 +296,7 @@ def test_predictions_follow_the_records(model, encoder, section):
 
 def test_of_a_long_talk_the_last_answer_is_predicted(model, encoder, section):
     talk = record("One", "x = 1", "Two", "y = 2")
-    (prediction,), _ = predict(model, [talk], encoder, section())
+    (prediction,) = answers_of(model, [talk], encoder, section())
     assert (prediction.prompt, prediction.reference) == ("Two", "y = 2")
     answer = one_by_one(model, encoder.prompt(talk.messages[:-1]), encoder.eos, 8)
     assert prediction.output == encoder.decode(answer)
@@ -294,25 +304,25 @@ def test_of_a_long_talk_the_last_answer_is_predicted(model, encoder, section):
 
 def test_only_the_first_rows_are_generated(model, encoder, section):
     records = records_of(6)
-    found, _ = predict(model, records, encoder, section(generate_rows=4))
+    found = answers_of(model, records, encoder, section(generate_rows=4))
     assert [each.id for each in found] == [each.id for each in records[:4]]
 
 
 def test_a_prompt_that_leaves_no_room_is_skipped(model, encoder, section):
     long, *others = record("x " * 100, "x = 1"), record("Short", "x = 1"), record("Brief", "y = 2")
     room = CONTEXT - len(encoder.prompt(long.messages[:-1]))
-    fits, _ = predict(model, [long, *others], encoder, section(max_new_tokens=room, generate_rows=2))
+    fits = answers_of(model, [long, *others], encoder, section(max_new_tokens=room, generate_rows=2))
     assert [each.id for each in fits] == [long.id, others[0].id]
-    skipped, _ = predict(model, [long, *others], encoder, section(max_new_tokens=room + 1, generate_rows=2))
+    skipped = answers_of(model, [long, *others], encoder, section(max_new_tokens=room + 1, generate_rows=2))
     assert [each.id for each in skipped] == [each.id for each in others]
 
 
-def test_what_the_answers_are_worth(model, encoder, section, monkeypatch):
+def test_what_the_answers_are_worth(encoder):
     pieces = encoder.pieces
     answers = {"x = 1": True, "def f(": True, "y = 2": False, "word": True}
     ids = [pieces.encode(text, add_eos=ended) for text, ended in answers.items()]
-    monkeypatch.setattr(stage, "generate", lambda *arguments: ids)
-    found, _ = predict(model, [record(f"Write {text}", text) for text in answers], encoder, section())
+    records = [record(f"Write {text}", text) for text in answers]
+    found = predict(records, ids, encoder)
     assert [each.output for each in found] == list(answers)
     assert [each.ended for each in found] == list(answers.values())
     assert [each.parses for each in found] == [True, False, True, False]
@@ -326,11 +336,12 @@ def test_what_the_answers_are_worth(model, encoder, section, monkeypatch):
     assert [each["chrf"] for each in values] == pytest.approx([100] * 4)
     assert [each["rouge_l"] for each in values] == pytest.approx([1] * 4)
     ids[0] = pieces.encode("x = 1 + y")
-    other, _ = predict(model, [record(f"Write {text}", text) for text in answers], encoder, section())
+    other = predict(records, ids, encoder)
     assert worth(other)[other[0].id] == {
         **{"answers": 1, "ended": 0, "parses": 1, "exact": 0},
         "chrf": pytest.approx(CHRF().sentence_score("x = 1 + y", ["x = 1"]).score),
         "rouge_l": pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1)),  # two words in order, of three and of two
+        **{"tested": 0, "passed": 0},
     }
 
 
@@ -343,7 +354,7 @@ def evaluated(tmp_path, monkeypatch, params_of):
 
     def run(name, folder, **changes):
         values = {"max_rows": 8, "generate_rows": 5, "max_new_tokens": 8, "batch_size": 4}
-        main(params_of(prompt={"system": None}, evaluate={**values, **changes}, machine=CPU), name, folder)
+        main(params_of(prompt={"system": None}, evaluate={**values, **changes}, machine=CPU), name, folder).finish()
         return {
             suffix: (EVALUATIONS / f"{name}.{suffix}").read_bytes()
             for suffix in ("json", "predictions.jsonl", "rows.jsonl")
@@ -354,28 +365,245 @@ def evaluated(tmp_path, monkeypatch, params_of):
 
 def test_any_folder_is_measured_in_the_same_way(evaluated, folder, tmp_path):
     base, again = evaluated("base", folder), evaluated("tuned", folder)
-    assert base == again
+    rows = [[json.loads(line) for line in each["rows.jsonl"].splitlines()] for each in (base, again)]
+    assert [{name: row[name] for name in row if name != "plain"} for row in rows[0]] == rows[1]
+    assert evaluated("tuned", folder) == again
     other = evaluated("tuned", save_model(tmp_path / "other", seed=1))
     assert other["json"] != base["json"]
-    assert json.loads(other["json"]).keys() == json.loads(base["json"]).keys()
+    assert json.loads(other["json"]).keys() == json.loads(base["json"]).keys() - {"plain"}
 
 
-def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, folder, load, encoder, section):
+def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, folder, load, encoder, params_of):
     lines = evaluated("base", folder)["predictions.jsonl"].decode().split("\n")
     assert lines.pop() == ""
     predictions = [json.loads(line) for line in lines]
     assert len(predictions) == 5
-    names = {"id", "source", "prompt", "reference", "output", "ended", "parses"}
+    names = {"id", "source", "prompt", "reference", "output", "ended", "parses", "tests", "plain"}
     assert all(prediction.keys() == names for prediction in predictions)
     assert predictions[0]["prompt"] == "🦜 line\u2028separator"
     metrics = read_json(EVALUATIONS / "base.json")
     assert (metrics["rows"], metrics["generated_rows"]) == (8, 5)
     assert metrics["ended_share"] == sum(each["ended"] for each in predictions) / 5
     assert "generated_tokens_per_second" not in metrics
-    tested = next(read_records(CLEAN / "test.parquet", 8))
+    scored = next(read_records(CLEAN / "test.parquet", 8))
     rows = [json.loads(line) for line in evaluated("base", folder)["rows.jsonl"].decode().split("\n")[:-1]]
-    assert [row["id"] for row in rows] == [each.id for each in tested]
+    assert [row["id"] for row in rows] == [each.id for each in scored]
     assert [row["answers"] for row in rows] == [1] * 5 + [0] * 3
-    expected = score(load(folder), tested, encoder, section())
+    params = params_of(prompt={"system": None})
+    bodies = plain_forms(Subject(load(folder), folder, scored, encoder, params))[1]
+    expected = score(load(folder), scored, encoder, params.evaluate, bodies)
     assert [{name: row[name] for name in expected[0]} for row in rows] == expected
     assert metrics["loss"] == pytest.approx(sum(r["loss_sum"] for r in expected) / sum(r["tokens"] for r in expected))
+
+
+def saved(folder) -> list:
+    """The batches that a stopped generation left behind."""
+    return sorted((folder / ".dvc" / "tmp" / "generated").glob("*/*.json"))
+
+
+def test_a_generation_that_is_killed_goes_on_behind_the_batches_it_made(evaluated, folder, tmp_path, monkeypatch):
+    options = {"generate_rows": 8, "batch_size": 2}
+    expected = evaluated("base", folder, **options)
+    assert not saved(tmp_path)
+    real, calls = generation.continuations, []
+
+    def dies(*arguments):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(generation, "continuations", dies)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated("base", folder, **options)
+    assert len(saved(tmp_path)) == 3
+    saved(tmp_path)[0].write_text("[[1, 2")  # torn: made again
+    monkeypatch.setattr(generation, "continuations", lambda *arguments: calls.append(1) or real(*arguments))
+    assert evaluated("base", folder, **options) == expected
+    assert len(calls) == 4 + 4 + 1  # of the chat and of the plain prompts, and the torn one
+    assert not saved(tmp_path)
+
+
+def test_what_is_kept_of_another_model_or_other_params_is_not_taken(evaluated, folder, tmp_path, monkeypatch):
+    real = generation.continuations
+    monkeypatch.setattr(kept.Kept, "forget", lambda self: None)
+    evaluated("tuned", folder)
+    assert len(saved(tmp_path)) == 2
+    calls = []
+    monkeypatch.setattr(generation, "continuations", lambda *arguments: calls.append(1) or real(*arguments))
+    evaluated("tuned", folder)
+    assert len(calls) == 0
+    evaluated("tuned", folder, max_new_tokens=9)
+    assert len(calls) == 2
+    evaluated("tuned", save_model(tmp_path / "other", seed=1))
+    assert len(calls) == 4
+
+
+def test_answers_to_records_with_tests_are_run(encoder, section):
+    answers = [
+        "def f():\n    return 1",
+        "Here it is:\n```python\ndef f():\n    return 1\n```",
+        "def f():\n    return 2",
+    ]
+    records = [dataclasses.replace(record(f"Write {n}", "x = 1"), tests="assert f() == 1") for n in range(3)]
+    records.append(record("Write 3", "x = 1"))
+    ids = [encoder.pieces.encode(text) for text in (*answers, answers[0])]
+    found = with_outcomes(predict(records, ids, encoder), records, section(), workers=2)
+    assert [each.tests for each in found] == ["passed", "passed", "failed", None]
+    values = list(worth(found).values())
+    assert [(each["tested"], each["passed"]) for each in values] == [(1, 1), (1, 1), (1, 0), (0, 0)]
+
+
+@pytest.fixture
+def evaluated_with_tests(tmp_path, monkeypatch, params_of):
+    """evaluated_with_tests(name, folder, …) → metrics, rows and predictions of records that bring tests and a field."""
+    monkeypatch.chdir(tmp_path)
+    CLEAN.mkdir(parents=True)
+    fields = [{"level": "hard" if n % 3 else "easy"} for n in range(12)]
+    tests = ["pass" if n % 2 else "raise ValueError" for n in range(12)]
+    with record_file(CLEAN / "test.parquet", "level", "tests") as file:
+        table = record_table(records_of(12), level=[each["level"] for each in fields], tests=tests)
+        file.write_table(table)
+
+    def run(name, folder, **changes):
+        values = {
+            "max_rows": 12,
+            "generate_rows": 12,
+            "max_new_tokens": 1,
+            "batch_size": 12,
+            "slices": ["level", "source"],
+        }
+        sections = {"clean": {"keep_fields": ["level"]}, "evaluate": {**values, **changes}, "machine": CPU}
+        main(params_of(**sections), name, folder).finish()
+        files = [(EVALUATIONS / f"{name}.{kind}.jsonl").read_text() for kind in ("rows", "predictions")]
+        return read_json(EVALUATIONS / f"{name}.json"), *(
+            [json.loads(line) for line in each.splitlines()] for each in files
+        )
+
+    return run
+
+
+def test_pass_at_1_and_slices_stand_in_the_metrics(evaluated_with_tests, folder, monkeypatch):
+    # What a model of random weights writes passes nothing: here it writes a comment.
+    monkeypatch.setattr(Encoder, "decode", lambda self, ids: "# nothing")
+    metrics, rows, predictions = evaluated_with_tests("tuned", folder)
+    assert [each["tests"] for each in predictions] == ["failed", "passed"] * 6
+    assert (metrics["tested_rows"], metrics["pass_at_1"]) == (12, 0.5)
+    assert 0 <= metrics["pass_at_1_lo"] < 0.5 < metrics["pass_at_1_hi"] <= 1
+    level = metrics["slices"]["level"]
+    assert {value: each["rows"] for value, each in level.items()} == {"hard": 8, "easy": 4}
+    hard = [row for row in rows if row["slices"]["level"] == "hard"]
+    assert level["hard"]["loss"] == pytest.approx(
+        sum(row["loss_sum"] for row in hard) / sum(row["tokens"] for row in hard)
+    )
+    assert level["easy"]["pass_at_1"] == 0.5
+    assert "loss_lo" not in level["easy"]  # of so few rows it would say little
+    assert metrics["slices"]["source"]["rows.jsonl"]["loss_lo"] < metrics["loss"]
+
+
+def test_tests_run_only_where_that_is_asked_for(evaluated_with_tests, folder, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    sandbox.command.cache_clear()
+    metrics, _, predictions = evaluated_with_tests("tuned", folder, run_tests=False)
+    assert metrics["tested_rows"] == 0
+    assert "pass_at_1" not in metrics
+    assert {each["tests"] for each in predictions} == {None}
+    with pytest.raises(UserError, match="bubblewrap, which is not installed"):
+        evaluated_with_tests("tuned", folder)
+
+
+def test_records_without_tests_need_no_sandbox(evaluated, folder, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    sandbox.command.cache_clear()
+    assert b'"tested_rows": 0' in evaluated("tuned", folder)["json"]
+
+
+REQUEST = "Write `f` of the module `m`.\n\ndef f(x: int, y=1) -> int:\n\nAdd them.\n\n    >>> f(1)\n    2"
+ANSWER = "@cache\ndef f(x: int,\n      y=1) -> int:\n    # both\n    return x + y\n"
+
+
+def test_a_function_is_asked_for_plainly_by_its_signature_and_docstring():
+    form = plain_form(REQUEST, ANSWER)
+    document = 'def f(x: int, y=1) -> int:\n    """Add them.\n\n        >>> f(1)\n        2\n    """\n'
+    assert (form.prompt, form.head) == (document, "def f(x: int, y=1) -> int:\n")
+    assert form.given + form.rest == ANSWER
+    assert form.rest == "    # both\n    return x + y\n"
+    names = {}
+    exec(form.prompt + form.rest, names)  # noqa: S102
+    assert names["f"](1) == 2
+    assert names["f"].__doc__.startswith("Add them.")
+
+
+def test_a_request_that_is_code_already_is_its_own_plain_form():
+    request = 'Complete it:\n\n```python\nimport math\n\ndef f(x):\n    """Twice x."""\n```'
+    answer = 'import math\n\ndef f(x):\n    """Twice x."""\n    return 2 * x\n'
+    form = plain_form(request, answer)
+    assert form.prompt == 'import math\n\ndef f(x):\n    """Twice x."""\n'
+    assert (form.given, form.rest) == (form.prompt, "    return 2 * x\n")
+    assert continued(form, "    return 2 * x\n\n\nprint(f(1))\n") == (answer.rstrip(), True)
+
+
+@pytest.mark.parametrize(
+    ("request_text", "answer", "prompt"),
+    [
+        ("Write a loop", "for x in y:\n    pass", '"""Write a loop\n"""\n\n'),
+        ("Say why", "Since it is so.", "Say why\n\n"),
+        ("def f(x):\n\nAdd", "def g(x):\n    return 1", '"""def f(x):\n\nAdd\n"""\n\n'),
+        ("def f(x):\n\nAdd", "def f(x): return 1", '"""def f(x):\n\nAdd\n"""\n\n'),
+        ("def f(x):", "def f(x):\n    return 1", '"""def f(x):\n"""\n\n'),
+        ('def f(x):\n\n"""Add"""', "def f(x):\n    return 1", "def f(x):\n    \"\"\"'''Add'''\n    \"\"\"\n"),
+    ],
+)
+def test_what_else_is_asked_plainly(request_text, answer, prompt):
+    form = plain_form(request_text, answer)
+    assert form.prompt == prompt
+    assert form.given + form.rest == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "ended"),
+    [
+        ("    return 1\n\ndef g():\n    pass", "    return 1", True),
+        ("    if x:\n\n        return 1\n    return 2", "    if x:\n\n        return 1\n    return 2", False),
+        ("\treturn 1\n# next\n", "\treturn 1", True),
+        ("", "", False),
+    ],
+)
+def test_a_function_ends_with_the_first_line_that_is_not_indented(text, expected, ended):
+    form = plain_form(REQUEST, ANSWER)
+    assert continued(form, text) == ((form.head + expected).rstrip() if expected else form.head, ended)
+
+
+def test_both_ways_of_asking_are_scored_on_the_same_bytes(model, encoder, section):
+    talk = record(REQUEST, ANSWER)
+    form = plain_form(REQUEST, ANSWER)
+    found = body(talk, form, encoder, CONTEXT)
+    whole = encoder.conversation(talk.messages)
+    (chat,) = score(model, [talk], encoder, section(), [found])
+    losses = plain_losses(model, whole.input_ids, whole.labels)
+    count = len(encoder.pieces.encode(ANSWER)) - len(encoder.pieces.encode(form.given))
+    assert chat["body_loss_sum"] == pytest.approx(sum(losses[-1 - count : -1]), abs=1e-3)
+    (plainly,) = score_plain(model, [found], section())
+    ids = [encoder.bos, *encoder.pieces.encode(form.prompt + form.rest)]
+    start = 1 + len(encoder.pieces.encode(form.prompt))
+    expected = plain_losses(model, ids, [IGNORED] * start + ids[start:])
+    assert plainly["body_loss_sum"] == pytest.approx(sum(expected), abs=1e-3)
+    assert chat["body_bytes"] == plainly["body_bytes"] == len(form.rest.encode())
+    assert encoder.decode(ids[start:]).strip() == form.rest.strip()
+
+
+def test_a_body_that_the_context_does_not_hold_is_counted_nowhere(model, encoder, section):
+    long = record("Count", " ".join(map(str, range(300))))
+    found = body(long, plain_form("Count", long.messages[1]["content"]), encoder, CONTEXT)
+    assert found is None
+    assert score_plain(model, [found], section()) == [{"body_bytes": 0, "body_loss_sum": 0.0}]
+    assert score(model, [long], encoder, section(), [found])[0]["body_bytes"] == 0
+
+
+def test_the_base_is_asked_in_the_plain_way_too(evaluated, folder, encoder, model):
+    found = evaluated("base", folder)
+    metrics = json.loads(found["json"])
+    assert metrics["plain"]["generated_rows"] == metrics["generated_rows"]
+    assert {"chrf", "parses_share", "body_bits_per_byte", "chrf_lo"} <= metrics["plain"].keys()
+    assert not {"loss", "perplexity", "bits_per_byte"} & metrics["plain"].keys()
+    assert "plain" not in json.loads(evaluated("tuned", folder)["json"])

@@ -19,6 +19,7 @@ from stages._report.parts import duration, number, size, spread
 from stages._report.text import fenced, inline, visible
 from stages.report import TIMED, closing_table, made_by, main, report, show
 from stages.shared.errors import UserError
+from stages.shared.measures import BODY, COLUMNS, COUNTS, length_name
 from stages.shared.params import load_params, read_yaml
 from stages.shared.paths import timing_file
 
@@ -33,7 +34,18 @@ def evaluation(perplexity, **more):
     values |= {"ended_share": 0.125, "parses_share": 0.3, "chrf": 21.75} | more
     for name in list(values):
         values |= {f"{name}_lo": values[name] * 0.9, f"{name}_hi": values[name] * 1.1}
-    return values | {"rows": 190, "tokens": 21_345, "generated_rows": 40, "clusters": 31}
+    values |= {"rows": 190, "tokens": 21_345, "generated_rows": 40, "tested_rows": 0, "clusters": 31}
+    band = {"rows": 60, "tokens": 9000, "loss": 1.5, "loss_lo": 1.4, "loss_hi": 1.6}
+    return values | {"slices": {"source": {"python-3.11/1.py": band}, "length": {"to_128": band}}}
+
+
+def asked_plainly():
+    """The base's figures under `plain`."""
+    values = {"body_bits_per_byte": 1.21, "ended_share": 0.6, "parses_share": 0.5, "exact_share": 0.0, "chrf": 33.5}
+    values |= {"rouge_l": 0.3}
+    for name in list(values):
+        values |= {f"{name}_lo": values[name] * 0.9, f"{name}_hi": values[name] * 1.1}
+    return {"plain": values | {"rows": 190, "tokens": 0, "generated_rows": 40, "tested_rows": 0, "clusters": 31}}
 
 
 def evaluated_row(number, loss):
@@ -42,7 +54,11 @@ def evaluated_row(number, loss):
     row = {"id": f"{number:04x}", "source": f"python-3.11/{number % 31}.py:{number}", "cluster": number % 31}
     row |= {"tokens": tokens, "loss_sum": tokens * loss, "later_tokens": tokens - 8, "bytes": 3 * tokens}
     row |= {"later_loss_sum": (tokens - 8) * loss, "correct_tokens": tokens // 2, "chrf": 20.0, "rouge_l": 0.2}
-    return row | dict.fromkeys(("answers", "ended", "parses", "exact"), int(number < 40))
+    row |= {"body_bytes": 2 * tokens, "body_loss_sum": tokens * loss * 0.8, "tested": 0, "passed": 0}
+    row |= dict.fromkeys(("answers", "ended", "parses", "exact"), int(number < 40))
+    plain = {name: row[name] for name in COLUMNS} | dict.fromkeys(set(COUNTS) - set(BODY), 0)
+    slices = {"source": f"python-3.11/{number % 31}.py", "length": length_name(tokens)}
+    return row | {"plain": plain, "slices": slices}
 
 
 def prediction(number, output):
@@ -107,8 +123,8 @@ def example():
         | {"values": {"compared": 28, "different": 3}}
         | {"bytes": 2_470_111, "tensors": 39, "merged_modules": 28, "base": "dequantized"},
         "params": made_by(load_params(REPOSITORY / "profiles/tiny.yaml")),
-        "base": evaluation(11.38),
-        "tuned": evaluation(4.871, ended_share=0.95, parses_share=0.85, chrf=43.2),
+        "base": evaluation(11.38, body_bits_per_byte=1.3) | asked_plainly(),
+        "tuned": evaluation(4.871, ended_share=0.95, parses_share=0.85, chrf=43.2, body_bits_per_byte=0.9),
         "timing": {stage: timing(stage, number) for number, stage in enumerate(TIMED, 1)},
         "curves": {
             "train": loss,
@@ -683,3 +699,52 @@ def test_a_browser_runs_no_script_of_the_page_and_lays_it_out_in_a_phone(run, tm
         [*command, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, check=True, timeout=120
     ).stdout
     assert re.search("<title>(.*?)</title>", dom)[1] == "Fine-tuning report true"
+
+
+def tables_of(inputs) -> dict:
+    from stages._report.figures import comparison
+    from stages._report.rows import change
+
+    rows = inputs["rows"]
+    section = comparison(inputs["base"], inputs["tuned"], change(rows["base"], rows["tuned"]), rows)
+    return {table.caption: table for table in section.tables}
+
+
+def test_the_base_asked_plainly_stands_beside_both_others():
+    inputs = example()
+    table = next(table for caption, table in tables_of(inputs).items() if "plainly" in caption)
+    lines = {line[0]: line[1:] for line in table.rows}
+    assert lines["chrF against the reference"][:3] == ["33.50", "21.75", "43.20"]
+    assert "Perplexity" not in lines  # of other tokens
+    figures = report(inputs, 3)["metrics"]["evaluate"]
+    assert figures["base_plain"]["chrf"] == 33.5
+    assert "plain" not in figures["base"]
+    assert {"chrf", "chrf_lo", "chrf_hi"} <= figures["change_plain"].keys()
+
+
+def test_slices_have_an_interval_or_a_dash_and_sources_stay_out_of_metrics_json():
+    inputs = example()
+    tables = tables_of(inputs)
+    lengths = {line[0]: line[1:] for line in tables["Loss by length of the answer"].rows}
+    assert list(lengths) == [f"up to {edge} tokens" for edge in (32, 64, 128, 256, 512)] + ["more than 512 tokens"]
+    assert lengths["up to 32 tokens"][-1] == "–"  # of eight rows
+    assert re.fullmatch(r"−[\d.]+ to −[\d.]+", lengths["up to 512 tokens"][-1])
+    assert len(tables["Loss by source, those with the most tokens"].rows) == 10
+    assert report(inputs, 3)["metrics"]["evaluate"]["tuned"]["slices"].keys() == {"length"}
+
+
+def test_answers_that_lost_their_tests_are_listed_by_row():
+    inputs = example()
+    for name, passed in (("base", (0, 1, 2)), ("tuned", (2, 3))):
+        for place in range(12):
+            inputs["rows"][name][place] |= {"tested": 1, "passed": int(place in passed)}
+        inputs[name] |= {"pass_at_1": len(passed) / 12, "pass_at_1_lo": 0.0, "pass_at_1_hi": 0.5, "tested_rows": 12}
+    tables = tables_of(inputs)
+    lost = next(table for caption, table in tables.items() if caption.startswith("Answers that passed"))
+    assert lost.caption.endswith("2 of 12 (1 the other way round)")
+    assert [line[0] for line in lost.rows] == ["python-3.11/0.py:0", "python-3.11/1.py:1"]
+    assert tables["On the test split"].rows[-1][:3] == ["Answers that pass their tests", "25.0%", "16.7%"]
+    assert tables["Answers that pass their tests by length of the answer"].rows[0][:4] == [
+        "up to 32 tokens",
+        *("8", "8", "37.5%"),
+    ]

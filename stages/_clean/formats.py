@@ -103,6 +103,27 @@ def to_messages(row: object, name: str, columns: dict[str, str | None] | None) -
     return turns
 
 
+def tests_of(row: dict) -> str | None:
+    """The code in the column `tests`, one text or a list of lines, or None where a row brings none."""
+    given = row.get("tests") or None
+    lines = given if isinstance(given, list) else [given]
+    if given is not None and not all(isinstance(line, str) for line in lines):
+        raise TypeError("tests is neither a text nor a list of texts")
+    code = None if given is None else turn("tests", "\n".join(lines))["content"]
+    return code if code and code.strip() else None
+
+
+def fields_of(row: dict, names: tuple[str, ...]) -> dict[str, str | None]:
+    """The values in the columns that clean.keep_fields names, as texts."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        value = row.get(name)
+        if not isinstance(value, str | int | float | None):
+            raise TypeError(f"{name}, which clean.keep_fields names, is {type(value).__name__}, not a text or a number")
+        found[name] = None if value is None else turn(name, str(value))["content"]
+    return found
+
+
 def reader(layout: dict) -> Callable[[object], Messages]:
     """to_messages for the format that download_data wrote down in data/raw/format.json."""
     return partial(to_messages, name=layout["format"], columns=layout["columns"])

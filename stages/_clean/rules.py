@@ -1,7 +1,6 @@
 """The rules that look at one conversation alone: a function's name is the reason that rejected.parquet gives."""
 
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
@@ -9,7 +8,7 @@ from typing import NamedTuple
 
 from stages._clean.formats import Messages
 from stages._clean.private import PERSONAL, redact, secrets
-from stages.shared.code import parse
+from stages.shared.code import parse, python_in
 from stages.shared.params import Clean
 
 # Each contains "as a", which is looked for first; ASSISTANT by itself takes many times as long.
@@ -23,10 +22,6 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 OPENING = 300  # characters of an answer in which a refusal is looked for
-FENCE = re.compile(
-    r"^([ \t]*)(```+|~~~+)[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*\2[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
-)
-PYTHON = ("python", "python3", "py")
 
 
 class Mended(NamedTuple):
@@ -100,15 +95,6 @@ def refuses(answer: str) -> bool:
 
 def refusal(messages: Messages, clean: Clean) -> bool:
     return clean.reject_refusals and any(map(refuses, answers(messages)))
-
-
-def python_in(answer: str) -> list[str]:
-    """The fenced blocks marked as Python, or else those with no mark, or else the whole answer."""
-    blocks = [(match[3].lower(), textwrap.dedent(match[4])) for match in FENCE.finditer(answer)]
-    for marks in (PYTHON, ("",)):
-        if code := [block for mark, block in blocks if mark in marks]:
-            return code
-    return [answer]
 
 
 def parses(answer: str) -> bool:

@@ -13,8 +13,9 @@ import pyarrow
 
 from stages._clean.contamination import contamination, read_benchmarks
 from stages._clean.duplicates import band_hashes, compared, fingerprint, turns_of
-from stages._clean.formats import Messages, ToolCallError, reader, turn
-from stages._clean.rules import mend, reject_reason
+from stages._clean.formats import Messages, ToolCallError, fields_of, reader, tests_of, turn
+from stages._clean.rules import Mended, mend, reject_reason
+from stages.shared.code import parse
 from stages.shared.params import Clean
 from stages.shared.paths import DECONTAMINATE
 from stages.shared.records import SPLITS, Record, content_id, record_table, split_of
@@ -35,21 +36,34 @@ class Judged(NamedTuple):
 
 def judge(raw: dict, params: Clean, to_messages: Callable[[object], Messages], benchmarks: dict[str, str]) -> Judged:
     """All that can be said of a row without knowing the others. `raw` is a line of data/raw."""
-    reason, malformed, detail = None, None, ""
+    reason, malformed, detail, tests, fields = None, None, "", None, {}
     try:
         if "unreadable" in raw:
             raise ValueError("the line cannot be read")
         messages = to_messages(raw["row"])
+        tests, fields = tests_of(raw["row"]), fields_of(raw["row"], tuple(params.keep_fields))
     except (TypeError, ValueError) as error:
         reason = "tool_call" if isinstance(error, ToolCallError) else "malformed"
         malformed = f"{raw['source']}: {error}" if reason == "malformed" else None
         messages = [turn("user", json.dumps(raw.get("row", raw.get("unreadable"))))]
-    mended = mend(messages, params)
-    record = Record(content_id(mended.messages), mended.messages, str(raw["source"]))
+    mended, tests = mend_both(messages, tests, params)
+    record = Record(content_id(mended.messages), mended.messages, str(raw["source"]), tests, fields)
     reason = reason or reject_reason(mended, params)
+    if reason is None and tests and parse(tests) is None:
+        reason = "tests_do_not_parse"
     if reason is None and (shared := contamination(record.messages, benchmarks)):
         reason, detail = "contaminated", shared
     return Judged(record, reason, detail, mended.fixed, mended.secrets + mended.personal, malformed)
+
+
+def mend_both(messages: Messages, tests: str | None, params: Clean) -> tuple[Mended, str | None]:
+    """The conversation and its tests. Tests may mean the odd characters that they hold, but may show no secret."""
+    mended = mend(messages, params)
+    if tests is None:
+        return mended, None
+    other = mend([turn("tests", tests)], params.model_copy(update={"fix_text": False}))
+    private = {"secrets": mended.secrets + other.secrets, "personal": mended.personal + other.personal}
+    return mended._replace(**private), other.messages[0]["content"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,7 @@ class Shard:
     rows: int
     fixed: int
     redacted: Counter[str]
+    tested: bool  # whether some row brings tests
     malformed: list[str]
     passed: np.ndarray  # its place in the shard
     ids: np.ndarray
@@ -93,7 +108,9 @@ def judge_shard(job: Job) -> Shard:
     to_messages = reader(job.layout)
     judged = [judge(raw, params, to_messages, benchmarks) for raw in read_rows(job.rows)]
     reasons, details = ([each[field] for each in judged] for field in (1, 2))
-    table = record_table((each.record for each in judged), reason=reasons, detail=details)
+    extra = {name: [each.record.fields.get(name) for each in judged] for name in params.keep_fields}
+    extra |= {"tests": [each.record.tests for each in judged]}
+    table = record_table((each.record for each in judged), reason=reasons, detail=details, **extra)
     with pyarrow.ipc.new_stream(job.work.with_suffix(".arrow"), table.schema) as writer:
         writer.write_table(table)
     passed = [place for place, each in enumerate(judged) if each.reason is None]
@@ -107,6 +124,7 @@ def judge_shard(job: Job) -> Shard:
         len(judged),
         sum(each.fixed for each in judged),
         sum((each.redacted for each in judged), Counter()),
+        any(each.record.tests for each in judged),
         [each.malformed for each in judged if each.malformed],
         np.array(passed, np.int64),
         np.array([record.id for record in records], "S32"),
@@ -124,6 +142,6 @@ def place_of_split(record_id: str, params: Clean) -> int:
 
 
 def read_judged(shard: Shard) -> pyarrow.Table:
-    """Columns id, messages, source, reason and detail of all rows of the shard."""
+    """Columns id, messages, source, reason, detail, those of clean.keep_fields and tests of all rows of the shard."""
     with pyarrow.OSFile(str(shard.job.work.with_suffix(".arrow")), "rb") as file:
         return pyarrow.ipc.open_stream(file).read_all()

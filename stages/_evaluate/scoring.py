@@ -1,8 +1,10 @@
 """How probable a model finds the answers in the data."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages._evaluate.batching import batches
+from stages._evaluate.plain import Plain
 from stages.shared.errors import UserError
 from stages.shared.models import packed_batch
 from stages.shared.params import Evaluate
@@ -48,7 +50,56 @@ def later_tokens(labels: list[int]) -> list[int]:
     return later
 
 
-def score(model: "PreTrainedModel", records: list[Record], encoder: Encoder, params: Evaluate) -> list[dict]:
+@dataclass(frozen=True)
+class Body:
+    """The part of an answer that its plain prompt does not already say, as tokens of two texts: of the conversation the
+    last `tokens` trained ones but </s>; of the plain one `ids` from `start` on."""
+
+    tokens: int
+    ids: list[int]
+    start: int
+    bytes: int
+
+
+def body(record: Record, form: Plain, encoder: Encoder, context: int) -> Body | None:
+    """None where either text is longer than the context, or a token reaches over where the body begins."""
+    answer = encoder.turns(record.messages)[-1][0]
+    whole, given, plain, prompt = map(encoder.pieces.encode, (answer, form.given, form.prompt + form.rest, form.prompt))
+    fits = len(encoder.conversation(record.messages).input_ids) <= context and len(plain) < context
+    if not fits or not form.rest or whole[: len(given)] != given or plain[: len(prompt)] != prompt:
+        return None
+    ids = [encoder.bos, *plain]
+    return Body(len(whole) - len(given), ids, 1 + len(prompt), len(form.rest.encode()))
+
+
+def score_plain(model: "PreTrainedModel", bodies: list[Body | None], params: Evaluate) -> list[dict]:
+    """The same bytes that score() counts as body_bytes, as they go on from the plain prompt."""
+    counts = [{"body_bytes": 0, "body_loss_sum": 0.0} for _ in bodies]
+    found = {place: each for place, each in enumerate(bodies) if each}
+    rows = {
+        place: {
+            **{"input_ids": each.ids, "seq_lengths": [len(each.ids)]},
+            "labels": [IGNORED] * each.start + each.ids[each.start :],
+        }
+        for place, each in found.items()
+    }
+    places = list(rows)
+    with progress("score plain", len(rows), " rows") as shown:
+        for group in batches([len(rows[place]["input_ids"]) for place in places], params.batch_size):
+            chosen = [places[index] for index in group]
+            for place, losses in zip(chosen, token_losses(model, [rows[each] for each in chosen]), strict=True):
+                counts[place] = {"body_bytes": found[place].bytes, "body_loss_sum": losses[0].double().sum().item()}
+            shown.advance(len(group))
+    return counts
+
+
+def score(
+    model: "PreTrainedModel",
+    records: list[Record],
+    encoder: Encoder,
+    params: Evaluate,
+    bodies: list[Body | None],
+) -> list[dict]:
     """What is counted of each record's answers in the data (stages.shared.measures.COUNTS)."""
     context = model.config.max_position_embeddings
     rows = []
@@ -59,7 +110,7 @@ def score(model: "PreTrainedModel", records: list[Record], encoder: Encoder, par
     with progress("score", len(rows), " rows") as shown:
         for group in batches([len(row["input_ids"]) for row in rows], params.batch_size):
             for index, found in zip(group, token_losses(model, [rows[each] for each in group]), strict=True):
-                counts[index] = counted(found.double(), rows[index]["labels"], encoder)
+                counts[index] = counted(found.double(), rows[index]["labels"], encoder, bodies[index])
             shown.advance(len(group))
     if not any(each["later_tokens"] for each in counts.values()):
         raise UserError(
@@ -69,7 +120,7 @@ def score(model: "PreTrainedModel", records: list[Record], encoder: Encoder, par
     return [counts[index] for index in range(len(rows))]
 
 
-def counted(found: "torch.Tensor", labels: list[int], encoder: Encoder) -> dict[str, float]:
+def counted(found: "torch.Tensor", labels: list[int], encoder: Encoder, body: Body | None) -> dict[str, float]:
     """found: (2, tokens), as token_losses() gives it."""
     losses, correct = found
     later = losses[later_tokens(labels)]
@@ -78,4 +129,6 @@ def counted(found: "torch.Tensor", labels: list[int], encoder: Encoder) -> dict[
         **{"tokens": len(losses), "loss_sum": losses.sum().item()},
         **{"later_tokens": len(later), "later_loss_sum": later.sum().item()},
         **{"correct_tokens": int(correct.sum()), "bytes": len(text.encode())},
+        "body_bytes": body.bytes if body else 0,
+        "body_loss_sum": losses[-1 - body.tokens : -1].sum().item() if body else 0.0,
     }

@@ -19,7 +19,9 @@ from stages._report.parts import (
     spread,
     times,
 )
-from stages._report.rows import by_length, by_source, interval, worst
+from stages._report.rows import change as paired_change
+from stages._report.rows import fallen, interval, plain_rows, worst
+from stages._report.slices import slice_tables
 from stages.shared.card import base_name
 
 
@@ -38,12 +40,14 @@ MEASURES = (
     Measure("loss", "Loss, nats a token", number, difference, True),
     Measure("loss_after_8", "Loss after 8 tokens", number, difference, True),
     Measure("bits_per_byte", "Bits a byte", number, difference, True),
+    Measure("body_bits_per_byte", "Bits a byte behind signature and docstring", number, difference, True),
     Measure("token_accuracy", "Tokens that were the likeliest", share, points, False, 100),
     Measure("ended_share", "Answers that end by themselves", share, points, False, 100),
     Measure("parses_share", "Answers that parse as Python", share, points, False, 100),
     Measure("exact_share", "Answers equal to the reference", share, points, False, 100),
     Measure("chrf", "chrF against the reference", number, difference, False),
     Measure("rouge_l", "ROUGE-L against the reference", number, difference, False),
+    Measure("pass_at_1", "Answers that pass their tests", share, points, False, 100),
 )
 
 
@@ -66,6 +70,8 @@ def sure(values: dict, measure: Measure) -> str:
 def comparison(base: dict, tuned: dict, differences: dict, rows: dict[str, list[dict]]) -> Section:
     lines = []
     for measure in MEASURES:
+        if measure.name not in base or measure.name not in tuned:
+            continue
         before, after = base[measure.name], tuned[measure.name]
         shown = [measure.show(before), measure.show(after), change(measure, before, after), sure(differences, measure)]
         lines.append([measure.label, *shown])
@@ -76,11 +82,28 @@ def comparison(base: dict, tuned: dict, differences: dict, rows: dict[str, list[
         f"and ROUGE-L are means over them. The last column is the 95 % interval of tuned − base in pairs, by drawing "
         f"{number(tuned['clusters'])} clusters of rows anew; shares in points."
     )
+    lost = fallen(rows["base"], rows["tuned"])
     tables = [
         Table("On the test split", ["", "Base", "Tuned", "Change", "95 % interval"], lines),
-        *(made(rows["base"], rows["tuned"]) for made in (by_length, by_source, worst)),
+        plainly(base, tuned, rows),
+        *slice_tables(rows["base"], rows["tuned"]),
+        worst(rows["base"], rows["tuned"]),
+        *([lost] if lost else []),
     ]
     return Section("Base against tuned", note, tables)
+
+
+def plainly(base: dict, tuned: dict, rows: dict[str, list[dict]]) -> Table:
+    """The base as its pre-training taught it to be asked, beside both as the tuned model is."""
+    plain, differences = base["plain"], paired_change(plain_rows(rows["base"]), rows["tuned"])
+    lines = []
+    for measure in MEASURES:
+        if measure.name in plain and measure.name in tuned:
+            values = [plain[measure.name], base[measure.name], tuned[measure.name]]
+            shown = [*map(measure.show, values), change(measure, values[0], values[2]), sure(differences, measure)]
+            lines.append([measure.label, *shown])
+    caption = "What is more than the format: the base asked plainly, by signature and docstring where there are any"
+    return Table(caption, ["", "Base, plainly", "Base", "Tuned", "Tuned to plainly", "95 % interval"], lines)
 
 
 def origin(manifest: dict, tokenize: dict) -> Section:

@@ -14,7 +14,7 @@ import numpy as np
 
 from stages._report.rows import change, read_rows
 from stages.shared.errors import UserError
-from stages.shared.measures import MEASURES
+from stages.shared.measures import COLUMNS, MEASURES
 from stages.shared.params import Gate, read_yaml_text
 from stages.shared.paths import EVALUATIONS, RESULT, read_json
 
@@ -68,7 +68,9 @@ def earlier_rows(revision: str, name: str) -> list[dict] | None:
         text = dvc.api.read(str(EVALUATIONS / f"{name}.rows.jsonl"), rev=revision)
     except (DvcException, OSError):
         return None
-    return [json.loads(line) for line in text.split("\n") if line]
+    rows = [json.loads(line) for line in text.split("\n") if line]
+    # An older revision may have counted less of each row.
+    return rows if all(name in row for row in rows for name in COLUMNS) else None
 
 
 def paired(gate: Gate) -> tuple[float, float] | None:

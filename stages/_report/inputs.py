@@ -7,13 +7,13 @@ from pathlib import Path
 
 from stages._report.data import COUNTS, SPLITS
 from stages.shared.errors import UserError
-from stages.shared.measures import MEASURES
+from stages.shared.measures import MEASURES, SOMETIMES
 from stages.shared.paths import read_json
 
 TOKENS = ("rows", "packed_rows", "tokens", "trained_tokens", "truncated", "dropped", "fill")
 EVALUATION = (
-    *("rows", "tokens", "generated_rows", "clusters"),
-    *(f"{name}{end}" for name in MEASURES for end in ("", "_lo", "_hi")),
+    *("rows", "tokens", "generated_rows", "tested_rows", "clusters"),
+    *(f"{name}{end}" for name in MEASURES for end in ("", "_lo", "_hi") if name not in SOMETIMES),
 )
 # The figures that the page shows, by the file that brings them; a dot goes one level down.
 REQUIRED = {
@@ -41,6 +41,8 @@ REQUIRED_OTHER = {
     "clean": {"rows.rejected": dict, "characters": dict, "sources": dict, "sha256": dict},
     "train": {"versions": dict},
     "merge": {"base": str},
+    "base": {"slices": dict, "plain": dict},
+    "tuned": {"slices": dict},
 }
 REJECT = ("source", "detail", "text")
 

@@ -1,19 +1,16 @@
-"""Base and tuned row by row: how they differ and how sure that is, by kinds of rows, and where it became worse."""
+"""Base and tuned row by row: how they differ and how sure that is, and where it became worse."""
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from stages._report.parts import Table, difference, number, signed
 from stages.shared.errors import UserError
-from stages.shared.measures import COLUMNS, changed, measured
+from stages.shared.measures import COLUMNS, changed, columns_of
 
 AGAIN = "Run `dvc repro --force evaluate`"
-LENGTHS = (32, 64, 128, 256, 512)  # tokens of a row's answers: where the slices end
-MOST_SLICES = 10
 WORST = 10
 
 
@@ -32,6 +29,8 @@ def read_rows(path: Path) -> list[dict]:
             raise UserError(f"{path}:{place} lacks one of cluster, {', '.join(COLUMNS)}. {AGAIN}")
         if not all(isinstance(row.get(name), str) for name in ("id", "source")):
             raise UserError(f"{path}:{place} lacks its id or source. {AGAIN}")
+        if not isinstance(row.get("slices"), dict):
+            raise UserError(f"{path}:{place} lacks its slices. {AGAIN}")
     return rows
 
 
@@ -40,47 +39,14 @@ def refuse_unequal_rows(base: list[dict], tuned: list[dict]) -> None:
         raise UserError(f"base and tuned were not evaluated on the same rows. {AGAIN}")
 
 
-def columns(rows: list[dict]) -> dict[str, np.ndarray]:
-    return {name: np.array([row[name] for row in rows], np.float64) for name in COLUMNS}
-
-
 def change(base: list[dict], tuned: list[dict]) -> dict[str, float]:
     """tuned − base of every measure, in pairs, with its 95 % interval."""
-    return changed(columns(base), columns(tuned), np.array([row["cluster"] for row in base]))
+    return changed(columns_of(base), columns_of(tuned), np.array([row["cluster"] for row in base]))
 
 
-def length_of(row: dict) -> str:
-    edge = next((edge for edge in LENGTHS if row["tokens"] <= edge), None)
-    return f"up to {edge} tokens" if edge else f"more than {LENGTHS[-1]} tokens"
-
-
-def document_of(row: dict) -> str:
-    return row["source"].rpartition(":")[0]
-
-
-def by_length(base: list[dict], tuned: list[dict]) -> Table:
-    edges = [*(f"up to {edge} tokens" for edge in LENGTHS), f"more than {LENGTHS[-1]} tokens"]
-    table = slices(base, tuned, "Loss by length of the answer", length_of)
-    return table._replace(rows=sorted(table.rows, key=lambda line: edges.index(line[0])))
-
-
-def by_source(base: list[dict], tuned: list[dict]) -> Table:
-    return slices(base, tuned, "Loss by source, those with the most tokens", document_of)
-
-
-def slices(base: list[dict], tuned: list[dict], caption: str, name_of: Callable[[dict], str]) -> Table:
-    """Losses by kind of row, the kinds with the most tokens first."""
-    kinds: dict[str, list[int]] = {}
-    for place, row in enumerate(base):
-        kinds.setdefault(name_of(row), []).append(place)
-    largest = sorted(kinds, key=lambda name: (-sum(base[place]["tokens"] for place in kinds[name]), name))
-    lines = []
-    for name in largest[:MOST_SLICES]:
-        before, after = ({k: v[kinds[name]] for k, v in columns(rows).items()} for rows in (base, tuned))
-        counts = (len(kinds[name]), int(before["tokens"].sum()))
-        one, other = measured(before)["loss"], measured(after)["loss"]
-        lines.append([name, *map(number, (*counts, one, other)), difference(one, other)])
-    return Table(caption, ["", "Rows", "Tokens", "Base", "Tuned", "Change"], lines)
+def plain_rows(base: list[dict]) -> list[dict]:
+    """The rows of the base as it was asked in the plain way."""
+    return [row["plain"] | {"cluster": row["cluster"]} for row in base]
 
 
 def worst(base: list[dict], tuned: list[dict]) -> Table:
@@ -97,6 +63,20 @@ def worst(base: list[dict], tuned: list[dict]) -> Table:
     ]
     caption = f"Rows that became worse: {number(len(regressions))} of {number(len(base))}, by loss"
     return Table(caption, ["", "Tokens", "Base", "Tuned", "Change"], lines)
+
+
+def fallen(base: list[dict], tuned: list[dict]) -> Table | None:
+    """The rows whose tests the base's answer passed and the tuned model's did not; None where no row has tests."""
+    tested = [pair for pair in zip(base, tuned, strict=True) if pair[0]["tested"]]
+    if not tested:
+        return None
+    lost = sorted(one["source"] for one, other in tested if one["passed"] and not other["passed"])
+    won = sum(other["passed"] and not one["passed"] for one, other in tested)
+    caption = (
+        f"Answers that passed their tests before and do not now: {number(len(lost))} of {number(len(tested))} "
+        f"({number(won)} the other way round)"
+    )
+    return Table(caption, [""], [[source] for source in lost[:WORST]])
 
 
 def interval(values: dict[str, float], name: str, scale: float = 1.0) -> str:

@@ -9,8 +9,10 @@ Sums = dict[str, np.ndarray]
 
 # Of each row: about the tokens of its answers in the data, and (from `answers` on, 0 where none was generated) about
 # the answer that the model wrote.
-COUNTS = ("tokens", "loss_sum", "later_tokens", "later_loss_sum", "correct_tokens", "bytes")
-GENERATED = ("answers", "ended", "parses", "exact", "chrf", "rouge_l")
+# What body_ begins with is about the part of the answer that a plain prompt does not already say.
+BODY = ("body_bytes", "body_loss_sum")
+COUNTS = ("tokens", "loss_sum", "later_tokens", "later_loss_sum", "correct_tokens", "bytes", *BODY)
+GENERATED = ("answers", "ended", "parses", "exact", "chrf", "rouge_l", "tested", "passed")
 COLUMNS = (*COUNTS, *GENERATED)
 MEASURES: dict[str, Callable[[Sums], np.ndarray]] = {
     "loss": lambda sums: sums["loss_sum"] / sums["tokens"],
@@ -18,23 +20,34 @@ MEASURES: dict[str, Callable[[Sums], np.ndarray]] = {
     "loss_after_8": lambda sums: sums["later_loss_sum"] / sums["later_tokens"],
     "perplexity_after_8": lambda sums: np.exp(sums["later_loss_sum"] / sums["later_tokens"]),
     "bits_per_byte": lambda sums: sums["loss_sum"] / math.log(2) / sums["bytes"],
+    "body_bits_per_byte": lambda sums: sums["body_loss_sum"] / math.log(2) / sums["body_bytes"],
     "token_accuracy": lambda sums: sums["correct_tokens"] / sums["tokens"],
     "ended_share": lambda sums: sums["ended"] / sums["answers"],
     "parses_share": lambda sums: sums["parses"] / sums["answers"],
     "exact_share": lambda sums: sums["exact"] / sums["answers"],
     "chrf": lambda sums: sums["chrf"] / sums["answers"],
     "rouge_l": lambda sums: sums["rouge_l"] / sums["answers"],
+    "pass_at_1": lambda sums: sums["passed"] / sums["tested"],
 }
+# The others are there for every test split.
+SOMETIMES = ("body_bits_per_byte", "pass_at_1")
+SLICED = ("loss", "pass_at_1")  # what is measured by kind of row
+MOST_SLICES = 10  # of one name
+LENGTHS = (32, 64, 128, 256, 512)  # tokens of a row's answers: where the slices by length end
 DRAWS = 2000
 LEVEL = 0.95
 SEED = 0  # of the draws
 FEWEST = 10  # clusters: the spread of fewer says little, and that of one is nothing at all
 
 
+def document_of(source: str) -> str:
+    return source.rpartition(":")[0]
+
+
 def clusters_of(sources: list[str], cluster: str) -> list[int]:
     """The number of each row's cluster. `source`: rows of one document, such as a module, are one draw, since
     they resemble each other; where there are fewer than FEWEST documents each row is one by itself."""
-    documents = [source.rpartition(":")[0] for source in sources]
+    documents = [document_of(source) for source in sources]
     if cluster == "row" or len(set(documents)) < FEWEST:
         return list(range(len(sources)))
     return np.unique(documents, return_inverse=True)[1].tolist()
@@ -66,9 +79,11 @@ def resampled(rows: Sums, clusters: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> dict[str, float]:
-    """Each value with the middle LEVEL of its draws beside it, as siblings in a metrics file."""
+    """Each value with the middle LEVEL of its draws beside it, as siblings in a metrics file; none that is nan."""
     edge, found = (1 - LEVEL) / 2, {}
     for name, value in values.items():
+        if math.isnan(value):
+            continue
         low, high = np.nanquantile(draws[name], [edge, 1 - edge])
         found |= {name: value, f"{name}_lo": float(low), f"{name}_hi": float(high)}
     return found
@@ -84,4 +99,46 @@ def changed(before: Sums, after: Sums, clusters: np.ndarray) -> dict[str, float]
     one, other = resampled(before, clusters), resampled(after, clusters)
     start, end = measured(before), measured(after)
     differences = {name: end[name] - start[name] for name in MEASURES}
-    return with_intervals(differences, {name: other[name] - one[name] for name in MEASURES})
+    with np.errstate(invalid="ignore"):
+        draws = {name: other[name] - one[name] for name in MEASURES}
+    return with_intervals(differences, draws)
+
+
+def length_name(tokens: int) -> str:
+    """The slice of answers so long; the names sort as the lengths do."""
+    edge = next((edge for edge in LENGTHS if tokens <= edge), None)
+    return f"to_{edge:03}" if edge else "longer"
+
+
+def kinds(rows: list[dict], name: str) -> dict[str, list[int]]:
+    """{value of the slice `name`: the places of its rows}, at most MOST_SLICES, those with the most tokens first."""
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row["slices"][name], []).append(place)
+    tokens = {value: sum(rows[place]["tokens"] for place in some) for value, some in places.items()}
+    return {value: places[value] for value in sorted(places, key=lambda value: (-tokens[value], value))[:MOST_SLICES]}
+
+
+def draws_of(clusters: np.ndarray) -> np.ndarray | None:
+    """The clusters of some of the rows, numbered from 0; each row by itself where they are few, None where rows are."""
+    numbered = np.unique(clusters, return_inverse=True)[1]
+    if numbered.max() + 1 >= FEWEST:
+        return numbered
+    return np.arange(len(clusters)) if len(clusters) >= FEWEST else None
+
+
+def columns_of(rows: list[dict]) -> Sums:
+    return {name: np.array([row[name] for row in rows], np.float64) for name in COLUMNS}
+
+
+def sliced(rows: list[dict], name: str) -> dict[str, dict[str, float]]:
+    """{value of the slice `name`: rows, tokens and the measures of SLICED, with intervals where the rows suffice}."""
+    found = {}
+    for value, places in kinds(rows, name).items():
+        some = columns_of([rows[place] for place in places])
+        draws = draws_of(np.array([rows[place]["cluster"] for place in places]))
+        values = {key: figure for key, figure in measured(some).items() if key in SLICED and not math.isnan(figure)}
+        if draws is not None:
+            values = with_intervals(values, resampled(some, draws))
+        found[value] = {"rows": len(places), "tokens": int(some["tokens"].sum())} | values
+    return found

@@ -28,6 +28,7 @@ Number = StrictFloat | StrictInt
 Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
+RESERVED = ("id", "messages", "source", "length", "tests", "reason", "detail")
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
@@ -75,6 +76,21 @@ def below(pattern: str) -> str:
     if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
         raise ValueError("Input should be a glob of files below data.path, such as **/*.jsonl, or null")
     return pattern
+
+
+def field_name(name: str) -> str:
+    """Of a column beside the record's own, and not one of the slices that there are for every record."""
+    if not re.fullmatch(r"\w[\w -]*", name) or name in RESERVED:
+        raise ValueError(
+            f"Input should be the name of a column, in letters, digits, _ and -, but none of {', '.join(RESERVED)}"
+        )
+    return name
+
+
+def each_once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("Input should name each but once")
+    return names
 
 
 class Columns(Section):
@@ -125,6 +141,7 @@ class Clean(Section):
     decontaminate: list[Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(jsonl|txt)$")]]
     near_duplicate_threshold: Annotated[Number, Field(ge=0.5, lt=1)] | None
     max_malformed_rows: CountOrZero
+    keep_fields: Annotated[list[Annotated[str, AfterValidator(field_name)]], AfterValidator(each_once)]
     validation_fraction: Annotated[Share, Field(gt=0)]
     test_fraction: Annotated[Share, Field(gt=0)]
 
@@ -208,6 +225,10 @@ class Evaluate(Section):
     max_new_tokens: Count
     batch_size: Count
     cluster: Literal["source", "row"]
+    slices: Annotated[list[str], AfterValidator(each_once)]
+    run_tests: bool
+    test_seconds: Count
+    test_megabytes: Annotated[StrictInt, Field(ge=64)]
 
 
 class Gate(Section):
@@ -270,6 +291,16 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     machine: Machine
+
+    @model_validator(mode="after")
+    def slices_are_kept(self):
+        known = ["source", "length", *self.clean.keep_fields]
+        if unknown := [name for name in self.evaluate.slices if name not in known]:
+            raise ValueError(
+                f"evaluate.slices names {', '.join(unknown)}; there are {', '.join(known)}. Name a column of your rows "
+                "in clean.keep_fields too, so that it reaches the test split"
+            )
+        return self
 
     @model_validator(mode="after")
     def bits_fit(self):

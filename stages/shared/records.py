@@ -1,10 +1,14 @@
-"""A record, `{id, messages: [{role, content}…], source}`, and the Parquet files it is kept in."""
+"""A record, `{id, messages: [{role, content}…], source}`, and the Parquet files it is kept in.
+
+A record of the test split may bring more: `tests`, code that an answer has to pass, and the fields that
+`clean.keep_fields` names. A file has a column of each only where some record of the data set brings one.
+"""
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +25,8 @@ class Record:
     id: str
     messages: list[dict[str, str]]
     source: str
+    tests: str | None = None
+    fields: dict[str, str | None] = field(default_factory=dict)
 
 
 def content_id(messages: list[dict[str, str]]) -> str:
@@ -67,7 +73,7 @@ def record_file(path: Path, *more: str) -> Iterator["pyarrow.parquet.ParquetWrit
 
 
 def read_batches(path: Path, size: int) -> Iterator["pyarrow.RecordBatch"]:
-    """The columns id, messages and source in batches of `size` rows, whatever the row groups; the last may be shorter.
+    """The columns in batches of `size` rows, whatever the row groups; the last may be shorter.
 
     An empty file has none.
     """
@@ -75,10 +81,15 @@ def read_batches(path: Path, size: int) -> Iterator["pyarrow.RecordBatch"]:
 
     # Buffers read ahead are kept to the end: the whole file, in time.
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
-        yield from file.iter_batches(size, columns=["id", "messages", "source"])
+        yield from file.iter_batches(size)
 
 
 def read_records(path: Path, size: int = 10_000) -> Iterator[list[Record]]:
     """The same as lists of records."""
     for batch in read_batches(path, size):
-        yield [Record(**row) for row in batch.to_pylist()]
+        yield [record_of(row) for row in batch.to_pylist()]
+
+
+def record_of(row: dict) -> Record:
+    known = {name: row.pop(name) for name in ("id", "messages", "source")}
+    return Record(**known, tests=row.pop("tests", None), fields=row)

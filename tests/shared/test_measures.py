@@ -5,7 +5,22 @@ import math
 import numpy as np
 import pytest
 
-from stages.shared.measures import COLUMNS, DRAWS, MEASURES, changed, clusters_of, drawn, evaluated, measured
+from stages.shared.measures import (
+    COLUMNS,
+    DRAWS,
+    LENGTHS,
+    MEASURES,
+    MOST_SLICES,
+    changed,
+    clusters_of,
+    drawn,
+    draws_of,
+    evaluated,
+    kinds,
+    length_name,
+    measured,
+    sliced,
+)
 
 
 def rows_of(losses, tokens=10.0) -> dict[str, np.ndarray]:
@@ -93,3 +108,41 @@ def test_rows_of_a_document_are_one_cluster_unless_there_are_too_few_documents()
     assert all(one == other for one, other in zip(found, found[12:], strict=False))
     assert clusters_of(sources, "row") == list(range(36))
     assert clusters_of(["one.jsonl:1", "one.jsonl:2"], "source") == [0, 1]
+
+
+def dicts_of(losses, kinds_of_rows) -> list[dict]:
+    """Rows as the stage writes them, each a cluster."""
+    ones = dict.fromkeys(COLUMNS, 1) | {"tokens": 10, "tested": 0, "passed": 0}
+    return [
+        {**ones, "loss_sum": 10 * loss, "cluster": number, "slices": {"kind": kind}}
+        for number, (loss, kind) in enumerate(zip(losses, kinds_of_rows, strict=True))
+    ]
+
+
+def test_a_slice_is_measured_as_its_rows_alone_would_be():
+    losses = np.random.default_rng(0).normal(2, 0.5, 40)
+    found = sliced(dicts_of(losses, ["a"] * 25 + ["b"] * 15), "kind")
+    alone = evaluated(rows_of(losses[:25]), np.arange(25))
+    assert found["a"] == {"rows": 25, "tokens": 250} | {name: alone[name] for name in ("loss", "loss_lo", "loss_hi")}
+    assert list(found) == ["a", "b"]  # the most tokens first
+
+
+def test_few_rows_get_no_interval_and_few_documents_are_drawn_by_row():
+    found = sliced(dicts_of([2.0] * 9, ["a"] * 9), "kind")
+    assert found == {"a": {"rows": 9, "tokens": 90, "loss": 2.0}}
+    assert draws_of(np.zeros(9, int)) is None
+    assert draws_of(np.zeros(12, int)).tolist() == list(range(12))
+    assert draws_of(np.arange(5, 25) * 2).tolist() == list(range(20))
+
+
+def test_only_the_largest_slices_are_shown():
+    rows = dicts_of([1.0] * 30, [f"{n % 12:02}" for n in range(30)])
+    found = kinds(rows, "kind")
+    assert len(found) == MOST_SLICES
+    assert list(found)[:6] == [f"{n:02}" for n in range(6)]  # three rows each
+
+
+def test_the_names_of_lengths_sort_as_they_do():
+    names = [length_name(tokens) for edge in LENGTHS for tokens in (edge, edge + 1)]
+    assert names == ["to_032", *(name for edge in LENGTHS[1:] for name in [f"to_{edge:03}"] * 2), "longer"]
+    assert sorted(set(names)) == ["longer", *dict.fromkeys(names[:-1])]

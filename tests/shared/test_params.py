@@ -267,3 +267,14 @@ def test_the_profile_sets_exactly_the_keys_of_the_schema(tiny):
     for name, value in values.items():
         if isinstance(value, dict):
             assert set(value) == set(Params.model_fields[name].annotation.model_fields)
+
+
+def test_a_slice_is_one_that_there_is_or_a_kept_field(edited):
+    assert "evaluate.slices names level; there are source, length" in message(edited(("evaluate.slices", "[level]")))
+    kept = edited(("evaluate.slices", "[level, length]"), ("clean.keep_fields", "[level]"))
+    assert load_params(kept).evaluate.slices == ["level", "length"]
+
+
+@pytest.mark.parametrize("fields", ["[tests]", "[source]", "[a.b]", "['']", "[level, level]", "level"])
+def test_kept_fields_are_columns_beside_the_records_own(edited, fields):
+    assert "clean.keep_fields" in message(edited(("clean.keep_fields", fields)))

@@ -1,0 +1,67 @@
+"""Answers of a generation that was stopped, so that the next one goes on behind them.
+
+One file a batch, since an answer's bits depend on what it was padded to: what is kept is what would be made again.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages._evaluate import batching, generation
+from stages.shared.params import Evaluate
+from stages.shared.paths import write_text
+from stages.shared.stage import file_state
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FORGOTTEN = 7 * 24 * 3600  # seconds after which nobody comes back for them
+
+
+def kept_root() -> Path:
+    """Beside the checkpoints: in the original repository in `--temp` and queue runs too, and ignored by Git."""
+    return Path(os.environ.get("DVC_ROOT", "."), ".dvc", "tmp", "generated")
+
+
+def fingerprint(weights: Path, model: "PreTrainedModel", prompts: list[list[int]], params: Evaluate) -> str:
+    """All that shapes the answers."""
+    what = {
+        "weights": [[path.name, *file_state(path)] for path in sorted(weights.iterdir()) if path.is_file()],
+        "model": [str(model.device.type), str(model.dtype), model.config._attn_implementation],
+        "prompts": prompts,
+        "params": [params.max_new_tokens, params.batch_size],
+        "code": [Path(module.__file__).read_text(encoding="utf-8") for module in (batching, generation)],
+        "versions": [importlib.metadata.version(name) for name in ("torch", "transformers")],
+    }
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+class Kept:
+    """The batches of one generation, by their numbers, each a list of answers in token ids."""
+
+    def __init__(self, digest: str):
+        self.folder = kept_root() / digest
+        self.tokens = 0  # in the answers that were there already
+
+    def __getitem__(self, number: int) -> list[list[int]] | None:
+        try:
+            answers = json.loads((self.folder / f"{number:06}.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        self.tokens += sum(map(len, answers))
+        return answers
+
+    def __setitem__(self, number: int, answers: list[list[int]]) -> None:
+        write_text(self.folder / f"{number:06}.json", json.dumps(answers))
+
+    def forget(self) -> None:
+        """These, and what no run has come back for."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for other in self.folder.parent.glob("*"):
+            if time.time() - other.stat().st_mtime > FORGOTTEN:
+                shutil.rmtree(other, ignore_errors=True)

@@ -1,0 +1,177 @@
+"""Runs code that a model wrote, where it can do no harm: in bubblewrap, with little time, memory and room.
+
+The code sees the interpreter and the system's libraries, read-only, and an empty folder in memory; no network, no
+process but its own, no environment variable. Nothing that it prints is kept, so that all it can say is one word.
+"""
+
+import json
+import os
+import secrets
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from stages._evaluate import inside
+from stages.shared.errors import UserError
+from stages.shared.params import Evaluate
+
+MIB = 1 << 20
+ROOM = 16 * MIB  # of the folder in memory, and of one file
+PROCESSES = 16  # threads count as well
+FILES = 64  # open at one time, in one process
+WAITS = 5  # so many times the allowed CPU time may pass on the clock: a busy machine fails no test
+LOOKS = 0.05  # seconds between two looks at how much memory is in use
+CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")  # which root needs to become nobody
+ADVICE = "or set evaluate.run_tests: false"
+
+
+@dataclass(frozen=True)
+class Program:
+    """An answer's code, and the tests that come with its record."""
+
+    answer: str
+    tests: str
+
+
+def libraries() -> Iterator[str]:
+    """bwrap's options for what a Python needs of the file system."""
+    interpreter = os.path.realpath(sys._base_executable)
+    folders = dict.fromkeys(["/usr/lib", "/usr/lib64", "/lib", "/lib64", str(Path(sys.base_prefix, "lib"))])
+    paths = (*folders, interpreter, "/etc/ld.so.cache")
+    # bwrap makes them for its own user alone, and nobody would not get through.
+    for parent in dict.fromkeys(str(each) for path in paths for each in reversed(Path(path).parents)):
+        yield from ("--perms", "0755", "--dir", parent)
+    for path in paths:
+        if Path(path).is_symlink():
+            yield from ("--symlink", str(Path(path).readlink()), path)
+        elif Path(path).exists():
+            yield from ("--ro-bind", path, path)
+
+
+def is_root() -> bool:
+    return os.getuid() == 0
+
+
+@cache
+def command() -> list[str]:
+    """bwrap and its options, up to the interpreter's program.
+
+    Raises:
+        UserError: bubblewrap is not installed.
+    """
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise UserError(
+            "test rows bring tests (evaluate.run_tests), and the answers to them run in bubblewrap, which is not "
+            f"installed. Install it (Debian, Ubuntu: apt-get install bubblewrap), {ADVICE}"
+        )
+    # Root has no need of a user namespace, in which the limit on processes would not hold for it: it becomes nobody.
+    # Everybody else gets one, and none below it.
+    user = [] if is_root() else ["--unshare-user", "--disable-userns"]
+    kept = [word for name in CAPABILITIES for word in ("--cap-add", name)] if is_root() else []
+    room = ["--perms", "1777", "--size", str(ROOM), "--tmpfs"]
+    return [
+        *(bwrap, *user, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+        *("--die-with-parent", "--new-session", "--cap-drop", "ALL", *kept, *libraries()),
+        *("--dev", "/dev", *room, "/dev/shm", *room, "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"),  # noqa: S108
+        *("--chdir", "/tmp", "--clearenv", "--setenv", "HOME", "/tmp", "--setenv", "PYTHONHASHSEED", "0"),  # noqa: S108
+        # -P and -S: nothing but the standard library.
+        *(os.path.realpath(sys._base_executable), "-B", "-P", "-S", "-s", "-c", Path(inside.__file__).read_text()),
+    ]
+
+
+def memory_in_use(pid: int) -> int:
+    """Bytes that the process and all below it have in memory."""
+    import psutil
+
+    total = 0
+    try:
+        for process in psutil.Process(pid).children(recursive=True):
+            try:
+                total += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+    except psutil.NoSuchProcess:
+        return 0
+    return total
+
+
+def run(program: Program, seconds: int, megabytes: int) -> tuple[str, str]:
+    """(passed | failed | stopped, what bubblewrap said). Stopped: the limits on time or memory ended it.
+
+    seconds: of CPU in one process, and WAITS times as many in all. megabytes: of one process, and of all together.
+    """
+    word = secrets.token_hex(16)
+    memory = megabytes * MIB
+    limits = {"RLIMIT_CPU": seconds, "RLIMIT_AS": memory, "RLIMIT_NPROC": PROCESSES, "RLIMIT_NOFILE": FILES}
+    limits |= {"RLIMIT_FSIZE": ROOM, "RLIMIT_CORE": 0}
+    job = json.dumps({"limits": limits, "root": is_root(), "word": word, **vars(program)})
+    with open(os.memfd_create("job"), "w+b") as given:
+        given.write(job.encode())
+        given.seek(0)
+        process = subprocess.Popen(command(), stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: S603
+    try:
+        said, in_time = watched(process, len(word), time.monotonic() + WAITS * seconds, memory)
+    finally:
+        process.kill()  # and with it, by --die-with-parent, all in the sandbox
+        process.wait()
+    errors = process.stderr.read(2000).decode(errors="replace").strip()
+    process.stdout.close()
+    process.stderr.close()
+    if said == word.encode():
+        return "passed", errors
+    # Signals end a process that has used up its time.
+    return "failed" if in_time and 0 <= process.returncode < 128 else "stopped", errors
+
+
+def watched(process: subprocess.Popen, most: int, deadline: float, memory: int) -> tuple[bytes, bool]:
+    """What the process wrote, at most `most` bytes and one, and whether it ended by itself in time and memory."""
+    said, pipe = b"", process.stdout.fileno()
+    while time.monotonic() < deadline:
+        if select.select([pipe], [], [], LOOKS)[0]:
+            piece = os.read(pipe, most + 1)
+            said += piece
+            if len(said) >= most:
+                return said, True
+            if not piece:  # it has closed its side: most often since it is at its end
+                return said, ended(process, deadline)
+        if memory_in_use(process.pid) > memory:
+            return said, False
+    return said, False
+
+
+def ended(process: subprocess.Popen, deadline: float) -> bool:
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def check_sandbox() -> None:
+    """Stops where no sandbox can be made.
+
+    Raises:
+        UserError: bubblewrap is missing, too old, or may not make namespaces here.
+    """
+    found, errors = run(Program("", ""), seconds=60, megabytes=512)
+    if found != "passed":
+        raise UserError(
+            "test rows bring tests (evaluate.run_tests), and the sandbox for the answers to them does not start: "
+            f"{' '.join(errors.split()) or found}. It needs bubblewrap 0.8 or later and leave to make namespaces, "
+            f"which containers and some distributions withhold. Allow it, {ADVICE}"
+        )
+
+
+def outcomes(programs: list[Program], params: Evaluate, workers: int) -> list[str]:
+    """passed, failed or stopped, of each program in order."""
+    with ThreadPoolExecutor(workers) as pool:
+        limits = params.test_seconds, params.test_megabytes
+        return [found for found, _ in pool.map(lambda program: run(program, *limits), programs)]
