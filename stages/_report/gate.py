@@ -4,39 +4,22 @@ A figure with an interval has become worse only where the interval of the differ
 in pairs where both revisions' rows can be had, else of two independent measurements.
 """
 
-import json
 import math
-import subprocess
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from stages._report.rows import change, read_rows
+from stages._report.revisions import Outputs, Revision
+from stages._report.rows import change
 from stages.shared.errors import UserError
 from stages.shared.measures import MEASURES
-from stages.shared.params import Gate, read_yaml_text
-from stages.shared.paths import EVALUATIONS, RESULT, read_json
-
-LOCK = Path("dvc.lock")
-TEST = "data/clean/test.parquet"
+from stages.shared.params import Gate
+from stages.shared.paths import RESULT
 
 
 class Verdict(NamedTuple):
     failed: bool
     line: str
-
-
-def at_revision(revision: str, path: Path) -> str:
-    """A file as Git has it there."""
-    command = ["git", "show", f"{revision}:{path}"]
-    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603  (Git itself, no shell)
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
-        raise UserError(
-            f"report.gates: {path} of {revision!r} cannot be read ({reason}). Fetch it, or correct the name"
-        )
-    return done.stdout.decode()
 
 
 def look_up(metrics: dict, name: str, where: str) -> tuple[float, dict | None]:
@@ -53,33 +36,15 @@ def look_up(metrics: dict, name: str, where: str) -> tuple[float, dict | None]:
     return value, None
 
 
-def test_set(lock_text: str) -> str | None:
-    """The hash of the test split that the tuned model was evaluated on."""
-    deps = read_yaml_text(lock_text).get("stages", {}).get("evaluate@tuned", {}).get("deps", [])
-    return next((dep.get("md5") for dep in deps if dep["path"] == TEST), None)
-
-
-def earlier_rows(revision: str, name: str) -> list[dict] | None:
-    """metrics/evaluate/<name>.rows.jsonl of a revision, from DVC's cache or remote, where it can be had."""
-    import dvc.api
-    from dvc.exceptions import DvcException
-
-    try:
-        text = dvc.api.read(str(EVALUATIONS / f"{name}.rows.jsonl"), rev=revision)
-    except (DvcException, OSError):
-        return None
-    return [json.loads(line) for line in text.split("\n") if line]
-
-
-def paired(gate: Gate) -> tuple[float, float] | None:
+def paired(metric: str, earlier: Revision, later: Revision) -> tuple[float, float] | None:
     """The interval of the difference on the same rows, where both revisions' rows are at hand."""
-    section, _, rest = gate.metric.partition(".")
+    section, _, rest = metric.partition(".")
     name, _, measure = rest.partition(".")
-    path = EVALUATIONS / f"{name}.rows.jsonl"
-    if section != "evaluate" or name not in ("base", "tuned") or measure not in MEASURES or not path.is_file():
+    if section != "evaluate" or name not in ("base", "tuned") or measure not in MEASURES:
         return None
-    before, after = earlier_rows(gate.against, name), read_rows(path)
-    if before is None or [row["id"] for row in before] != [row["id"] for row in after]:
+    after = later.rows(name)
+    before = earlier.rows(name) if after else None
+    if not before or [row["id"] for row in before] != [row["id"] for row in after]:
         return None
     found = change(before, after)
     return found[f"{measure}_lo"], found[f"{measure}_hi"]
@@ -99,33 +64,35 @@ def bounded(gate: Gate, metrics: dict) -> Verdict:
     return Verdict(failed, f"{gate.metric} is {value:.6g}, and may be {limit} {gate.bound:.6g}")
 
 
-def compared(gate: Gate, metrics: dict) -> Verdict:
-    earlier = json.loads(at_revision(gate.against, RESULT))
-    (after, now), (before, then) = (
-        look_up(values, gate.metric, where) for values, where in ((metrics, str(RESULT)), (earlier, gate.against))
-    )
-    said = f"{gate.metric} is {after:.6g}, in {gate.against} {before:.6g}"
-    if gate.metric.startswith("evaluate."):
-        sets = [test_set(at_revision(gate.against, LOCK)), test_set(LOCK.read_text(encoding="utf-8"))]
-        if sets[0] != sets[1]:
+def compared(gate: Gate, later: Revision) -> Verdict:
+    earlier = Revision(gate.against, later.outputs)
+    try:
+        (after, now), (before, then) = (
+            look_up(each.metrics, gate.metric, where) for each, where in ((later, str(RESULT)), (earlier, gate.against))
+        )
+        said = f"{gate.metric} is {after:.6g}, in {gate.against} {before:.6g}"
+        if gate.metric.startswith("evaluate.") and earlier.test_set != later.test_set:
             return Verdict(False, f"{said}: not compared, since the test split is another one")
-    pair = paired(gate)
+        pair = paired(gate.metric, earlier, later)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"report.gates: {gate.against} has files of another kind ({error!r})") from None
     low, high = pair or unpaired(before, after, [then, now])
     failed = low > 0 if gate.better == "lower" else high < 0
     how = "in pairs" if pair else "unpaired" if now or then else "exact"
     return Verdict(failed, f"{said}; 95 % interval of the difference ({how}): {low:+.4g} to {high:+.4g}")
 
 
-def judge(gates: list[Gate]) -> list[Verdict]:
-    """What each gate says of metrics.json as it lies here.
+def judge(gates: list[Gate], revision: Revision | None = None) -> list[Verdict]:
+    """What each gate says of the metrics.json of a revision, or as it lies here.
 
     Raises:
         UserError: no gate at all, one that names no figure, or a revision that cannot be read.
     """
     if not gates:
         raise UserError("report.gates is empty: there is nothing to check. Name a metric there")
+    revision = revision or Revision(None, Outputs())
     try:
-        metrics = read_json(RESULT)
-    except (OSError, ValueError) as error:
+        metrics = revision.metrics
+    except (UserError, ValueError) as error:
         raise UserError(f"{RESULT} cannot be read ({error}). `dvc repro report` makes it") from None
-    return [bounded(gate, metrics) if gate.against is None else compared(gate, metrics) for gate in gates]
+    return [bounded(gate, metrics) if gate.against is None else compared(gate, revision) for gate in gates]

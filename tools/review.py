@@ -1,0 +1,220 @@
+"""What a branch changed, as one Markdown page for its pull request: results, params, what reran, data, gates.
+
+    python -m tools.review [--base origin/main] [--head HEAD] [--output FILE] [--status FILE]
+
+It reads commits, never the working tree, and runs nothing of them, so it is safe on a stranger's branch, and a clone
+that has Git only will do. Where DVC's cache or remote has the outputs of both commits, it also shows rows, loss curves
+and answers. --status writes {"state": success, failure or error, "description": …} for a commit's status: a failure is
+a gate that failed, or a dvc.lock or metrics.json that this commit's code, params and data did not make.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from stages._report.figures import MEASURES
+from stages._report.gate import Verdict, judge
+from stages._report.parts import duration, number
+from stages._report.revisions import Outputs, Revision, git
+from stages.shared.errors import UserError
+from stages.shared.params import Gate, read_yaml_text
+from stages.shared.paths import PARAMS
+from tools._review.changes import Change, Figure, figures, merge_base, metric_changes, param_changes, reruns, staleness
+from tools._review.markdown import bounded, code, folded, listed, plural, table
+from tools._review.outputs import from_outputs
+
+MARKER = "<!-- made by tools/review.py -->"
+LABELS = {measure.name: measure.label for measure in MEASURES}
+MOST_DESCRIPTION = 140  # characters that GitHub takes for a status
+
+
+def shown(figure: Figure | None) -> str:
+    if figure is None:
+        return "–"
+    ends = figure.interval
+    return number(figure.value) + (f" ({number(ends['lo'])} to {number(ends['hi'])})" if ends else "")
+
+
+def difference(change: Change) -> str:
+    if change.before is None or change.after is None:
+        return "new" if change.before is None else "gone"
+    if change.arrow == "=":
+        return "="
+    text = f"{change.arrow} {number(abs(change.after.value - change.before.value))}"
+    if change.interval:
+        text += f" ({number(change.interval[0])} to {number(change.interval[1])}, {change.how})"
+    return text + (f", {change.verdict}" if change.verdict else "")
+
+
+def metric_rows(changes: list[Change], labels: dict[str, str] | None = None) -> list[list[str]]:
+    def label(name: str) -> str:
+        return (labels or {}).get(name.rpartition(".")[2]) or code(name)
+
+    return [[label(each.name), shown(each.before), shown(each.after), difference(each)] for each in changes]
+
+
+def measure_of(change: Change) -> str:
+    return change.name.rpartition(".")[2]
+
+
+def results(changes: list[Change], same_test: bool) -> str:
+    """The tuned model's measures, and folded away all other figures that changed."""
+    header = ["", "before", "now", "change"]
+    tuned = [each for each in changes if each.name.startswith("evaluate.tuned.")]
+    measured = [
+        each for each in tuned if each.name.rpartition(".")[2] in LABELS or (each.after and each.after.interval)
+    ]
+    note = "The tuned model on the test split, with 95 % intervals.\n\n"
+    if not same_test:
+        note += "**The test split is another one, so before and now are not compared.**\n\n"
+        measured = [each._replace(before=None) if each.after else each for each in measured]
+        header = ["", "", "now", ""]
+    text = "### Results\n\n" + note + table(header, metric_rows(measured, LABELS))
+    others = [each for each in changes if each not in tuned or measure_of(each) not in LABELS]
+    others = [each for each in others if each.before != each.after and each not in measured]
+    # What tuned gained over the base says nothing new where the base stayed as it was.
+    if not any(each.name.startswith("evaluate.base.") for each in others):
+        others = [each for each in others if not each.name.startswith("evaluate.change.")]
+    for title, some in (
+        ("Other figures", [each for each in others if not each.name.startswith("timing.")]),
+        ("Times, rates and memory", [each for each in others if each.name.startswith("timing.")]),
+    ):
+        if some:
+            rows = table(["", "before", "now", "change"], metric_rows(some))
+            text += "\n" + folded(f"{title} that changed: {len(some)}", rows)
+    return text
+
+
+def params(changes: list[tuple[str, str | None, str | None]]) -> str:
+    if not changes:
+        return "### Params\n\nAs before.\n"
+    rows = [[code(name), *("–" if value is None else code(value) for value in sides)] for name, *sides in changes]
+    text = "### Params\n\n" + table(["", "before", "now"], rows)
+    if any(name.startswith("report.gates") for name, *_ in changes):
+        text += "\n**`report.gates` are among them: the gates below are this branch's own.**\n"
+    return text
+
+
+def ran(found: list[tuple[str, dict[str, list[str]]]], base: Revision, head: Revision) -> str:
+    if not found:
+        return "### What ran\n\nNothing: `dvc.lock` is the same.\n"
+    seconds = {name: value for name, (value, _) in figures(head.metrics).items() if name.startswith("timing.")}
+    rows = []
+    for stage, reasons in found:
+        causes = {kind: names for kind, names in reasons.items() if kind != "outs"}
+        said = [kind if not names else f"{kind}: {listed(names)}" for kind, names in causes.items()]
+        spent = seconds.get(f"timing.{stage.replace('@', '_')}.seconds")
+        rows.append([code(stage), "; ".join(said) or "by hand, or its outputs differed", duration(spent)])
+    text = "### What ran\n\n" + table(["stage", "because of", "time"], rows, numbers_from=2)
+    kept = [stage for stage in head.stages if stage not in dict(found)]
+    return text + (f"\nAs before: {listed(kept, 20)}.\n" if kept else "")
+
+
+def data_counts(changes: list[Change]) -> str:
+    names = ("clean.rows.", "clean.splits.")
+    rows = [
+        [code(each.name.removeprefix("clean.")), shown(each.before), shown(each.after), difference(each)]
+        for each in changes
+        if each.name.startswith(names)
+    ]
+    if all(row[3] == "=" for row in rows):
+        return "### Data\n\n" + ", ".join(f"{row[0]} {row[2]}" for row in rows) + ": all as before.\n"
+    return "### Data\n\n" + table(["", "before", "now", "change"], rows)
+
+
+def gates_of(head: Revision) -> list[Gate]:
+    """Of params.yaml as that commit has it; its other sections may be of another version than this code."""
+    values = read_yaml_text(head.text(PARAMS))
+    listed_gates = ((values or {}).get("report") or {}).get("gates") or []
+    try:
+        return [Gate.model_validate(gate) for gate in listed_gates]
+    except ValidationError as error:
+        raise UserError(f"report.gates: {error.errors()[0]['msg']}") from None
+
+
+def gate_lines(verdicts: list[Verdict], stale: list[str]) -> str:
+    lines = [f"- ❌ {code(problem, 400)}" for problem in stale[:12]]
+    if stale:
+        lines.append("- Run `dvc repro`, and commit `dvc.lock` and `metrics.json`.")
+    lines += [f"- {'❌' if verdict.failed else '✅'} {code(verdict.line, 400)}" for verdict in verdicts]
+    return "### Gate\n\n" + "\n".join(lines) + "\n"
+
+
+def status(verdicts: list[Verdict], stale: list[str]) -> dict[str, str]:
+    failed = [verdict.line for verdict in verdicts if verdict.failed]
+    if stale:
+        state, description = "failure", f"metrics.json is not of this commit: {stale[0]}"
+    elif failed:
+        state, description = "failure", f"{len(failed)} of {plural(len(verdicts), 'gate')} failed: {failed[0]}"
+    else:
+        state, description = "success", f"{plural(len(verdicts), 'gate')} passed"
+    return {"state": state, "description": description[:MOST_DESCRIPTION]}
+
+
+def first_line(base: str, commit: str, head: str) -> str:
+    text = f"## Review of the run\n\n`{head[:10]}` against `{commit[:10]}`, where it left {code(base)}.\n"
+    behind = (
+        git("rev-list", "--count", f"{commit}..{base}", "--", "metrics.json", "dvc.lock", "params.yaml")
+        .decode()
+        .strip()
+    )
+    if behind != "0":
+        text += f"\n**{code(base)} has other results by now: merge it and run `dvc repro` before this is merged.**\n"
+    return text
+
+
+def review(base: str, head: str) -> tuple[str, dict[str, str]]:
+    """(the page, the status) of the commit `head` beside the one where it left `base`.
+
+    Raises:
+        UserError: a revision or one of its files cannot be read.
+    """
+    head = git("rev-parse", "--verify", "--end-of-options", f"{head}^{{commit}}").decode().strip()
+    commit = merge_base(base, head)
+    outputs = Outputs()
+    before, now = Revision(commit, outputs), Revision(head, outputs)
+    same_test = before.test_set == now.test_set
+    changes = metric_changes(before, now, same_test)
+    stale, verdicts = staleness(now, head), judge(gates_of(now), now)
+    sections = [
+        f"{MARKER}\n{first_line(base, commit, head)}",
+        gate_lines(verdicts, stale),
+        results(changes, same_test),
+        params(param_changes(before, now)),
+        ran(reruns(before, now), before, now),
+        data_counts(changes),
+        *from_outputs(before, now),
+    ]
+    return bounded(sections), status(verdicts, stale)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="origin/main", help="the branch that it would be merged into")
+    parser.add_argument("--head", default="HEAD", help="the commit that is reviewed")
+    parser.add_argument("--output", type=Path, help="a file instead of the screen")
+    parser.add_argument("--status", type=Path, help="a file for the commit's status")
+    options = parser.parse_args()
+    try:
+        os.chdir(git("rev-parse", "--show-toplevel").decode().strip())
+        text, verdict = review(options.base, options.head)
+    except (UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"a file of the commit is of another kind: {error!r}"
+        if options.status is None:
+            sys.exit(f"review: {reason}")
+        text = f"{MARKER}\n## Review of the run\n\nIt could not be made: {code(reason, 1000)}\n"
+        verdict = {"state": "error", "description": reason[:MOST_DESCRIPTION]}
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    if options.status:
+        options.status.write_text(json.dumps(verdict), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
