@@ -8,18 +8,18 @@ report.gates and exits with 1 where one failed.
 """
 
 import sys
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from stages._report.card import card
 from stages._report.figures import MEASURES, headline, sections
 from stages._report.gate import judge
 from stages._report.inputs import read_curve, read_rejected, read_values
+from stages._report.lines import KINDS, lines
+from stages._report.lines import MEASURES as BY_ROW
+from stages._report.page import script, templates
 from stages._report.parts import spread
+from stages._report.pipeline import drawing
 from stages._report.predictions import pairs, read_predictions
 from stages._report.rows import change, read_rows, refuse_unequal_rows
-from stages._report.text import as_is, fenced, shown
 from stages.shared.errors import UserError
 from stages.shared.params import Params, load_params
 from stages.shared.paths import (
@@ -78,20 +78,6 @@ def refuse_unequal(base: dict, tuned: dict) -> None:
             )
 
 
-def templates() -> Environment:
-    """Jinja with every expression escaped for the page it stands in."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("_report")),
-        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
-        finalize=shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"fenced": fenced, "as_is": as_is}
-    return environment
-
-
 def report(inputs: dict, samples: int) -> dict:
     """{"metrics": for metrics.json, "markdown": …, "html": …, "card": the model card}.
 
@@ -107,6 +93,12 @@ def report(inputs: dict, samples: int) -> dict:
         "sections": sections(inputs),
         "samples": spread(generated, samples),
         "generated": len(generated),
+        "drawing": drawing(inputs["timing"]),
+        "lines": lines(inputs["rows"], generated),
+        "evaluated": len(inputs["rows"]["base"]),
+        "kinds": KINDS,
+        "measures": BY_ROW,
+        **script(),
     }
     environment = templates()
     return {
