@@ -12,13 +12,14 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from stages._report.figures import MEASURES
 from stages._report.gate import Verdict, judge
-from stages._report.parts import duration, number
+from stages._report.parts import duration, number, signed
 from stages._report.revisions import Outputs, Revision, git
 from stages.shared.errors import UserError
 from stages.shared.params import Gate, read_yaml_text
@@ -28,63 +29,66 @@ from tools._review.markdown import bounded, code, folded, listed, plural, table
 from tools._review.outputs import from_outputs
 
 MARKER = "<!-- made by tools/review.py -->"
-LABELS = {measure.name: measure.label for measure in MEASURES}
+BY_NAME = {measure.name: measure for measure in MEASURES}
 MOST_DESCRIPTION = 140  # characters that GitHub takes for a status
 
 
-def shown(figure: Figure | None) -> str:
+def shown(figure: Figure | None, show: Callable[[float], str] = number) -> str:
     if figure is None:
         return "–"
     ends = figure.interval
-    return number(figure.value) + (f" ({number(ends['lo'])} to {number(ends['hi'])})" if ends else "")
+    return show(figure.value) + (f" ({show(ends['lo'])} to {show(ends['hi'])})" if ends else "")
 
 
-def difference(change: Change) -> str:
+def difference(change: Change, show: Callable[[float], str] = number) -> str:
     if change.before is None or change.after is None:
         return "new" if change.before is None else "gone"
     if change.arrow == "=":
         return "="
-    text = f"{change.arrow} {number(abs(change.after.value - change.before.value))}"
+    text = f"{change.arrow} {show(abs(change.after.value - change.before.value))}"
     if change.interval:
-        text += f" ({number(change.interval[0])} to {number(change.interval[1])}, {change.how})"
+        text += f" ({' to '.join(signed(show(end)) for end in change.interval)}, {change.how})"
     return text + (f", {change.verdict}" if change.verdict else "")
 
 
-def metric_rows(changes: list[Change], labels: dict[str, str] | None = None) -> list[list[str]]:
-    def label(name: str) -> str:
-        return (labels or {}).get(name.rpartition(".")[2]) or code(name)
-
-    return [[label(each.name), shown(each.before), shown(each.after), difference(each)] for each in changes]
+def metric_row(change: Change, compared: bool = True) -> list[str]:
+    """A line for one figure: a measure by its name and as people write it, any other by its key."""
+    measure = BY_NAME.get(measure_of(change)) if change.name.startswith("evaluate.tuned.") else None
+    label, show = (measure.label, measure.show) if measure else (code(change.name), number)
+    sides = [shown(change.before, show)] if compared else []
+    return [label, *sides, shown(change.after, show), *([difference(change, show)] if compared else [])]
 
 
 def measure_of(change: Change) -> str:
     return change.name.rpartition(".")[2]
 
 
+def is_measure(change: Change) -> bool:
+    return measure_of(change) in BY_NAME or any(side and side.interval for side in (change.before, change.after))
+
+
 def results(changes: list[Change], same_test: bool) -> str:
     """The tuned model's measures, and folded away all other figures that changed."""
-    header = ["", "before", "now", "change"]
-    tuned = [each for each in changes if each.name.startswith("evaluate.tuned.")]
-    measured = [
-        each for each in tuned if each.name.rpartition(".")[2] in LABELS or (each.after and each.after.interval)
-    ]
-    note = "The tuned model on the test split, with 95 % intervals.\n\n"
+    order = list(BY_NAME)
+    measured = [each for each in changes if each.name.startswith("evaluate.tuned.") and is_measure(each)]
+    measured.sort(key=lambda each: order.index(measure_of(each)) if measure_of(each) in BY_NAME else len(order))
+    text = "### Results\n\nThe tuned model on the test split, with 95 % intervals.\n\n"
     if not same_test:
-        note += "**The test split is another one, so before and now are not compared.**\n\n"
-        measured = [each._replace(before=None) if each.after else each for each in measured]
-        header = ["", "", "now", ""]
-    text = "### Results\n\n" + note + table(header, metric_rows(measured, LABELS))
-    others = [each for each in changes if each not in tuned or measure_of(each) not in LABELS]
-    others = [each for each in others if each.before != each.after and each not in measured]
+        text += "**The test split is another one, so before and now are not compared.**\n\n"
+    header = ["", "before", "now", "change"] if same_test else ["", "now"]
+    text += table(header, [metric_row(each, same_test) for each in measured if same_test or each.after])
+    others = [each for each in changes if each.before != each.after and each not in measured]
+    if not same_test:
+        others = [each for each in others if not each.name.startswith("evaluate.")]
     # What tuned gained over the base says nothing new where the base stayed as it was.
-    if not any(each.name.startswith("evaluate.base.") for each in others):
+    elif not any(each.name.startswith("evaluate.base.") for each in others):
         others = [each for each in others if not each.name.startswith("evaluate.change.")]
     for title, some in (
         ("Other figures", [each for each in others if not each.name.startswith("timing.")]),
         ("Times, rates and memory", [each for each in others if each.name.startswith("timing.")]),
     ):
         if some:
-            rows = table(["", "before", "now", "change"], metric_rows(some))
+            rows = table(["", "before", "now", "change"], [metric_row(each) for each in some])
             text += "\n" + folded(f"{title} that changed: {len(some)}", rows)
     return text
 
