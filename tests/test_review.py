@@ -104,7 +104,7 @@ def test_a_clone_with_git_alone_says_what_it_cannot_show_and_a_remote_brings_it(
     assert ["`rows.kept`", "30", "29", "↓ 1"] in lines_of(page, "Data")
     assert ["`rows.rejected.secret`", "–", "1", "new"] in lines_of(page, "Data")
     assert "Not shown: rows, loss curves, best and worst answers, which need DVC's outputs" in page
-    assert "no remote specified" in page
+    assert "no default DVC remote is set" in page
     assert status["state"] == "failure"
     assert status["description"].startswith("1 of 1 gate failed: evaluate.tuned.loss is ")
 
@@ -263,7 +263,7 @@ def test_nothing_of_the_branch_says_which_remote_is_asked(repository, tmp_path):
     repository.run("git", "fetch", "--quiet", "origin", "main:main", "branch:refs/review/head", folder=clone)
     repository.run("git", "switch", "--quiet", "main", folder=clone)
     page, _ = review(repository, "--head", "refs/review/head", folder=clone)
-    assert "no remote specified" in page
+    assert "no default DVC remote is set" in page
     assert "unpaired" in page
 
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from stages._report.figures import MEASURES
 from stages._report.gate import Verdict, judge
-from stages._report.parts import duration, number, signed
+from stages._report.parts import duration, number, signed, size
 from stages._report.revisions import Outputs, Revision, git
 from stages.shared.errors import UserError
 from stages.shared.params import Gate, read_yaml_text
@@ -30,6 +30,7 @@ from tools._review.outputs import from_outputs
 
 MARKER = "<!-- made by tools/review.py -->"
 BY_NAME = {measure.name: measure for measure in MEASURES}
+COUNTS = ("clean.rows.", "clean.splits.")
 MOST_DESCRIPTION = 140  # characters that GitHub takes for a status
 
 
@@ -51,10 +52,15 @@ def difference(change: Change, show: Callable[[float], str] = number) -> str:
     return text + (f", {change.verdict}" if change.verdict else "")
 
 
+def as_people_write(name: str) -> Callable[[float], str]:
+    last = name.rpartition(".")[2]
+    return duration if last.endswith("seconds") else size if last.endswith("bytes") else number
+
+
 def metric_row(change: Change, compared: bool = True) -> list[str]:
     """A line for one figure: a measure by its name and as people write it, any other by its key."""
     measure = BY_NAME.get(measure_of(change)) if change.name.startswith("evaluate.tuned.") else None
-    label, show = (measure.label, measure.show) if measure else (code(change.name), number)
+    label, show = (measure.label, measure.show) if measure else (code(change.name), as_people_write(change.name))
     sides = [shown(change.before, show)] if compared else []
     return [label, *sides, shown(change.after, show), *([difference(change, show)] if compared else [])]
 
@@ -77,7 +83,8 @@ def results(changes: list[Change], same_test: bool) -> str:
         text += "**The test split is another one, so before and now are not compared.**\n\n"
     header = ["", "before", "now", "change"] if same_test else ["", "now"]
     text += table(header, [metric_row(each, same_test) for each in measured if same_test or each.after])
-    others = [each for each in changes if each.before != each.after and each not in measured]
+    elsewhere = [*measured, *(each for each in changes if each.name.startswith(COUNTS))]
+    others = [each for each in changes if each.before != each.after and each not in elsewhere]
     if not same_test:
         others = [each for each in others if not each.name.startswith("evaluate.")]
     # What tuned gained over the base says nothing new where the base stayed as it was.
@@ -119,11 +126,10 @@ def ran(found: list[tuple[str, dict[str, list[str]]]], base: Revision, head: Rev
 
 
 def data_counts(changes: list[Change]) -> str:
-    names = ("clean.rows.", "clean.splits.")
     rows = [
         [code(each.name.removeprefix("clean.")), shown(each.before), shown(each.after), difference(each)]
         for each in changes
-        if each.name.startswith(names)
+        if each.name.startswith(COUNTS)
     ]
     if all(row[3] == "=" for row in rows):
         return "### Data\n\n" + ", ".join(f"{row[0]} {row[2]}" for row in rows) + ": all as before.\n"

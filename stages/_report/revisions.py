@@ -39,9 +39,13 @@ class Outputs:
 
     @cached_property
     def _stores(self) -> list:
-        from dvc.exceptions import DvcException
-        from dvc.repo import Repo
-
+        try:
+            from dvc.config import NoRemoteError
+            from dvc.exceptions import DvcException
+            from dvc.repo import Repo
+        except ModuleNotFoundError as error:
+            self.problem = f"{error.name} is not installed"
+            return []
         try:
             repository = Repo()
         except DvcException as error:
@@ -50,6 +54,8 @@ class Outputs:
         stores = [repository.cache.local]
         try:
             stores.append(repository.cloud.get_remote_odb())
+        except NoRemoteError:
+            self.problem = "no default DVC remote is set"
         except DvcException as error:
             self.problem = str(error).splitlines()[0]
         return stores

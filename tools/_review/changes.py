@@ -12,7 +12,6 @@ from stages.shared.params import read_yaml_text
 from stages.shared.paths import PARAMS, RESULT
 
 LOWER_IS_BETTER = {measure.name: measure.lower_is_better for measure in MEASURES}
-LOWER_IS_BETTER |= {"kl": True, "top1_agreement": False}
 
 
 def flat(values: object, prefix: str = "") -> dict[str, object]:
@@ -61,10 +60,10 @@ class Change(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """better, worse, may be chance, or nothing where it is not known which way is better."""
-        if self.arrow in ("", "="):
+        """better, worse, may be chance, or nothing where it is not known how sure that is, or which way is better."""
+        if self.arrow in ("", "=") or not self.interval:
             return ""
-        if self.interval and self.interval[0] <= 0 <= self.interval[1]:
+        if self.interval[0] <= 0 <= self.interval[1]:
             return "may be chance"
         lower = LOWER_IS_BETTER.get(self.name.rpartition(".")[2])
         return "" if lower is None else "better" if (self.arrow == "↓") == lower else "worse"
