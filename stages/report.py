@@ -10,7 +10,7 @@ report.gates and exits with 1 where one failed.
 import sys
 
 from stages._report.card import card
-from stages._report.figures import MEASURES, headline, sections
+from stages._report.figures import MEASURES, headline, sections, without_repeats
 from stages._report.gate import judge
 from stages._report.inputs import read_curve, read_rejected, read_values
 from stages._report.lines import KINDS, lines
@@ -64,7 +64,7 @@ def metrics(inputs: dict) -> dict:
     stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
     stages["clean"] = {name: value for name, value in inputs["clean"].items() if name not in ("sources", "sha256")}
     evaluations = {name: inputs[name] for name in ("base", "tuned", "change")}
-    timing = {stage.replace("@", "_"): values for stage, values in inputs["timing"].items()}
+    timing = {stage.replace("@", "_"): without_repeats(values) for stage, values in inputs["timing"].items()}
     return figures_only({**stages, "evaluate": evaluations, "timing": timing})
 
 

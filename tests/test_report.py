@@ -406,8 +406,11 @@ def test_a_folder_elsewhere_on_the_machine_is_told_by_its_name_alone():
 def test_memory_of_a_gpu_has_a_column_only_where_one_was_used():
     inputs = example()
     assert "GPU memory" not in report(inputs, 0)["html"]
+    assert "peak_memory_bytes" not in report(inputs, 0)["metrics"]["timing"]["train"]
     inputs["timing"]["train"] |= {"device": "NVIDIA H100", "peak_memory_bytes": 12_300_000_000}
-    assert "| 12.3 GB |" in report(inputs, 0)["markdown"]
+    result = report(inputs, 0)
+    assert "| 12.3 GB |" in result["markdown"]
+    assert result["metrics"]["timing"]["train"]["peak_memory_bytes"] == 12_300_000_000
 
 
 @pytest.mark.parametrize(("asked", "shown"), [(0, 0), (1, 1), (7, 7), (40, 40), (99, 40)])
