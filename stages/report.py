@@ -136,7 +136,8 @@ def gate() -> None:
     except UserError as error:
         sys.exit(f"report: {error}")
     for verdict in verdicts:
-        print(f"{'FAILED' if verdict.failed else 'passed'}: {verdict.line}")
+        word = "FAILED" if verdict.failed else "passed" if verdict.judged else "skipped"
+        print(f"{word}: {verdict.line}")
     if any(verdict.failed for verdict in verdicts):
         sys.exit(1)
 

@@ -299,16 +299,22 @@ def test_the_lock_is_checked_without_data(hub):
     assert "dvc.lock is out of date" in done.stderr
 
 
-@pytest.mark.slow
-def test_the_gpu_machine_runs_what_changed_and_gives_results_to_the_branch_and_the_remote(hub, tmp_path):
+def a_box_with_work(hub, storage):
+    """A clone of the branch, whose data changed and was not run; the remote has what ran before."""
     run = hub.repository
-    run.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    run.run("dvc", "remote", "add", "--default", "storage", str(storage))
     run.run("dvc", "push", "--quiet")
     run.rows = rows_of(LOSSES - 1, np.full(ROWS, 45.0))
     run.write()
     run.commit("changed, and not run")
     run.run("git", "push", "--quiet", "origin", "branch")
-    box = hub.clone("box", "branch")
+    return hub.clone("box", "branch")
+
+
+@pytest.mark.slow
+def test_the_gpu_machine_runs_what_changed_and_gives_results_to_the_branch_and_the_remote(hub, tmp_path):
+    run = hub.repository
+    box = a_box_with_work(hub, tmp_path / "storage")
     done = hub.script("gpu.sh", "run", folder=box, token=False)
     assert "Running stage 'evaluate@tuned'" in done.stdout
     assert "Running stage 'clean'" not in done.stdout
@@ -334,13 +340,7 @@ def test_the_gpu_machine_runs_what_changed_and_gives_results_to_the_branch_and_t
 @pytest.mark.slow
 def test_a_branch_that_moved_on_keeps_its_commit_and_the_remote_has_the_run(hub, tmp_path):
     run = hub.repository
-    run.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
-    run.run("dvc", "push", "--quiet")
-    run.rows = rows_of(LOSSES - 1, np.full(ROWS, 45.0))
-    run.write()
-    run.commit("changed, and not run")
-    run.run("git", "push", "--quiet", "origin", "branch")
-    box = hub.clone("box", "branch")
+    box = a_box_with_work(hub, tmp_path / "storage")
     hub.script("gpu.sh", "run", folder=box, token=False)
     run.put("note.md", "meanwhile")
     run.commit("meanwhile")

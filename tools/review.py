@@ -20,11 +20,22 @@ from pydantic import ValidationError
 from stages._report.figures import MEASURES
 from stages._report.gate import Verdict, judge
 from stages._report.parts import duration, number, signed, size
-from stages._report.revisions import Outputs, Revision, git
+from stages._report.revisions import LOCK, Outputs, Revision, git
+from stages._report.text import visible
 from stages.shared.errors import UserError
 from stages.shared.params import Gate, read_yaml_text
-from stages.shared.paths import PARAMS
-from tools._review.changes import Change, Figure, figures, merge_base, metric_changes, param_changes, reruns, staleness
+from stages.shared.paths import PARAMS, RESULT
+from tools._review.changes import (
+    OTHER_KIND,
+    Change,
+    Figure,
+    figures,
+    merge_base,
+    metric_changes,
+    param_changes,
+    reruns,
+    staleness,
+)
 from tools._review.markdown import bounded, code, folded, listed, plural, table
 from tools._review.outputs import from_outputs
 
@@ -150,7 +161,9 @@ def gate_lines(verdicts: list[Verdict], stale: list[str]) -> str:
     lines = [f"- ❌ {code(problem, 400)}" for problem in stale[:12]]
     if stale:
         lines.append("- Run `dvc repro`, and commit `dvc.lock` and `metrics.json`.")
-    lines += [f"- {'❌' if verdict.failed else '✅'} {code(verdict.line, 400)}" for verdict in verdicts]
+    for verdict in verdicts:
+        mark = "❌" if verdict.failed else "✅" if verdict.judged else "➖"
+        lines.append(f"- {mark} {code(verdict.line, 400)}")
     return "### Gate\n\n" + "\n".join(lines) + "\n"
 
 
@@ -161,18 +174,15 @@ def status(verdicts: list[Verdict], stale: list[str]) -> dict[str, str]:
     elif failed:
         state, description = "failure", f"{len(failed)} of {plural(len(verdicts), 'gate')} failed: {failed[0]}"
     else:
-        state, description = "success", f"{plural(len(verdicts), 'gate')} passed"
-    return {"state": state, "description": description[:MOST_DESCRIPTION]}
+        judged = sum(verdict.judged for verdict in verdicts)
+        left = f", {len(verdicts) - judged} not compared: another test split" if judged < len(verdicts) else ""
+        state, description = "success", f"{plural(judged, 'gate')} passed{left}"
+    return {"state": state, "description": " ".join(visible(description).split())[:MOST_DESCRIPTION]}
 
 
 def first_line(base: str, commit: str, head: str) -> str:
     text = f"## Review of the run\n\n`{head[:10]}` against `{commit[:10]}`, where it left {code(base)}.\n"
-    behind = (
-        git("rev-list", "--count", f"{commit}..{base}", "--", "metrics.json", "dvc.lock", "params.yaml")
-        .decode()
-        .strip()
-    )
-    if behind != "0":
+    if git("rev-list", "--max-count=1", f"{commit}..{base}", "--", str(RESULT), str(LOCK), str(PARAMS)):
         text += f"\n**{code(base)} has other results by now: merge it and run `dvc repro` before this is merged.**\n"
     return text
 
@@ -212,8 +222,9 @@ def main() -> None:
     try:
         os.chdir(git("rev-parse", "--show-toplevel").decode().strip())
         text, verdict = review(options.base, options.head)
-    except (UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (UserError, *OTHER_KIND) as error:
         reason = str(error) if isinstance(error, UserError) else f"a file of the commit is of another kind: {error!r}"
+        reason = " ".join(visible(reason).split())
         if options.status is None:
             sys.exit(f"review: {reason}")
         text = f"{MARKER}\n## Review of the run\n\nIt could not be made: {code(reason, 1000)}\n"

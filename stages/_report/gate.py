@@ -5,6 +5,7 @@ in pairs where both revisions' rows can be had, else of two independent measurem
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from stages.shared.paths import RESULT
 class Verdict(NamedTuple):
     failed: bool
     line: str
+    judged: bool = True  # not where there was nothing to compare with
 
 
 def look_up(metrics: dict, name: str, where: str) -> tuple[float, dict | None]:
@@ -36,18 +38,24 @@ def look_up(metrics: dict, name: str, where: str) -> tuple[float, dict | None]:
     return value, None
 
 
-def paired(metric: str, earlier: Revision, later: Revision) -> tuple[float, float] | None:
-    """The interval of the difference on the same rows, where both revisions' rows are at hand."""
-    section, _, rest = metric.partition(".")
-    name, _, measure = rest.partition(".")
-    if section != "evaluate" or name not in ("base", "tuned") or measure not in MEASURES:
-        return None
+@lru_cache(maxsize=4)
+def paired_rows(name: str, earlier: Revision, later: Revision) -> dict[str, float] | None:
+    """Every measure's difference on the same rows, where both revisions' rows are at hand."""
     after = later.rows(name)
     before = earlier.rows(name) if after else None
     if not before or [row["id"] for row in before] != [row["id"] for row in after]:
         return None
-    found = change(before, after)
-    return found[f"{measure}_lo"], found[f"{measure}_hi"]
+    return change(before, after)
+
+
+def paired(metric: str, earlier: Revision, later: Revision) -> tuple[float, float] | None:
+    """The interval of one figure's difference on the same rows."""
+    section, _, rest = metric.partition(".")
+    name, _, measure = rest.partition(".")
+    if section != "evaluate" or name not in ("base", "tuned") or measure not in MEASURES:
+        return None
+    found = paired_rows(name, earlier, later)
+    return found and (found[f"{measure}_lo"], found[f"{measure}_hi"])
 
 
 def unpaired(before: float, after: float, intervals: list[dict | None]) -> tuple[float, float]:
@@ -72,7 +80,7 @@ def compared(gate: Gate, later: Revision) -> Verdict:
         )
         said = f"{gate.metric} is {after:.6g}, in {gate.against} {before:.6g}"
         if gate.metric.startswith("evaluate.") and earlier.test_set != later.test_set:
-            return Verdict(False, f"{said}: not compared, since the test split is another one")
+            return Verdict(False, f"{said}: not compared, since the test split is another one", judged=False)
         pair = paired(gate.metric, earlier, later)
     except (ValueError, KeyError) as error:
         raise UserError(f"report.gates: {gate.against} has files of another kind ({error!r})") from None

@@ -6,6 +6,7 @@ remote to ask is said by the working tree, so that a stranger's commit cannot se
 
 import hashlib
 import json
+import re
 import subprocess
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +63,8 @@ class Outputs:
 
     def read(self, digest: str) -> bytes | None:
         """The bytes with this hash, or None where nobody has them."""
+        if not (isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{32}(\.dir)?", digest)):
+            return None  # it becomes part of a path
         for store in list(self._stores):
             try:
                 path = store.oid_to_path(digest)
@@ -86,6 +89,7 @@ class Revision:
 
     def __init__(self, name: str | None, outputs: Outputs) -> None:
         self.name, self.outputs = name, outputs
+        self._rows: dict[str, list[dict] | None] = {}
 
     def __str__(self) -> str:
         return self.name or "the working tree"
@@ -153,5 +157,9 @@ class Revision:
 
     def rows(self, name: str, kind: str = "rows") -> list[dict] | None:
         """metrics/evaluate/<name>.rows.jsonl or .predictions.jsonl, where it can be had."""
-        content = self.output(EVALUATIONS / f"{name}.{kind}.jsonl")
-        return None if content is None else [json.loads(line) for line in content.decode().split("\n") if line.strip()]
+        key = f"{name}.{kind}"
+        if key not in self._rows:
+            content = self.output(EVALUATIONS / f"{key}.jsonl")
+            lines = None if content is None else content.decode().split("\n")
+            self._rows[key] = lines and [json.loads(line) for line in lines if line.strip()]
+        return self._rows[key]

@@ -4,6 +4,8 @@ import hashlib
 import json
 from typing import NamedTuple
 
+from ruamel.yaml.error import YAMLError
+
 from stages._report.figures import MEASURES
 from stages._report.gate import paired, unpaired
 from stages._report.revisions import LOCK, Revision, git
@@ -11,6 +13,8 @@ from stages.shared.errors import UserError
 from stages.shared.params import read_yaml_text
 from stages.shared.paths import PARAMS, RESULT
 
+# What a file that is not of its kind may do to code that reads it.
+OTHER_KIND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, YAMLError)
 LOWER_IS_BETTER = {measure.name: measure.lower_is_better for measure in MEASURES}
 
 

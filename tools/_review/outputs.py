@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ from stages._report.revisions import Revision
 from stages._report.text import visible
 from stages.shared.paths import CLEAN, CURVE, VALIDATION_CURVE
 from stages.shared.records import SPLITS
+from tools._review.changes import OTHER_KIND
 from tools._review.markdown import block, code, entities, folded, plural, sparkline, table
 
 CHARACTERS = 1200  # of a prompt or an answer
@@ -150,7 +150,7 @@ def from_outputs(base: Revision, head: Revision) -> list[str]:
             body = make(base, head)
         except ModuleNotFoundError as error:
             body, head.outputs.problem = None, f"{error.name} is not installed"
-        except (ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except OTHER_KIND as error:
             body, head.outputs.problem = None, f"a file of another kind ({error!r})"
         if body is None:
             missing.append(title.lower())
