@@ -278,7 +278,7 @@ def test_the_page_on_pull_requests_leads_through_a_review_and_a_conflict(reposit
     assert "Not shown" not in printed
 
     clone.run("git", "switch", "--quiet", "main")
-    clone.change("merge.max_kl", 0.3)
+    clone.change("merge.max_kl", 0.25)  # not as long as 0.2: Git may overlook an edit within a second of its checkout
     assert clone.ran("repro")[0] == "merge"
     clone.commit()
     clone.run("git", "switch", "--quiet", "slower-rate")
@@ -286,7 +286,7 @@ def test_the_page_on_pull_requests_leads_through_a_review_and_a_conflict(reposit
     said = clone.run(*merge.split(), code=1)
     assert all(f"Merge conflict in {file}" in said for file in ("dvc.lock", "metrics.json"))
     clone.run("bash", "-euc", "\n".join(rest))
-    assert read_yaml(folder / "params.yaml")["merge"]["max_kl"] == 0.3
+    assert read_yaml(folder / "params.yaml")["merge"]["max_kl"] == 0.25
     assert read_yaml(folder / "params.yaml")["train"]["learning_rate"] == 1e-3
     assert clone.run("git", "status", "--porcelain") == ""
     assert clone.ran("repro") == []
