@@ -8,18 +8,18 @@ report.gates and exits with 1 where one failed.
 """
 
 import sys
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from stages._report.card import card
-from stages._report.figures import MEASURES, headline, sections
+from stages._report.figures import MEASURES, headline, sections, without_repeats
 from stages._report.gate import judge
 from stages._report.inputs import read_curve, read_rejected, read_values
+from stages._report.lines import KINDS, lines
+from stages._report.lines import MEASURES as BY_ROW
+from stages._report.page import script, templates
 from stages._report.parts import spread
+from stages._report.pipeline import drawing
 from stages._report.predictions import pairs, read_predictions
 from stages._report.rows import change, plain_rows, read_rows, refuse_unequal_rows
-from stages._report.text import as_is, fenced, shown
 from stages.shared.errors import UserError
 from stages.shared.params import Params, load_params
 from stages.shared.paths import (
@@ -71,7 +71,7 @@ def metrics(inputs: dict) -> dict:
     evaluations = {name: without_sources(inputs[name]) for name in ("base", "tuned")}
     evaluations["base_plain"] = evaluations["base"].pop("plain")
     evaluations |= {name: inputs[name] for name in ("change", "change_plain")}
-    timing = {stage.replace("@", "_"): values for stage, values in inputs["timing"].items()}
+    timing = {stage.replace("@", "_"): without_repeats(values) for stage, values in inputs["timing"].items()}
     return figures_only({**stages, "evaluate": evaluations, "timing": timing})
 
 
@@ -83,20 +83,6 @@ def refuse_unequal(base: dict, tuned: dict) -> None:
                 f"the evaluation of base has {name}: {base[name]}, that of tuned {tuned[name]}, so they cannot be "
                 "compared. Run `dvc repro --force evaluate`"
             )
-
-
-def templates() -> Environment:
-    """Jinja with every expression escaped for the page it stands in."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("_report")),
-        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
-        finalize=shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"fenced": fenced, "as_is": as_is}
-    return environment
 
 
 def report(inputs: dict, samples: int) -> dict:
@@ -115,6 +101,12 @@ def report(inputs: dict, samples: int) -> dict:
         "sections": sections(inputs),
         "samples": spread(generated, samples),
         "generated": len(generated),
+        "drawing": drawing(inputs["timing"]),
+        "lines": lines(inputs["rows"], generated),
+        "evaluated": len(inputs["rows"]["base"]),
+        "kinds": KINDS,
+        "measures": BY_ROW,
+        **script(),
     }
     environment = templates()
     return {
@@ -152,7 +144,8 @@ def gate() -> None:
     except UserError as error:
         sys.exit(f"report: {error}")
     for verdict in verdicts:
-        print(f"{'FAILED' if verdict.failed else 'passed'}: {verdict.line}")
+        word = "FAILED" if verdict.failed else "passed" if verdict.judged else "skipped"
+        print(f"{word}: {verdict.line}")
     if any(verdict.failed for verdict in verdicts):
         sys.exit(1)
 

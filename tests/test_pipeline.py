@@ -299,6 +299,42 @@ def test_the_readmes_commands_on_changes_work(repository):
     assert repository.ran("repro") == []
 
 
+def test_the_page_on_pull_requests_leads_through_a_review_and_a_conflict(repository, tmp_path):
+    folder = tmp_path / "clone"
+    shutil.copytree(repository.folder, folder, symlinks=True)
+    clone = Repository(folder, tmp_path / "site-cache")
+    clone.run("git", "branch", "--move", "main")
+    clone.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    clone.commit()
+    clone.run("git", "init", "--quiet", "--bare", str(tmp_path / "origin.git"))
+    clone.run("git", "remote", "add", "origin", str(tmp_path / "origin.git"))
+    change, conflict, compare = blocks("docs/pull-requests.md", "bash")
+    printed = clone.run("bash", "-euc", change)
+    assert "| `train.learning_rate` | `0.002` | `0.001` |" in printed
+    assert "in pairs" in printed
+    assert "❌ `dvc.lock" not in printed
+    assert "Not shown" not in printed
+
+    clone.run("git", "switch", "--quiet", "main")
+    clone.change("merge.max_kl", 0.25)  # not as long as 0.2: Git may overlook an edit within a second of its checkout
+    assert clone.ran("repro")[0] == "merge"
+    clone.commit()
+    clone.run("git", "switch", "--quiet", "slower-rate")
+    merge, *rest = conflict.splitlines()
+    said = clone.run(*merge.split(), code=1)
+    assert all(f"Merge conflict in {file}" in said for file in ("dvc.lock", "metrics.json"))
+    clone.run("bash", "-euc", "\n".join(rest))
+    assert read_yaml(folder / "params.yaml")["merge"]["max_kl"] == 0.25
+    assert read_yaml(folder / "params.yaml")["train"]["learning_rate"] == 1e-3
+    assert clone.run("git", "status", "--porcelain") == ""
+    assert clone.ran("repro") == []
+    printed = clone.run("python", "-m", "tools.review", "--base", "main")
+    assert "ran with another state" not in printed
+    assert "train.learning_rate" in printed
+    assert "merge.max_kl" not in printed
+    clone.run("bash", "-euc", compare)
+
+
 def test_make_runs_the_commands_that_the_readme_gives_without_make():
     makefile = (ROOT / "Makefile").read_text()
     readme = (ROOT / "README.md").read_text()

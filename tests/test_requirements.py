@@ -19,18 +19,22 @@ def pins(name):
     return {re.sub(r"[-_.]+", "-", match[1]).lower(): match[2] for match in found}
 
 
-def imported_distributions():
-    """Distributions that stages/ and tools/ import, ours and Python's own left out."""
+def third_party(files):
+    """Distributions that files import, ours and Python's own left out."""
     modules = set()
-    for path in [*(ROOT / "stages").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 modules.add(node.module.partition(".")[0])
     owners = importlib.metadata.packages_distributions()
-    third_party = modules - sys.stdlib_module_names - {"stages", "tools"}
-    return {re.sub(r"[-_.]+", "-", owners[module][0]).lower() for module in third_party}
+    others = modules - sys.stdlib_module_names - {"stages", "tools"}
+    return {re.sub(r"[-_.]+", "-", owners[module][0]).lower() for module in others}
+
+
+def imported_distributions():
+    return third_party([*(ROOT / "stages").rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
 
 
 def test_what_is_imported_is_listed_and_what_is_listed_is_imported():

@@ -192,6 +192,11 @@ def gpu_memory(values: dict) -> float | None:
     return None if values.get("device", "cpu") == "cpu" else values.get("peak_memory_bytes")
 
 
+def without_repeats(timing: dict) -> dict:
+    """A stage's timing file with each figure once."""
+    return {name: value for name, value in timing.items() if name != "peak_memory_bytes" or gpu_memory(timing)}
+
+
 def stage_costs(timing: dict) -> Table:
     on_gpu = any(gpu_memory(values) for values in timing.values())
     rows = []

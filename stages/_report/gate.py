@@ -4,39 +4,24 @@ A figure with an interval has become worse only where the interval of the differ
 in pairs where both revisions' rows can be had, else of two independent measurements.
 """
 
-import json
 import math
-import subprocess
-from pathlib import Path
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from stages._report.rows import change, read_rows
+from stages._report.revisions import Outputs, Revision
+from stages._report.rows import change
 from stages.shared.errors import UserError
 from stages.shared.measures import COLUMNS, MEASURES
-from stages.shared.params import Gate, read_yaml_text
-from stages.shared.paths import EVALUATIONS, RESULT, read_json
-
-LOCK = Path("dvc.lock")
-TEST = "data/clean/test.parquet"
+from stages.shared.params import Gate
+from stages.shared.paths import RESULT
 
 
 class Verdict(NamedTuple):
     failed: bool
     line: str
-
-
-def at_revision(revision: str, path: Path) -> str:
-    """A file as Git has it there."""
-    command = ["git", "show", f"{revision}:{path}"]
-    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603  (Git itself, no shell)
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
-        raise UserError(
-            f"report.gates: {path} of {revision!r} cannot be read ({reason}). Fetch it, or correct the name"
-        )
-    return done.stdout.decode()
+    judged: bool = True  # not where there was nothing to compare with
 
 
 def look_up(metrics: dict, name: str, where: str) -> tuple[float, dict | None]:
@@ -53,38 +38,26 @@ def look_up(metrics: dict, name: str, where: str) -> tuple[float, dict | None]:
     return value, None
 
 
-def test_set(lock_text: str) -> str | None:
-    """The hash of the test split that the tuned model was evaluated on."""
-    deps = read_yaml_text(lock_text).get("stages", {}).get("evaluate@tuned", {}).get("deps", [])
-    return next((dep.get("md5") for dep in deps if dep["path"] == TEST), None)
-
-
-def earlier_rows(revision: str, name: str) -> list[dict] | None:
-    """metrics/evaluate/<name>.rows.jsonl of a revision, from DVC's cache or remote, where it can be had."""
-    import dvc.api
-    from dvc.exceptions import DvcException
-
-    try:
-        text = dvc.api.read(str(EVALUATIONS / f"{name}.rows.jsonl"), rev=revision)
-    except (DvcException, OSError):
+@lru_cache(maxsize=4)
+def paired_rows(name: str, earlier: Revision, later: Revision) -> dict[str, float] | None:
+    """Every measure's difference on the same rows, where both revisions' rows are at hand."""
+    after = later.rows(name)
+    before = earlier.rows(name) if after else None
+    if not before or [row["id"] for row in before] != [row["id"] for row in after]:
         return None
-    rows = [json.loads(line) for line in text.split("\n") if line]
-    # An older revision may have counted less of each row.
-    return rows if all(name in row for row in rows for name in COLUMNS) else None
+    if not all(name in row for row in before for name in COLUMNS):
+        return None  # an older revision may have counted less of each row
+    return change(before, after)
 
 
-def paired(gate: Gate) -> tuple[float, float] | None:
-    """The interval of the difference on the same rows, where both revisions' rows are at hand."""
-    section, _, rest = gate.metric.partition(".")
+def paired(metric: str, earlier: Revision, later: Revision) -> tuple[float, float] | None:
+    """The interval of one figure's difference on the same rows."""
+    section, _, rest = metric.partition(".")
     name, _, measure = rest.partition(".")
-    path = EVALUATIONS / f"{name}.rows.jsonl"
-    if section != "evaluate" or name not in ("base", "tuned") or measure not in MEASURES or not path.is_file():
+    if section != "evaluate" or name not in ("base", "tuned") or measure not in MEASURES:
         return None
-    before, after = earlier_rows(gate.against, name), read_rows(path)
-    if before is None or [row["id"] for row in before] != [row["id"] for row in after]:
-        return None
-    found = change(before, after)
-    return found[f"{measure}_lo"], found[f"{measure}_hi"]
+    found = paired_rows(name, earlier, later)
+    return found and (found[f"{measure}_lo"], found[f"{measure}_hi"])
 
 
 def unpaired(before: float, after: float, intervals: list[dict | None]) -> tuple[float, float]:
@@ -101,33 +74,35 @@ def bounded(gate: Gate, metrics: dict) -> Verdict:
     return Verdict(failed, f"{gate.metric} is {value:.6g}, and may be {limit} {gate.bound:.6g}")
 
 
-def compared(gate: Gate, metrics: dict) -> Verdict:
-    earlier = json.loads(at_revision(gate.against, RESULT))
-    (after, now), (before, then) = (
-        look_up(values, gate.metric, where) for values, where in ((metrics, str(RESULT)), (earlier, gate.against))
-    )
-    said = f"{gate.metric} is {after:.6g}, in {gate.against} {before:.6g}"
-    if gate.metric.startswith("evaluate."):
-        sets = [test_set(at_revision(gate.against, LOCK)), test_set(LOCK.read_text(encoding="utf-8"))]
-        if sets[0] != sets[1]:
-            return Verdict(False, f"{said}: not compared, since the test split is another one")
-    pair = paired(gate)
+def compared(gate: Gate, later: Revision) -> Verdict:
+    earlier = Revision(gate.against, later.outputs)
+    try:
+        (after, now), (before, then) = (
+            look_up(each.metrics, gate.metric, where) for each, where in ((later, str(RESULT)), (earlier, gate.against))
+        )
+        said = f"{gate.metric} is {after:.6g}, in {gate.against} {before:.6g}"
+        if gate.metric.startswith("evaluate.") and earlier.test_set != later.test_set:
+            return Verdict(False, f"{said}: not compared, since the test split is another one", judged=False)
+        pair = paired(gate.metric, earlier, later)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"report.gates: {gate.against} has files of another kind ({error!r})") from None
     low, high = pair or unpaired(before, after, [then, now])
     failed = low > 0 if gate.better == "lower" else high < 0
     how = "in pairs" if pair else "unpaired" if now or then else "exact"
     return Verdict(failed, f"{said}; 95 % interval of the difference ({how}): {low:+.4g} to {high:+.4g}")
 
 
-def judge(gates: list[Gate]) -> list[Verdict]:
-    """What each gate says of metrics.json as it lies here.
+def judge(gates: list[Gate], revision: Revision | None = None) -> list[Verdict]:
+    """What each gate says of the metrics.json of a revision, or as it lies here.
 
     Raises:
         UserError: no gate at all, one that names no figure, or a revision that cannot be read.
     """
     if not gates:
         raise UserError("report.gates is empty: there is nothing to check. Name a metric there")
+    revision = revision or Revision(None, Outputs())
     try:
-        metrics = read_json(RESULT)
-    except (OSError, ValueError) as error:
+        metrics = revision.metrics
+    except (UserError, ValueError) as error:
         raise UserError(f"{RESULT} cannot be read ({error}). `dvc repro report` makes it") from None
-    return [bounded(gate, metrics) if gate.against is None else compared(gate, metrics) for gate in gates]
+    return [bounded(gate, metrics) if gate.against is None else compared(gate, revision) for gate in gates]

@@ -1,0 +1,32 @@
+"""Jinja for the report's pages, and the one script that report.html may run."""
+
+import base64
+import hashlib
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from stages._report.text import as_is, fenced, shown
+
+FOLDER = Path(__file__).parent
+
+
+def templates() -> Environment:
+    """Jinja with every expression escaped for the page it stands in."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
+        finalize=shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"fenced": fenced, "as_is": as_is}
+    return environment
+
+
+def script() -> dict[str, str]:
+    """The script and its hash: the page's policy lets a browser run this one and no other."""
+    text = (FOLDER / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"script": text, "script_hash": f"sha256-{digest}"}

@@ -1,0 +1,200 @@
+"""What differs between two commits, from what Git has of them: metrics.json, params.yaml, dvc.lock and the code."""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+from ruamel.yaml.error import YAMLError
+
+from stages._report.figures import MEASURES
+from stages._report.gate import paired, unpaired
+from stages._report.revisions import LOCK, Revision, git
+from stages.shared.errors import UserError
+from stages.shared.params import read_yaml_text
+from stages.shared.paths import PARAMS, RESULT
+
+# What a file that is not of its kind may do to code that reads it.
+OTHER_KIND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, YAMLError)
+LOWER_IS_BETTER = {measure.name: measure.lower_is_better for measure in MEASURES}
+
+
+def flat(values: object, prefix: str = "") -> dict[str, object]:
+    """{"a.b": value} of nested dicts; a list is a value."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {
+        name: value
+        for key, inner in values.items()
+        for name, value in flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+class Figure(NamedTuple):
+    value: float
+    interval: dict | None  # lo, hi
+
+
+def figures(metrics: dict) -> dict[str, Figure]:
+    """The numbers of metrics.json by their dotted names, each with its interval where it has one."""
+    values = {
+        name: value for name, value in flat(metrics).items() if isinstance(value, int | float) and value is not None
+    }
+    found = {}
+    for name, value in values.items():
+        if name.endswith(("_lo", "_hi")) and name[:-3] in values:
+            continue
+        ends = {end: values.get(f"{name}_{end}") for end in ("lo", "hi")}
+        found[name] = Figure(value, None if None in ends.values() else ends)
+    return found
+
+
+class Change(NamedTuple):
+    name: str
+    before: Figure | None
+    after: Figure | None
+    interval: tuple[float, float] | None  # of the difference
+    how: str  # how that was found: "in pairs", "unpaired", or ""
+
+    @property
+    def arrow(self) -> str:
+        if self.before is None or self.after is None:
+            return ""
+        difference = self.after.value - self.before.value
+        return "↑" if difference > 0 else "↓" if difference < 0 else "="
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, may be chance, or nothing where it is not known how sure that is, or which way is better."""
+        if self.arrow in ("", "=") or not self.interval:
+            return ""
+        if self.interval[0] <= 0 <= self.interval[1]:
+            return "may be chance"
+        lower = LOWER_IS_BETTER.get(self.name.rpartition(".")[2])
+        return "" if lower is None else "better" if (self.arrow == "↓") == lower else "worse"
+
+
+def metric_changes(base: Revision, head: Revision, comparable: bool) -> list[Change]:
+    """Of every figure of either, in the order of their names. comparable: both were measured on the same test rows."""
+    before, after = figures(base.metrics), figures(head.metrics)
+    changes = []
+    for name in sorted(before.keys() | after.keys()):
+        one, other = before.get(name), after.get(name)
+        interval, how = None, ""
+        both = one and other and one.interval and other.interval
+        if both and one != other and (comparable or not name.startswith("evaluate.")):
+            pair = paired(name, base, head)
+            interval = pair or unpaired(one.value, other.value, [one.interval, other.interval])
+            how = "in pairs" if pair else "unpaired"
+        changes.append(Change(name, one, other, interval, how))
+    return changes
+
+
+def param_changes(base: Revision, head: Revision) -> list[tuple[str, str | None, str | None]]:
+    """(name, before, after) of each param that differs, as JSON; None where there is no such param."""
+    before, after = (flat(read_yaml_text(each.text(PARAMS))) for each in (base, head))
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        (name, *(json.dumps(side[name], ensure_ascii=False) if name in side else None for side in (before, after)))
+        for name in names
+        if name not in before or name not in after or before[name] != after[name]
+    ]
+
+
+def hashes(entry: dict, kind: str) -> dict[str, str | None]:
+    return {each["path"]: each.get("md5") or each.get("etag") for each in entry.get(kind, [])}
+
+
+def differing(before: dict, after: dict) -> list[str]:
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+
+
+def reruns(base: Revision, head: Revision) -> list[tuple[str, dict[str, list[str]]]]:
+    """(stage, what differs in its entry of dvc.lock, by kind) of each stage that ran anew, in the lock's order."""
+    found = []
+    for stage in [*head.stages, *(stage for stage in base.stages if stage not in head.stages)]:
+        before, after = base.stages.get(stage), head.stages.get(stage)
+        if before == after:
+            continue
+        if before is None or after is None:
+            found.append((stage, {"new" if before is None else "gone": []}))
+            continue
+        reasons = {kind: differing(hashes(before, kind), hashes(after, kind)) for kind in ("deps", "outs")}
+        reasons["params"] = differing(*(flat(each.get("params", {}).get(str(PARAMS), {})) for each in (before, after)))
+        reasons["command"] = ["changed"] if before.get("cmd") != after.get("cmd") else []
+        found.append((stage, {kind: names for kind, names in reasons.items() if names}))
+    return found
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+class Tree:
+    """The files that Git has at a commit, and their hashes as DVC takes them."""
+
+    def __init__(self, commit: str) -> None:
+        lines = git("ls-tree", "-r", "-z", commit).decode(errors="surrogateescape").split("\0")
+        entries = (line.partition("\t") for line in lines if line)
+        self.blobs = {path: meta.split()[2] for meta, _, path in entries if meta.split()[1] == "blob"}
+        self._known: dict[str, str] = {}
+
+    def file(self, path: str) -> str:
+        blob = self.blobs[path]
+        if blob not in self._known:
+            self._known[blob] = md5(git("cat-file", "blob", blob))
+        return self._known[blob]
+
+    def hash(self, path: str) -> str | None:
+        """Of a file or folder; None for what Git does not have."""
+        if path in self.blobs:
+            return self.file(path)
+        inside = sorted(name for name in self.blobs if name.startswith(f"{path}/"))
+        if not inside:
+            return None
+        listing = [{"md5": self.file(name), "relpath": name[len(path) + 1 :]} for name in inside]
+        return md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
+
+
+def staleness(head: Revision, commit: str) -> list[str]:
+    """Why metrics.json or dvc.lock are not what this commit's code, params and data make; empty where they are.
+
+    What `dvc repro --dry --allow-missing` would find, but for commands, and without running DVC on the commit.
+    """
+    tree = Tree(commit)
+    params = flat(read_yaml_text(head.text(PARAMS)))
+    made = {out["path"]: out.get("md5") for stage in head.stages.values() for out in stage.get("outs", [])}
+    problems = []
+    for stage, entry in head.stages.items():
+        wrong = [
+            path
+            for path, digest in hashes(entry, "deps").items()
+            if digest != made.get(path, tree.hash(path) or digest) and digest is not None
+        ]
+        recorded = flat(entry.get("params", {}).get(str(PARAMS), {}))
+        wrong += [name for name, value in recorded.items() if params.get(name) != value]
+        wrong += [name for name in params if name not in recorded and name.partition(".")[0] in entry_sections(entry)]
+        if wrong:
+            problems.append(f"{stage} ran with another state of {', '.join(wrong[:4])}" + (", …" if wrong[4:] else ""))
+    if not head.stages:
+        problems.append(f"{LOCK} has no stage")
+    for path, digest in made.items():
+        if path in tree.blobs and tree.file(path) != digest:
+            problems.append(f"{path} is not the one that its stage wrote")
+    if str(RESULT) not in made:
+        problems.append(f"no stage in {LOCK} wrote {RESULT}")
+    return problems
+
+
+def entry_sections(entry: dict) -> set[str]:
+    return {name for name, value in entry.get("params", {}).get(str(PARAMS), {}).items() if isinstance(value, dict)}
+
+
+def merge_base(base: str, head: str) -> str:
+    """Where the branch left the other, so that what came to that since does not look taken back here."""
+    try:
+        return git("merge-base", "--end-of-options", base, head).decode().strip()
+    except UserError as error:
+        raise UserError(
+            f"{base} and {head} have no commit in common here ({error or 'none was found'}). In a shallow clone, "
+            "`git fetch --unshallow` first"
+        ) from None

@@ -1,0 +1,73 @@
+"""Pieces of a comment on GitHub, in which text from a pull request stays text.
+
+GitHub looks for @names, #numbers and addresses after it has rendered Markdown, so a backslash before them does not
+help; inside code it leaves them alone. Hence: what comes from a file is code, always.
+"""
+
+import html
+import re
+
+from stages._report.text import visible
+
+MOST_CHARACTERS = 60_000  # GitHub refuses a comment of more than 65,536
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def entities(text: str) -> str:
+    """Nothing but letters, digits and blanks as they are: neither Markdown nor HTML has anything to say to the rest."""
+    return re.sub(r"[^A-Za-z0-9 ]", lambda found: f"&#{ord(found[0])};", text)
+
+
+def code(text: object, most: int = 200) -> str:
+    """One line of code, in a table's cell too."""
+    line = " ".join(visible(str(text)).split()) or " "
+    line = line if len(line) <= most else line[: most - 1] + "…"
+    # In a code span only backticks mean anything, and pipes where it stands in a table.
+    return f"<code>{entities(line)}</code>" if re.search(r"[`|\\]", line) else f"`{line}`"
+
+
+def block(text: str, most: int) -> str:
+    """Several lines of code as one line of HTML, for a table of HTML: an empty line would end that."""
+    text = visible(text)
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return f"<pre>{html.escape(text).replace('@', '&#64;')}</pre>".replace("\n", "&#10;")
+
+
+def table(header: list[str], rows: list[list[str]], numbers_from: int = 1) -> str:
+    """Columns from `numbers_from` on are flush right. Cells are Markdown already."""
+    rule = ["---" if place < numbers_from else "---:" for place in range(len(header))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)) + "\n"
+
+
+def folded(summary: str, body: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{body}\n</details>\n"
+
+
+def listed(names: list[str], most: int = 6) -> str:
+    shown = ", ".join(code(name, 80) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def sparkline(values: list[float], low: float, high: float, width: int = 32) -> str:
+    """A curve in one line of blocks, each the mean of its part, between the same bounds as those beside it."""
+    width = min(width, len(values))
+    parts = [values[place * len(values) // width : (place + 1) * len(values) // width] for place in range(width)]
+    means = [sum(part) / len(part) for part in parts]
+    scale = (high - low) or 1.0
+    return "".join(BARS[min(len(BARS) - 1, max(0, int((mean - low) / scale * len(BARS))))] for mean in means)
+
+
+def bounded(sections: list[str], most: int = MOST_CHARACTERS) -> str:
+    """The sections as one text, the last ones left out where there is no room for them."""
+    kept: list[str] = []
+    for number, section in enumerate(sections):
+        if sum(map(len, kept)) + len(section) > most:
+            rest = plural(len(sections) - number, "section")
+            kept.append(f"{rest} left out: a comment has no room for more.\n")
+            break
+        kept.append(section)
+    return "\n".join(kept)

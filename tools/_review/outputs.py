@@ -1,0 +1,162 @@
+"""The parts of a review that need what DVC keeps: rows, curves and answers. Each says so where they cannot be had."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable
+
+from stages._report.revisions import Revision
+from stages._report.text import visible
+from stages.shared.paths import CLEAN, CURVE, VALIDATION_CURVE
+from stages.shared.records import SPLITS
+from tools._review.changes import OTHER_KIND
+from tools._review.markdown import block, code, entities, folded, plural, sparkline, table
+
+CHARACTERS = 1200  # of a prompt or an answer
+EACH_WAY = 3  # best and worst answers
+
+
+def rows_of(revision: Revision) -> dict[str, dict[str, str]] | None:
+    """{split or "rejected": {where a row stood: its reason, or nothing}} of data/clean."""
+    import pyarrow.parquet
+
+    found = {}
+    for name in (*SPLITS, "rejected"):
+        content = revision.output(CLEAN / f"{name}.parquet")
+        if content is None:
+            return None
+        columns = ["id", "source", *(["reason"] if name == "rejected" else [])]
+        rows = pyarrow.parquet.read_table(io.BytesIO(content), columns=columns).to_pylist()
+        # Where a row stood tells two rejected ones with the same content apart.
+        found[name] = {
+            f"{row['id']} {row['source'] if name == 'rejected' else ''}": row.get("reason", "") for row in rows
+        }
+    return found
+
+
+def data_rows(base: Revision, head: Revision) -> str | None:
+    """Rows that came and went, by split, and why those that went to the rejected ones did."""
+    if base.hash_of(CLEAN) == head.hash_of(CLEAN):
+        return "No row was added, removed or rejected: `data/clean` is the same.\n"
+    before, after = (rows_of(each) for each in (base, head))
+    if before is None or after is None:
+        return None
+    home = {row: split for split in SPLITS for row in before[split]}
+    lines, moved = [], 0
+    for split in SPLITS:
+        added, removed = after[split].keys() - before[split].keys(), before[split].keys() - after[split].keys()
+        moved += len(added & home.keys())
+        lines.append([split, f"{len(added):,}", f"{len(removed):,}", f"{len(after[split]):,}"])
+    came, went = (
+        Counter(one["rejected"][row] for row in one["rejected"].keys() - other["rejected"].keys())
+        for one, other in ((after, before), (before, after))
+    )
+    now = Counter(after["rejected"].values())
+    lines += [
+        [f"rejected: {code(reason)}", f"{came[reason]:,}", f"{went[reason]:,}", f"{now[reason]:,}"]
+        for reason in sorted({*came, *went, *now})
+    ]
+    note = f"\n{plural(moved, 'row')} stood in another split before.\n" if moved else ""
+    return table(["rows", "added", "removed", "now"], lines) + note
+
+
+def curve(revision: Revision, path: object, column: str = "loss") -> list[float] | None:
+    content = revision.output(path)
+    if content is None:
+        return None
+    rows = csv.DictReader(io.StringIO(content.decode()))
+    return [float(row[column]) for row in rows if row.get(column)]
+
+
+def loss_curves(base: Revision, head: Revision) -> str | None:
+    lines = []
+    for title, path in (("train", CURVE), ("validation", VALIDATION_CURVE)):
+        drawn = {name: curve(each, path) for name, each in (("before", base), ("now", head))}
+        drawn = {name: values for name, values in drawn.items() if values}
+        everything = [value for values in drawn.values() for value in values]
+        if base.hash_of(path) == head.hash_of(path):
+            drawn.pop("before", None)
+        for name, values in drawn.items():
+            spark = sparkline(values, min(everything), max(everything))
+            figures = (values[0], values[-1], min(values))
+            lines.append([title, name, f"`{spark}`", *(f"{value:.4g}" for value in figures)])
+    if not lines:
+        return None
+    return table(["loss", "", "", "first", "last", "lowest"], lines, numbers_from=3)
+
+
+def answer_changes(base: Revision, head: Revision) -> list[tuple[float, dict, dict]] | None:
+    """(change of chrF, the earlier answer, the later one) to each prompt that both tuned models answered."""
+    sides = []
+    for revision in (base, head):
+        rows, answers = revision.rows("tuned"), revision.rows("tuned", "predictions")
+        if rows is None or answers is None:
+            return None
+        chrf = {row["id"]: row["chrf"] for row in rows}
+        sides.append({answer["id"]: (chrf[answer["id"]], answer) for answer in answers})
+    before, after = sides
+    found = [(after[row][0] - before[row][0], before[row][1], after[row][1]) for row in after if row in before]
+    return sorted(found, key=lambda each: (-each[0], each[2]["id"]))
+
+
+def side_by_side(change: float, before: dict, after: dict) -> str:
+    cells = [block(text, CHARACTERS) for text in (after["reference"], before["output"], after["output"])]
+    answers = "<table><tr><th>Reference</th><th>Before</th><th>Now</th></tr><tr>"
+    answers += "".join(f'<td valign="top">{cell}</td>' for cell in cells) + "</tr></table>"
+    summary = f"chrF {change:+.1f}: {block_name(after['source'])}"
+    return folded(summary, f"{block(after['prompt'], CHARACTERS)}\n\n{answers}\n")
+
+
+def block_name(text: str) -> str:
+    """For a summary, which is HTML: Markdown's backticks would stand there as they are."""
+    return f"<code>{entities(' '.join(visible(text).split())[:120])}</code>"
+
+
+def samples(base: Revision, head: Revision) -> str | None:
+    paths = [f"metrics/evaluate/tuned.{kind}.jsonl" for kind in ("rows", "predictions")]
+    if all(base.hash_of(path) == head.hash_of(path) for path in paths):
+        return "The tuned model's answers are the same, to the letter.\n"
+    changes = answer_changes(base, head)
+    if changes is None:
+        return None
+    if not changes:
+        return "No prompt was answered by both: the test rows are others.\n"
+    best = [each for each in changes[:EACH_WAY] if each[0] > 0]
+    worst = [each for each in changes[::-1][:EACH_WAY] if each[0] < 0]
+    shown = [
+        f"{title}\n\n" + "\n".join(side_by_side(*each) for each in some)
+        for title, some in (("Best:", best), ("Worst:", worst))
+        if some
+    ]
+    closer, farther = (sum(sign * each[0] > 0 for each in changes) for sign in (1, -1))
+    note = (
+        f"Of {plural(len(changes), 'answer')}, {closer:,} came closer to the reference by chrF and {farther:,} less.\n"
+    )
+    return "\n".join([note, *shown])
+
+
+PARTS: dict[str, Callable[[Revision, Revision], str | None]] = {
+    "Rows": data_rows,
+    "Loss curves": loss_curves,
+    "Best and worst answers": samples,
+}
+
+
+def from_outputs(base: Revision, head: Revision) -> list[str]:
+    """The sections; those that nobody has the data for are named in one line with the reason."""
+    found, missing = [], []
+    for title, make in PARTS.items():
+        try:
+            body = make(base, head)
+        except ModuleNotFoundError as error:
+            body, head.outputs.problem = None, f"{error.name} is not installed"
+        except OTHER_KIND as error:
+            body, head.outputs.problem = None, f"a file of another kind ({error!r})"
+        if body is None:
+            missing.append(title.lower())
+        else:
+            found.append(f"### {title}\n\n{body}")
+    if missing:
+        reason = head.outputs.problem or "neither the cache nor the remote has what these commits' dvc.lock names"
+        found.append(f"Not shown: {', '.join(missing)}, which need DVC's outputs: {code(reason, 300)}.\n")
+    return found

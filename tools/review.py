@@ -1,0 +1,241 @@
+"""What a branch changed, as one Markdown page for its pull request: results, params, what reran, data, gates.
+
+    python -m tools.review [--base origin/main] [--head HEAD] [--output FILE] [--status FILE]
+
+It reads commits, never the working tree, and runs nothing of them, so it is safe on a stranger's branch, and a clone
+that has Git only will do. Where DVC's cache or remote has the outputs of both commits, it also shows rows, loss curves
+and answers. --status writes {"state": success, failure or error, "description": …} for a commit's status: a failure is
+a gate that failed, or a dvc.lock or metrics.json that this commit's code, params and data did not make.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from stages._report.figures import MEASURES
+from stages._report.gate import Verdict, judge
+from stages._report.parts import duration, number, signed, size
+from stages._report.revisions import LOCK, Outputs, Revision, git
+from stages._report.text import visible
+from stages.shared.errors import UserError
+from stages.shared.params import Gate, read_yaml_text
+from stages.shared.paths import PARAMS, RESULT
+from tools._review.changes import (
+    OTHER_KIND,
+    Change,
+    Figure,
+    figures,
+    merge_base,
+    metric_changes,
+    param_changes,
+    reruns,
+    staleness,
+)
+from tools._review.markdown import bounded, code, folded, listed, plural, table
+from tools._review.outputs import from_outputs
+
+MARKER = "<!-- made by tools/review.py -->"
+BY_NAME = {measure.name: measure for measure in MEASURES}
+COUNTS = ("clean.rows.", "clean.splits.")
+MOST_DESCRIPTION = 140  # characters that GitHub takes for a status
+
+
+def shown(figure: Figure | None, show: Callable[[float], str] = number) -> str:
+    if figure is None:
+        return "–"
+    ends = figure.interval
+    return show(figure.value) + (f" ({show(ends['lo'])} to {show(ends['hi'])})" if ends else "")
+
+
+def difference(change: Change, show: Callable[[float], str] = number) -> str:
+    if change.before is None or change.after is None:
+        return "new" if change.before is None else "gone"
+    if change.arrow == "=":
+        return "="
+    text = f"{change.arrow} {show(abs(change.after.value - change.before.value))}"
+    if change.interval:
+        text += f" ({' to '.join(signed(show(end)) for end in change.interval)}, {change.how})"
+    return text + (f", {change.verdict}" if change.verdict else "")
+
+
+def as_people_write(name: str) -> Callable[[float], str]:
+    last = name.rpartition(".")[2]
+    return duration if last.endswith("seconds") else size if last.endswith("bytes") else number
+
+
+def metric_row(change: Change, compared: bool = True) -> list[str]:
+    """A line for one figure: a measure by its name and as people write it, any other by its key."""
+    measure = BY_NAME.get(measure_of(change)) if change.name.startswith("evaluate.tuned.") else None
+    label, show = (measure.label, measure.show) if measure else (code(change.name), as_people_write(change.name))
+    sides = [shown(change.before, show)] if compared else []
+    return [label, *sides, shown(change.after, show), *([difference(change, show)] if compared else [])]
+
+
+def measure_of(change: Change) -> str:
+    return change.name.rpartition(".")[2]
+
+
+def is_measure(change: Change) -> bool:
+    return measure_of(change) in BY_NAME or any(side and side.interval for side in (change.before, change.after))
+
+
+def results(changes: list[Change], same_test: bool) -> str:
+    """The tuned model's measures, and folded away all other figures that changed."""
+    order = list(BY_NAME)
+    measured = [each for each in changes if each.name.startswith("evaluate.tuned.") and is_measure(each)]
+    measured.sort(key=lambda each: order.index(measure_of(each)) if measure_of(each) in BY_NAME else len(order))
+    text = "### Results\n\nThe tuned model on the test split, with 95 % intervals.\n\n"
+    if not same_test:
+        text += "**The test split is another one, so before and now are not compared.**\n\n"
+    header = ["", "before", "now", "change"] if same_test else ["", "now"]
+    text += table(header, [metric_row(each, same_test) for each in measured if same_test or each.after])
+    elsewhere = [*measured, *(each for each in changes if each.name.startswith(COUNTS))]
+    others = [each for each in changes if each.before != each.after and each not in elsewhere]
+    if not same_test:
+        others = [each for each in others if not each.name.startswith("evaluate.")]
+    # What tuned gained over the base says nothing new where the base stayed as it was.
+    elif not any(each.name.startswith("evaluate.base.") for each in others):
+        others = [each for each in others if not each.name.startswith("evaluate.change.")]
+    for title, some in (
+        ("Other figures", [each for each in others if not each.name.startswith("timing.")]),
+        ("Times, rates and memory", [each for each in others if each.name.startswith("timing.")]),
+    ):
+        if some:
+            rows = table(["", "before", "now", "change"], [metric_row(each) for each in some])
+            text += "\n" + folded(f"{title} that changed: {len(some)}", rows)
+    return text
+
+
+def params(changes: list[tuple[str, str | None, str | None]]) -> str:
+    if not changes:
+        return "### Params\n\nAs before.\n"
+    rows = [[code(name), *("–" if value is None else code(value) for value in sides)] for name, *sides in changes]
+    text = "### Params\n\n" + table(["", "before", "now"], rows)
+    if any(name.startswith("report.gates") for name, *_ in changes):
+        text += "\n**`report.gates` are among them: the gates below are this branch's own.**\n"
+    return text
+
+
+def ran(found: list[tuple[str, dict[str, list[str]]]], base: Revision, head: Revision) -> str:
+    if not found:
+        return "### What ran\n\nNothing: `dvc.lock` is the same.\n"
+    seconds = {name: value for name, (value, _) in figures(head.metrics).items() if name.startswith("timing.")}
+    rows = []
+    for stage, reasons in found:
+        causes = {kind: names for kind, names in reasons.items() if kind != "outs"}
+        said = [kind if not names else f"{kind}: {listed(names)}" for kind, names in causes.items()]
+        spent = seconds.get(f"timing.{stage.replace('@', '_')}.seconds")
+        rows.append([code(stage), "; ".join(said) or "by hand, or its outputs differed", duration(spent)])
+    text = "### What ran\n\n" + table(["stage", "because of", "time"], rows, numbers_from=2)
+    kept = [stage for stage in head.stages if stage not in dict(found)]
+    return text + (f"\nAs before: {listed(kept, 20)}.\n" if kept else "")
+
+
+def data_counts(changes: list[Change]) -> str:
+    rows = [
+        [code(each.name.removeprefix("clean.")), shown(each.before), shown(each.after), difference(each)]
+        for each in changes
+        if each.name.startswith(COUNTS)
+    ]
+    if all(row[3] == "=" for row in rows):
+        return "### Data\n\n" + ", ".join(f"{row[0]} {row[2]}" for row in rows) + ": all as before.\n"
+    return "### Data\n\n" + table(["", "before", "now", "change"], rows)
+
+
+def gates_of(head: Revision) -> list[Gate]:
+    """Of params.yaml as that commit has it; its other sections may be of another version than this code."""
+    values = read_yaml_text(head.text(PARAMS))
+    listed_gates = ((values or {}).get("report") or {}).get("gates") or []
+    try:
+        return [Gate.model_validate(gate) for gate in listed_gates]
+    except ValidationError as error:
+        raise UserError(f"report.gates: {error.errors()[0]['msg']}") from None
+
+
+def gate_lines(verdicts: list[Verdict], stale: list[str]) -> str:
+    lines = [f"- ❌ {code(problem, 400)}" for problem in stale[:12]]
+    if stale:
+        lines.append("- Run `dvc repro`, and commit `dvc.lock` and `metrics.json`.")
+    for verdict in verdicts:
+        mark = "❌" if verdict.failed else "✅" if verdict.judged else "➖"
+        lines.append(f"- {mark} {code(verdict.line, 400)}")
+    return "### Gate\n\n" + "\n".join(lines) + "\n"
+
+
+def status(verdicts: list[Verdict], stale: list[str]) -> dict[str, str]:
+    failed = [verdict.line for verdict in verdicts if verdict.failed]
+    if stale:
+        state, description = "failure", f"metrics.json is not of this commit: {stale[0]}"
+    elif failed:
+        state, description = "failure", f"{len(failed)} of {plural(len(verdicts), 'gate')} failed: {failed[0]}"
+    else:
+        judged = sum(verdict.judged for verdict in verdicts)
+        left = f", {len(verdicts) - judged} not compared: another test split" if judged < len(verdicts) else ""
+        state, description = "success", f"{plural(judged, 'gate')} passed{left}"
+    return {"state": state, "description": " ".join(visible(description).split())[:MOST_DESCRIPTION]}
+
+
+def first_line(base: str, commit: str, head: str) -> str:
+    text = f"## Review of the run\n\n`{head[:10]}` against `{commit[:10]}`, where it left {code(base)}.\n"
+    if git("rev-list", "--max-count=1", f"{commit}..{base}", "--", str(RESULT), str(LOCK), str(PARAMS)):
+        text += f"\n**{code(base)} has other results by now: merge it and run `dvc repro` before this is merged.**\n"
+    return text
+
+
+def review(base: str, head: str) -> tuple[str, dict[str, str]]:
+    """(the page, the status) of the commit `head` beside the one where it left `base`.
+
+    Raises:
+        UserError: a revision or one of its files cannot be read.
+    """
+    head = git("rev-parse", "--verify", "--end-of-options", f"{head}^{{commit}}").decode().strip()
+    commit = merge_base(base, head)
+    outputs = Outputs()
+    before, now = Revision(commit, outputs), Revision(head, outputs)
+    same_test = before.test_set == now.test_set
+    changes = metric_changes(before, now, same_test)
+    stale, verdicts = staleness(now, head), judge(gates_of(now), now)
+    sections = [
+        f"{MARKER}\n{first_line(base, commit, head)}",
+        gate_lines(verdicts, stale),
+        results(changes, same_test),
+        params(param_changes(before, now)),
+        ran(reruns(before, now), before, now),
+        data_counts(changes),
+        *from_outputs(before, now),
+    ]
+    return bounded(sections), status(verdicts, stale)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="origin/main", help="the branch that it would be merged into")
+    parser.add_argument("--head", default="HEAD", help="the commit that is reviewed")
+    parser.add_argument("--output", type=Path, help="a file instead of the screen")
+    parser.add_argument("--status", type=Path, help="a file for the commit's status")
+    options = parser.parse_args()
+    try:
+        os.chdir(git("rev-parse", "--show-toplevel").decode().strip())
+        text, verdict = review(options.base, options.head)
+    except (UserError, *OTHER_KIND) as error:
+        reason = str(error) if isinstance(error, UserError) else f"a file of the commit is of another kind: {error!r}"
+        reason = " ".join(visible(reason).split())
+        if options.status is None:
+            sys.exit(f"review: {reason}")
+        text = f"{MARKER}\n## Review of the run\n\nIt could not be made: {code(reason, 1000)}\n"
+        verdict = {"state": "error", "description": reason[:MOST_DESCRIPTION]}
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    if options.status:
+        options.status.write_text(json.dumps(verdict), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
