@@ -1,5 +1,6 @@
-"""What docs/sharing.md says: its commands, with a folder as storage and with a server that speaks S3 on this machine."""
+"""What docs/sharing.md says, with a folder as storage and with a server on this machine that speaks S3."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from stages.shared.params import read_yaml
 from tests.pipeline import ROOT, Repository, blocks
 
 PAGE = "docs/sharing.md"
+CONFIG = ROOT / ".dvc/config"
 BUCKET = "storage"
 KEYS = {"access_key_id": "AnIdForTests", "secret_access_key": "AKeyForTests"}
 
@@ -95,9 +97,8 @@ class Shared(NamedTuple):
         clone.environment |= SECLUDED
         if isinstance(self.storage, Bucket):
             for line in commands("dvc remote modify --local"):
-                for name, value in KEYS.items():
-                    line = line.replace(f"{name} {name.rsplit('_', 1)[1].upper()}", f"{name} {value}")
-                clone.run("bash", "-euc", line)
+                *command, name, _ = line.split()
+                clone.run(*command, name, KEYS[name])
         return clone
 
 
@@ -158,7 +159,7 @@ def test_a_clone_of_git_alone_runs_nothing_brings_what_is_asked_for_and_makes_th
 
     clone.run(*some.split())
     assert (clone.folder / "reports/report.html").is_file()
-    assert {path.name for path in (clone.folder / "models").iterdir()} == {"adapter", ".gitignore"} - {".gitignore"}
+    assert [path.name for path in (clone.folder / "models").iterdir()] == ["adapter"]
     assert not (clone.folder / "data/raw").exists()
 
     assert re.findall(r"(?m)^Running stage '(.+)':$", clone.run(*everything.split())) == ["download_model"]
@@ -170,10 +171,8 @@ def test_a_clone_of_git_alone_runs_nothing_brings_what_is_asked_for_and_makes_th
 @pytest.mark.slow
 def test_a_damaged_object_is_refused_and_a_mended_one_taken(shared, tmp_path):
     adapter = shared.repository.folder / "models/adapter/adapter_model.safetensors"
-    listed = shared.repository.run("dvc", "data", "ls", "--help")
-    assert listed
     whole = adapter.read_bytes()
-    md5 = subprocess.run(["md5sum", adapter], capture_output=True, text=True, check=True).stdout.split()[0]
+    md5 = hashlib.md5(whole).hexdigest()
     assert md5 in shared.storage.names()
     clone = shared.clone(tmp_path / "clone")
     shared.storage.replace(md5, whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -214,12 +213,6 @@ def test_an_artifact_comes_by_its_name_from_anywhere(shared, tmp_path):
         assert {path.name: path.read_bytes() for path in ours.iterdir()} == {
             path.name: path.read_bytes() for path in (tmp_path / name).iterdir()
         }
-    assert (
-        "adapter"
-        in elsewhere.run(
-            "dvc", "artifacts", "get", str(tmp_path / "pipeline.git"), "adapter", "--rev", "v9.9.9", code=1
-        )
-    )
     shared.repository.run("git", "remote", "remove", "origin")
     shared.repository.run("git", "tag", "--delete", "adapter@v1.0.0")
 
@@ -235,8 +228,10 @@ def test_clones_on_one_machine_share_a_cache(first_run, tmp_path):
     other.run("bash", "-euc", "\n".join(lines[1:]))
     other.run("dvc", "checkout")
     assert other.ran("repro") == []
-    shard = "models/base/model.safetensors"
-    assert (one.folder / shard).exists() == (other.folder / shard).exists()
+    for folder in ("models/base", "reports"):
+        assert sorted(path.name for path in (other.folder / folder).iterdir()) == sorted(
+            path.name for path in (one.folder / folder).iterdir()
+        )
     assert not any((other.folder / ".dvc/cache").glob("*"))
     assert other.run("git", "status", "--porcelain") == ""
 
@@ -284,10 +279,11 @@ def test_no_credential_is_in_git(tmp_path):
     files = [name for name in names if name.startswith(places) or "/" not in name and name]
     assert {".dvc/config", "params.yaml", "README.md", PAGE, "dvc.lock"} <= set(files)
     assert not [name for name in files if "config.local" in name or name.endswith(".env")]
+    assert not re.search(r"(?im)^\s*(user|password|\w*(key|token|secret|string|credential)\w*) *=", CONFIG.read_text())
     made_up = "AKIA" + "QWERTYUIOPASDFGH"
     (tmp_path / "config").write_text(f"access_key_id = {made_up}\n")
     plugins = ["AWSKeyDetector", "AzureStorageKeyDetector", "BasicAuthDetector", "GitHubTokenDetector"]
-    plugins += ["PrivateKeyDetector", "OpenAIDetector", "SlackDetector", "KeywordDetector"]
+    plugins += ["PrivateKeyDetector", "OpenAIDetector", "SlackDetector"]
     with transient_settings({"plugins_used": [{"name": name} for name in plugins]}):
         secrets = SecretsCollection()
         secrets.scan_file(str(tmp_path / "config"))
