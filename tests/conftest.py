@@ -24,9 +24,9 @@ from stages.clean import clean
 from stages.shared.params import Clean, Params, read_yaml
 from stages.shared.records import SPLITS, Record, read_records, record_file, record_table
 from stages.tokenize import BATCH
+from tests.pipeline import ALL, ROOT, Repository, make
 from tests.uploads import Received, Uploads
 
-ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "hf_ThisIsTheTokenThatNobodyMaySee"
 
 
@@ -85,6 +85,21 @@ def small_base(tmp_path_factory, params_of) -> Path:
     params = params_of(model={"path": str(folder / "source")})
     write_json(base / "manifest.json", download_model(params.model, base))
     return base
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, small_base) -> Callable[[str], Repository]:
+    """made(name) is a fresh clone of the working tree, with a small model and 200 rows in it."""
+    return lambda name: make(tmp_path_factory.mktemp(name) / "clone", small_base)
+
+
+@pytest.fixture(scope="session")
+def first_run(made) -> Repository:
+    """A clone in which everything has run once, committed. Several files read it: change a clone of it."""
+    repository = made("first")
+    assert sorted(repository.ran("repro")) == sorted(ALL)
+    repository.commit()
+    return repository
 
 
 @dataclass

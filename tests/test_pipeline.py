@@ -1,152 +1,24 @@
 """The whole pipeline through DVC, in a clone, with parameters smaller than the tiny profile's."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from stages.shared.params import read_yaml
-from tests.conftest import ROOT
+from tests.pipeline import ALL, ROOT, Repository, blocks, running
 
 pytestmark = pytest.mark.slow
 
-ALL = [
-    *("download_model", "download_data", "clean", "tokenize", "train", "merge"),
-    *("evaluate@base", "evaluate@tuned", "report"),
-]
-SMALLER = {
-    "data": {"source": "file", "path": "data/source/rows.jsonl", "limit": 200},
-    "clean": {
-        **{"min_characters": 1, "near_duplicate_threshold": None},  # its rows differ in little
-        **{"validation_fraction": 0.1, "test_fraction": 0.1},
-    },
-    "tokenize": {"max_length": 64},
-    "lora": {"r": 4, "alpha": 8},
-    "train": {"batch_size": 4, "warmup_steps": 1, "eval_steps": 5},
-    "merge": {"parity_rows": 2, "max_loss_gap": 0.2, "max_kl": 0.2},
-    "evaluate": {"max_rows": 8, "generate_rows": 4, "max_new_tokens": 8, "batch_size": 4},
-    "report": {"samples": 2},
-    "machine": {"device": "cpu"},
-}
-
-
-def running(printed: str) -> list[str]:
-    """The stages that DVC says it starts."""
-    return re.findall(r"^Running stage '(.+)':$", printed, re.MULTILINE)
-
-
-class Repository:
-    """A clone with DVC in it, whose caches are its own."""
-
-    def __init__(self, folder: Path, cache: Path):
-        self.folder = folder
-        self.environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_SITE_CACHE_DIR": str(cache),
-            "DVC_NO_ANALYTICS": "1",
-            "OMP_NUM_THREADS": "1",  # see conftest.one_thread
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-        }
-
-    def run(self, *command: str, code: int = 0) -> str:
-        """Standard output and error of a command, whose exit code must be `code`."""
-        done = subprocess.run(
-            command,
-            check=False,
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert done.returncode == code, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
-        return done.stdout
-
-    def ran(self, *command: str) -> list[str]:
-        """The stages that DVC says it ran."""
-        return running(self.run("dvc", *command))
-
-    def killed(self, stage: str, fault: str) -> str:
-        """What `dvc repro` printed until SIGKILL ended its process group. fault: module:function:n, the n-th call."""
-        done = subprocess.run(
-            ["dvc", "repro", stage],
-            check=False,
-            cwd=self.folder,
-            env=self.environment | {"FAULT": f"{fault}:SIGKILL", "PYTHONPATH": str(ROOT / "tests/faults")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            timeout=900,
-        )
-        assert done.returncode == -signal.SIGKILL, done.stdout
-        return done.stdout
-
-    def change(self, dotted: str, value: object) -> None:
-        """Sets a key of params.yaml as a person would, its comments kept."""
-        yaml, path = YAML(), self.folder / "params.yaml"
-        values = yaml.load(path)
-        *parents, last = dotted.split(".")
-        section = values
-        for name in parents:
-            section = section[name]
-        section[last] = value
-        yaml.dump(values, path)
-
-    def commit(self) -> None:
-        self.run("git", "add", "--all")
-        self.run("git", "commit", "--quiet", "--message", "state", "--allow-empty")
-
-    def hashes(self) -> dict[str, str]:
-        """{out: md5} of dvc.lock."""
-        stages = read_yaml(self.folder / "dvc.lock")["stages"].values()
-        return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
-
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, small_base):
-    """made(name) is a fresh clone of the working tree, with a small model and 200 rows in it."""
-
-    def make(name: str) -> Repository:
-        folder = tmp_path_factory.mktemp(name) / "clone"
-        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-        files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-        for file in filter(None, files):
-            if (ROOT / file).is_file() and file not in ("dvc.lock", "metrics.json"):
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / file, folder / file)
-        shutil.rmtree(folder / "assets/tiny-mistral")
-        shutil.copytree(small_base.parents[1] / "source", folder / "assets/tiny-mistral")
-        rows = [{"prompt": f"Add {n} to a number.", "completion": f"def f(x):\n    return x + {n}"} for n in range(200)]
-        (folder / "data/source/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        shutil.copy2(folder / "profiles/tiny.yaml", folder / "params.yaml")
-        repository = Repository(folder, folder.parent / "site-cache")
-        for section, changes in SMALLER.items():
-            for key, value in changes.items():
-                repository.change(f"{section}.{key}", value)
-        repository.run("git", "init", "--quiet")
-        repository.commit()
-        return repository
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def repository(made) -> Repository:
+def repository(first_run, tmp_path_factory) -> Repository:
     """A clone in which everything has run once."""
-    repository = made("first")
-    assert sorted(repository.ran("repro")) == sorted(ALL)
-    repository.commit()
-    return repository
+    return first_run.clone(tmp_path_factory.mktemp("pipeline") / "clone", with_data=True)
 
 
 def test_after_a_run_nothing_runs_again_and_git_is_clean(repository):
@@ -262,11 +134,6 @@ def test_the_merged_model_loads_with_nothing_of_ours(repository, tmp_path):
         [sys.executable, "-c", code, str(merged)], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "True"
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page in one language."""
-    return re.findall(rf"(?m)^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL)
 
 
 def readme_commands() -> list[str]:

@@ -1,0 +1,294 @@
+"""What docs/sharing.md says, with a folder as storage and with a server on this machine that speaks S3."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from stages.shared.params import read_yaml
+from tests.pipeline import ROOT, Repository, blocks
+
+PAGE = "docs/sharing.md"
+CONFIG = ROOT / ".dvc/config"
+BUCKET = "storage"
+KEYS = {"access_key_id": "AnIdForTests", "secret_access_key": "AKeyForTests"}
+
+
+def block(start: str) -> str:
+    """The page's bash block that begins so."""
+    (found,) = [text for text in blocks(PAGE, "bash") if text.startswith(start)]
+    return found
+
+
+def commands(start: str) -> list[str]:
+    """Its lines without their comments."""
+    return [line.partition(" #")[0].strip() for line in block(start).splitlines()]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder as storage."""
+
+    path: Path
+
+    @property
+    def address(self) -> str:
+        return str(self.path)
+
+    def names(self) -> set[str]:
+        return {"".join(path.parts[-2:]) for path in (self.path / "files/md5").rglob("*") if path.is_file()}
+
+    def replace(self, md5: str, content: bytes) -> None:
+        path = self.path / "files/md5" / md5[:2] / md5[2:]
+        path.chmod(0o644)
+        path.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of the server at `endpoint`; `client` is boto3's."""
+
+    endpoint: str
+    client: object
+    address: str = f"s3://{BUCKET}/pipeline"
+
+    def names(self) -> set[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="pipeline/files/md5/")
+        return {"".join(entry["Key"].split("/")[-2:]) for page in pages for entry in page["Contents"]}
+
+    def replace(self, md5: str, content: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=f"pipeline/files/md5/{md5[:2]}/{md5[2:]}", Body=content)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Bucket:
+    import boto3
+    from botocore.config import Config
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="any",
+        aws_secret_access_key="any",
+        config=Config(connect_timeout=60, read_timeout=60),
+    )
+    client.create_bucket(Bucket=BUCKET)
+    yield Bucket(f"http://{host}:{port}", client)
+    server.stop()
+
+
+class Shared(NamedTuple):
+    repository: Repository  # it has run and pushed
+    storage: Folder | Bucket
+
+    def clone(self, folder: Path) -> Repository:
+        """A colleague's, of what is in Git, with credentials of their own."""
+        clone = self.repository.clone(folder)
+        clone.environment |= SECLUDED
+        if isinstance(self.storage, Bucket):
+            for line in commands("dvc remote modify --local"):
+                *command, name, _ = line.split()
+                clone.run(*command, name, KEYS[name])
+        return clone
+
+
+# Nothing of this machine's own credentials, and no waiting for a cloud's metadata service.
+SECLUDED = {
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+@pytest.fixture(scope="module", params=["folder", "s3"])
+def shared(request, first_run, tmp_path_factory) -> Shared:
+    """A repository that has followed the page's first blocks."""
+    folder = tmp_path_factory.mktemp("sharing")
+    repository = first_run.clone(folder / "pipeline", with_data=True)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        repository.environment.pop(name, None)
+    repository.environment |= SECLUDED
+    first, *rest = commands("dvc remote add")
+    if request.param == "folder":
+        storage = Folder(folder / "storage")
+    else:
+        storage = request.getfixturevalue("bucket")
+        rest = [
+            line.replace("http://localhost:9000", storage.endpoint) for line in commands("dvc remote modify storage")
+        ] + rest
+        repository.environment |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
+    repository.run("bash", "-euc", "\n".join([first.replace("s3://bucket/path", storage.address), *rest]))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        repository.environment.pop(name, None)
+    return Shared(repository, storage)
+
+
+def test_the_page_shows_both_ways_to_give_s3_its_keys():
+    assert set(re.findall("storage ([a-z_]+) ", block("dvc remote modify --local"))) == KEYS.keys()
+
+
+@pytest.mark.slow
+def test_everything_but_the_base_is_pushed(shared):
+    stored = shared.storage.names()
+    hashes = shared.repository.hashes()
+    assert hashes.pop("models/base") not in stored
+    del hashes["metrics.json"]
+    assert {md5 for md5 in hashes.values() if md5 not in stored} == set()
+
+
+@pytest.mark.slow
+def test_a_clone_of_git_alone_runs_nothing_brings_what_is_asked_for_and_makes_the_base_to_its_locked_hash(
+    shared, tmp_path
+):
+    clone = shared.clone(tmp_path / "clone")
+    nothing, some, everything = commands("dvc repro --pull")
+    assert "Running stage" not in clone.run(*nothing.split())
+    assert not (clone.folder / "models").exists()
+    assert not (clone.folder / "data/raw").exists()
+
+    clone.run(*some.split())
+    assert (clone.folder / "reports/report.html").is_file()
+    assert [path.name for path in (clone.folder / "models").iterdir()] == ["adapter"]
+    assert not (clone.folder / "data/raw").exists()
+
+    assert re.findall(r"(?m)^Running stage '(.+)':$", clone.run(*everything.split())) == ["download_model"]
+    assert clone.run("git", "status", "--porcelain") == "", "dvc.lock is as it was: the base has its hash"
+    assert clone.ran("repro") == []
+    assert clone.hashes() == shared.repository.hashes()
+
+
+@pytest.mark.slow
+def test_a_damaged_object_is_refused_and_a_mended_one_taken(shared, tmp_path):
+    adapter = shared.repository.folder / "models/adapter/adapter_model.safetensors"
+    whole = adapter.read_bytes()
+    md5 = hashlib.md5(whole).hexdigest()
+    assert md5 in shared.storage.names()
+    clone = shared.clone(tmp_path / "clone")
+    shared.storage.replace(md5, whole[:-1] + bytes([whole[-1] ^ 1]))
+    printed = clone.run("dvc", "pull", "models/adapter", code=1)
+    assert "models/adapter" in printed
+    assert not (clone.folder / "models/adapter/adapter_model.safetensors").exists()
+    shared.storage.replace(md5, whole)
+    clone.run("dvc", "pull", "models/adapter")
+    assert (clone.folder / "models/adapter/adapter_model.safetensors").read_bytes() == whole
+
+
+@pytest.mark.slow
+def test_a_pull_without_credentials_says_so_and_config_local_is_not_in_git(shared, tmp_path):
+    if isinstance(shared.storage, Folder):
+        pytest.skip("a folder has none")
+    clone = shared.repository.clone(tmp_path / "without")
+    clone.environment |= SECLUDED
+    assert "credentials" in clone.run("dvc", "pull", "models/adapter", code=255).lower()
+    clone = shared.clone(tmp_path / "with")
+    assert KEYS["secret_access_key"] in (clone.folder / ".dvc/config.local").read_text()
+    clone.run("dvc", "pull", "metrics/train.json")
+    assert clone.run("git", "status", "--porcelain") == ""
+    assert clone.run("git", "status", "--porcelain", "--ignored", ".dvc/config.local").startswith("!!")
+
+
+@pytest.mark.slow
+def test_an_artifact_comes_by_its_name_from_anywhere(shared, tmp_path):
+    shared.repository.run("git", "init", "--quiet", "--bare", str(tmp_path / "pipeline.git"))
+    shared.repository.run("git", "remote", "add", "origin", str(tmp_path / "pipeline.git"))
+    shared.repository.run("git", "push", "--quiet", "origin", "main")
+    shared.repository.run("bash", "-euc", block("git tag"))
+    elsewhere = Repository(tmp_path, tmp_path / "site-cache")
+    elsewhere.environment |= SECLUDED | {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
+    for line in commands("dvc artifacts get"):
+        elsewhere.run(*line.replace("https://example.com/pipeline.git", str(tmp_path / "pipeline.git")).split())
+    for name in ("adapter", "merged"):
+        ours = shared.repository.folder / "models" / name
+        assert {path.name: path.read_bytes() for path in ours.iterdir()} == {
+            path.name: path.read_bytes() for path in (tmp_path / name).iterdir()
+        }
+    shared.repository.run("git", "remote", "remove", "origin")
+    shared.repository.run("git", "tag", "--delete", "adapter@v1.0.0")
+
+
+@pytest.mark.slow
+def test_clones_on_one_machine_share_a_cache(first_run, tmp_path):
+    one = first_run.clone(tmp_path / "one", with_data=True)
+    other = first_run.clone(tmp_path / "other")
+    place = str(tmp_path / "dvc-cache")
+    lines = [line.replace("/srv/dvc-cache", place) for line in commands("mkdir")]
+    one.run("bash", "-euc", "\n".join(lines))
+    assert one.ran("repro") == []
+    other.run("bash", "-euc", "\n".join(lines[1:]))
+    other.run("dvc", "checkout")
+    assert other.ran("repro") == []
+    for folder in ("models/base", "reports"):
+        assert sorted(path.name for path in (other.folder / folder).iterdir()) == sorted(
+            path.name for path in (one.folder / folder).iterdir()
+        )
+    assert not any((other.folder / ".dvc/cache").glob("*"))
+    assert other.run("git", "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_gc_keeps_what_branches_and_experiments_use_and_removes_the_rest(first_run, tmp_path):
+    repository = first_run.clone(tmp_path / "clone", with_data=True)
+    cache = repository.folder / ".dvc/cache/files/md5"
+
+    def objects() -> set[str]:
+        return {"".join(path.parts[-2:]) for path in cache.rglob("*") if path.is_file()}
+
+    before = objects()
+    repository.run("dvc", "exp", "run", "--name", "kept", "--set-param", "report.samples=1")
+    repository.run("git", "checkout", "--", ".")
+    kept = objects() - before
+    assert kept
+    repository.run("dvc", "exp", "run", "--name", "dropped", "--set-param", "report.samples=0")
+    repository.run("git", "checkout", "--", ".")
+    repository.run("dvc", "checkout")
+    dropped = objects() - before - kept
+    assert dropped
+    repository.run("dvc", "exp", "remove", "dropped")
+    look, prune = commands("dvc gc")
+    repository.run(*look.split())
+    assert objects() == before | kept | dropped
+    repository.run(*prune.split())
+    assert objects() & dropped == set()
+    assert objects() >= kept
+    assert repository.ran("repro") == []
+    repository.run("dvc", "exp", "apply", "kept")
+    shutil.rmtree(repository.folder / "reports")
+    repository.run("dvc", "checkout")
+    assert read_yaml(repository.folder / "params.yaml")["report"]["samples"] == 1
+
+
+def test_no_credential_is_in_git(tmp_path):
+    """Of what Git tracks, and would if all were added; data sets, the tiny base and tests' made-up keys apart."""
+    from detect_secrets import SecretsCollection
+    from detect_secrets.settings import transient_settings
+
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    places = (".dvc", "docs/", "profiles/", "tools/", ".github/", ".ci/")
+    files = [name for name in names if name.startswith(places) or "/" not in name and name]
+    assert {".dvc/config", "params.yaml", "README.md", PAGE, "dvc.lock"} <= set(files)
+    assert not [name for name in files if "config.local" in name or name.endswith(".env")]
+    assert not re.search(r"(?im)^\s*(user|password|\w*(key|token|secret|string|credential)\w*) *=", CONFIG.read_text())
+    made_up = "AKIA" + "QWERTYUIOPASDFGH"
+    (tmp_path / "config").write_text(f"access_key_id = {made_up}\n")
+    plugins = ["AWSKeyDetector", "AzureStorageKeyDetector", "BasicAuthDetector", "GitHubTokenDetector"]
+    plugins += ["PrivateKeyDetector", "OpenAIDetector", "SlackDetector"]
+    with transient_settings({"plugins_used": [{"name": name} for name in plugins]}):
+        secrets = SecretsCollection()
+        secrets.scan_file(str(tmp_path / "config"))
+        assert secrets, "a key of the kind that is looked for is found"
+        secrets = SecretsCollection()
+        for name in files:
+            secrets.scan_file(str(ROOT / name))
+        assert not [(file, secret.type, secret.line_number) for file, secret in secrets]
