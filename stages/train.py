@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from stages._train.adapter import add_adapter, check_saved, quantized_bytes, save_adapter
 from stages._train.checkpoints import Checkpoints, step_of, sync
-from stages._train.checks import Rows, adapter_parameters, check_disk, check_rows, count_rows, end_token
+from stages._train.checks import Rows, adapter_parameters, check_base, check_disk, check_rows, count_rows, end_token
 from stages._train.distributed import join, leave, rank, refuse_divergence, with_the_others, world
 from stages._train.fingerprint import LIBRARIES, fingerprint
 from stages._train.launch import launch
@@ -200,6 +200,7 @@ def prepare(params: Params) -> "tuple[Rows, Checkpoints | NoCheckpoints, Path | 
         counts = check_rows(TOKENIZED / "train.arrow")
         checkpoints = Checkpoints(parts, params.machine.save_total_limit)
         checkpoints.tidy()
+        check_base()
         prepare_trackers(params.machine, checkpoints.folder.name)
         check_start(params.lora)
         kept = 1 + (params.lora.init in ("pissa", "olora")) + (params.train.early_stopping_patience is not None)

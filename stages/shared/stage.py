@@ -28,6 +28,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 DOWNLOADS = ("download_model", "download_data")
+EXPLAINED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 HASHED_BELOW = 1 << 20  # bytes; a larger file is known by its size, mtime and inode
 
 
@@ -96,9 +97,14 @@ def peak_memory() -> int:
 
 
 def explain(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full ({error.filename or 'while writing'}). Free some space and run it again"
-    return f"{error.strerror}: {error.filename}"
+    """Of an error whose number stands in EXPLAINED."""
+    where = error.filename or "while writing"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = "the disk is full" if error.errno == errno.ENOSPC else "your quota on this disk is used up"
+        return f"{full} ({where}). Free some space and run it again"
+    if error.errno == errno.EFBIG:
+        return f"a file may not become so large here ({where}). Raise the limit (ulimit -f) and run it again"
+    return f"{error.strerror}: {where}. Allow this user to read and write there, and run it again"
 
 
 def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
@@ -123,7 +129,7 @@ def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
     except UserError as error:
         sys.exit(f"{stage}: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in EXPLAINED:
             raise
         sys.exit(f"{stage}: {explain(error)}")
     except KeyboardInterrupt:

@@ -16,7 +16,8 @@ def check_hub(model: Model) -> Finding:
         # The description of a gated model is public; its files are not.
         get_hf_file_metadata(hf_hub_url(model.id, "config.json", revision=model.revision), timeout=ANSWER_SECONDS)
     except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:
-        return Finding("hub", f"no access to {model.id}", f"{explain(error, 'model', 'model').capitalize()}")
+        reason = explain(error, "model", "model")
+        return Finding("hub", f"no access to {model.id}", reason[0].upper() + reason[1:])
     card = info.card_data
     licence = card.get("license") if card else None
     if not licence:

@@ -50,9 +50,7 @@ def check_cores(usable: int, workers: int | None) -> Finding:
 def check_memory(available: int, parameters: int | None, bits: int) -> Finding:
     """Against the least that training takes: the frozen base alone."""
     if parameters is None:
-        return Finding(
-            "memory", f"{in_bytes(available)} available; the base is not here yet, so its needs are not known"
-        )
+        return Finding("memory", f"{in_bytes(available)} available; what the base needs shows once it is here")
     needed = parameters * bits // 8
     if needed > available:
         return Finding(
@@ -88,9 +86,8 @@ def driver() -> str | None:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 no shell
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"nvidia-smi failed ({type(error).__name__})"
-    return (
-        done.stdout.strip().replace("\n", "; ") if done.returncode == 0 else "nvidia-smi failed: " + done.stdout[:200]
-    )
+    said = "; ".join(done.stdout.split("\n")).strip("; ")
+    return said if done.returncode == 0 else f"nvidia-smi failed: {said[:200]}"
 
 
 def check_gpu(device: str, said: str | None, cuda: bool, bf16: bool, parameters: int | None) -> Finding:
