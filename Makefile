@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: help run test test-fast bubblewrap lint format clean
+.PHONY: help run doctor test test-fast bubblewrap lint format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,6 +19,9 @@ help: ## this list
 run: .venv/installed ## install what is needed, run what changed, show base against tuned
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@$(BIN)/python -m stages.report --show
+
+doctor: .venv/installed ## what is wrong with this machine, environment or repository, and what to do
+	@$(BIN)/python -m tools.doctor
 
 # The tests break out of the sandbox for generated code, or try to: none is skipped for want of it.
 bubblewrap:

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING
 from stages._train.adapter import check_saved, save_adapter
 from stages._train.assemble import load_rows, make_trainer
 from stages._train.checkpoints import Checkpoints, step_of, sync
-from stages._train.checks import Rows, adapter_parameters, check_disk, check_dtype, check_rows, count_rows, end_token
+from stages._train.checks import (
+    Rows,
+    adapter_parameters,
+    check_base,
+    check_disk,
+    check_dtype,
+    check_rows,
+    count_rows,
+    end_token,
+)
 from stages._train.distributed import join, leave, rank, refuse_divergence, with_the_others
 from stages._train.failures import in_words
 from stages._train.fingerprint import LIBRARIES, fingerprint
@@ -84,6 +93,7 @@ def prepare(params: Params) -> "tuple[Rows, Checkpoints | NoCheckpoints, Path | 
         counts = check_rows(TOKENIZED / "train.arrow")
         checkpoints = Checkpoints(parts, params.machine.save_total_limit)
         checkpoints.tidy()
+        check_base()
         prepare_trackers(params.machine, checkpoints.folder.name)
         check_start(params.lora)
         kept = 1 + (params.lora.init in ("pissa", "olora")) + (params.train.early_stopping_patience is not None)

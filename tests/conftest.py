@@ -111,6 +111,7 @@ class Hub:
     refs: tuple[str, ...] = ("main", "refs/pr/1")  # other names of the commit
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: bool = False
+    card: dict = field(default_factory=dict)  # what a model's card says, such as its licence
     status: int = 0  # answer this to everything
     cut_at: int = 0  # close the connection once after so many bytes of a file
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
@@ -177,7 +178,9 @@ class HubHandler(Uploads, BaseHTTPRequestHandler):
 
     def listing(self, api: re.Match, repository: dict[str, bytes]) -> bytes:
         if api[3] == "revision":
-            return json.dumps({"id": api[2], "sha": self.hub.commit, "siblings": []}).encode()
+            return json.dumps(
+                {"id": api[2], "sha": self.hub.commit, "siblings": [], "cardData": self.hub.card}
+            ).encode()
         tree = [
             {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
             for path, content in repository.items()

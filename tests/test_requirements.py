@@ -14,7 +14,9 @@ NEEDED_UNSEEN = {"accelerate", "dvc", "protobuf", "mistral-common"}
 def pins(name):
     """{distribution: version} of the lines `name==version`."""
     lines = (ROOT / name).read_text().splitlines()
-    found = [re.match(r"([\w.-]+)==(\S+)", line) for line in lines if line and not line.startswith(("#", "-"))]
+    found = [
+        re.match(r"([\w.-]+)(?:\[\w+\])?==(\S+)", line) for line in lines if line and not line.startswith(("#", "-"))
+    ]
     assert all(found), f"{name} has a line without a pin"
     return {re.sub(r"[-_.]+", "-", match[1]).lower(): match[2] for match in found}
 

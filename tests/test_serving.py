@@ -22,8 +22,8 @@ from stages.shared.params import Prompt, load_params
 from stages.shared.paths import ADAPTER, BASE, MERGED, PARAMS
 from stages.shared.prompts import Encoder
 from tests.conftest import ROOT
+from tests.pipeline import blocks
 from tests.test_merge import make_adapter, merged_folder
-from tests.test_pipeline import blocks
 from tools.generate import main, read_options
 
 pytestmark = pytest.mark.slow

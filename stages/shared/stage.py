@@ -28,6 +28,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 DOWNLOADS = ("download_model", "download_data")
+EXPLAINED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 HASHED_BELOW = 1 << 20  # bytes; a larger file is known by its size, mtime and inode
 
 
@@ -96,16 +97,21 @@ def peak_memory() -> int:
 
 
 def explain(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full ({error.filename or 'while writing'}). Free some space and run it again"
-    return f"{error.strerror}: {error.filename}"
+    """Of an error whose number stands in EXPLAINED."""
+    where = error.filename or "while writing"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = "the disk is full" if error.errno == errno.ENOSPC else "your quota on this disk is used up"
+        return f"{full} ({where}). Free some space and run it again"
+    if error.errno == errno.EFBIG:
+        return f"a file may not become so large here ({where}). Raise the limit (ulimit -f) and run it again"
+    return f"{error.strerror}: {where}. Allow this user to read and write there, and run it again"
 
 
 @contextlib.contextmanager
 def explained(name: str, online: bool = False) -> Iterator[None]:
     """Runs the work of the stage or tool `name`, without the network unless `online`.
 
-    A user's mistake, a full disk and Ctrl-C end the process with one message and exit code 1, or 130.
+    A user's mistake, a disk that takes no more and Ctrl-C end the process with one message and exit code 1, or 130.
     """
     os.environ |= QUIET
     warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what TRL passes to it
@@ -117,7 +123,7 @@ def explained(name: str, online: bool = False) -> Iterator[None]:
     except UserError as error:
         sys.exit(f"{name}: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in EXPLAINED:
             raise
         sys.exit(f"{name}: {explain(error)}")
     except KeyboardInterrupt:

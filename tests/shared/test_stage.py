@@ -218,7 +218,18 @@ def test_a_file_that_may_not_be_written_is_named(capsys):
     def main(params):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "data/clean")
 
-    assert stopped(capsys, main) == "clean: Permission denied: data/clean"
+    text = stopped(capsys, main)
+    assert text == "clean: Permission denied: data/clean. Allow this user to read and write there, and run it again"
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.EDQUOT, "your quota"), (errno.EFBIG, "(ulimit -f)")])
+def test_a_quota_and_a_limit_on_files_are_said_in_words(capsys, number, words):
+    def main(params):
+        raise OSError(number, os.strerror(number))
+
+    text = stopped(capsys, main)
+    assert words in text
+    assert "(while writing)" in text
 
 
 def test_ctrl_c_ends_with_the_code_of_an_interrupt(capsys):

@@ -1,0 +1,417 @@
+"""python -m tools.doctor: every fault is made for real, and found."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.shared.params import read_yaml
+from tests.conftest import ROOT
+from tools import doctor
+from tools._doctor import libraries, locks, machine, stored
+from tools._doctor.finding import Finding
+
+
+def wrong(findings):
+    return [str(finding) for finding in findings if finding.remedy]
+
+
+def test_a_finding_is_a_line_with_its_remedy():
+    assert str(Finding("disk", "1 GiB free")) == "✓ disk: 1 GiB free"
+    assert str(Finding("disk", "full", "Free some")) == "✗ disk: full. Free some"
+
+
+def test_more_workers_than_cores_are_named():
+    assert not machine.check_cores(4, 4).remedy
+    assert not machine.check_cores(4, None).remedy
+    assert "machine.workers is 5" in str(machine.check_cores(4, 5))
+
+
+def test_memory_is_compared_with_the_base_alone():
+    assert not machine.check_memory(8 << 30, 7_000_000_000, 4).remedy
+    found = machine.check_memory(8 << 30, 7_000_000_000, 16)
+    assert "8.0 GiB available, and the base in 16 bits alone takes 13.0 GiB" in str(found)
+    assert found.remedy
+    assert "once it is here" in str(machine.check_memory(8 << 30, None, 4))
+
+
+def test_the_disk_must_hold_the_merged_model_and_the_base_where_it_is_absent():
+    assert not machine.check_disk(20 << 30, 14 << 30, base_is_here=True).remedy
+    found = machine.check_disk(20 << 30, 14 << 30, base_is_here=False)
+    assert "20.0 GiB free, and models/base and models/merged takes 28.0 GiB" in str(found)
+    assert found.remedy
+    assert "once it is here" in str(machine.check_disk(20 << 30, None, base_is_here=True))
+
+
+def test_the_base_is_measured_where_it_lies(params_of, small_base, tmp_path):
+    model = params_of(model={"path": str(small_base.parents[1] / "source")}).model
+    manifest = json.loads((small_base / "manifest.json").read_text())
+    expected = manifest["parameters"], manifest["bytes"]
+    assert machine.base_size(model, small_base) == expected
+    assert machine.base_size(model, tmp_path) == expected, "from the files' headers"
+    assert machine.base_size(params_of(model={"path": str(tmp_path)}).model, small_base) is None, "of another model"
+    hub = {"source": "hub", "path": "x", "id": "owner/name", "revision": "c" * 40}
+    assert machine.base_size(params_of(model=hub).model, small_base) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (("auto", "NVIDIA H100, 570.86", False, False, 10**7), "PyTorch cannot use it"),
+        (("cuda", None, False, False, 10**7), "none, and machine.device is cuda"),
+        (("auto", None, False, False, 7 * 10**9), "none, and the base has 7,000,000,000 parameters"),
+        (("auto", "Tesla T4, 550.54", True, False, 10**7), "without bfloat16"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_named_with_the_reason(seen, words):
+    found = machine.check_gpu(*seen)
+    assert words in str(found)
+    assert found.remedy
+
+
+def test_a_gpu_that_works_and_a_small_base_on_the_cpu_are_well():
+    assert not machine.check_gpu("auto", "NVIDIA H100, 570.86", True, True, 7 * 10**9).remedy
+    assert not machine.check_gpu("auto", None, False, False, 10**7).remedy
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo NVIDIA H100, 570.86", "NVIDIA H100, 570.86"),
+        ("echo cannot talk to the driver; exit 9", "nvidia-smi failed: cannot talk to the driver"),
+    ],
+)
+def test_what_the_driver_says_is_asked_of_nvidia_smi(tmp_path, monkeypatch, script, said):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.driver() == said
+    program.unlink()
+    assert machine.driver() is None
+
+
+def test_a_library_that_is_missing_or_of_another_version_is_named():
+    wanted = libraries.pins("-c constraints.txt\npytest==0.1  # reason\nno-such-library==1.0\n")
+    assert wanted == {"pytest": "0.1", "no-such-library": "1.0"}
+    found = libraries.check_pins(wanted, libraries.installed(list(wanted)))
+    assert f"no-such-library missing for 1.0, pytest {pytest.__version__} for 0.1" in found.text
+    assert found.remedy == "python -m pip install -r requirements.txt"
+
+
+def test_versions_other_than_those_of_the_last_training_are_named(tmp_path):
+    path = tmp_path / "train.json"
+    assert libraries.trained_versions(path) is None
+    here = libraries.installed(["torch", "peft"])
+    path.write_text(json.dumps({"versions": {**here, "torch": f"{here['torch']}+cu130"}}))
+    assert not libraries.check_run(libraries.trained_versions(path), here).remedy, "a build for a GPU is the same"
+    path.write_text(json.dumps({"versions": {**here, "peft": "0.1"}}))
+    found = libraries.check_run(libraries.trained_versions(tmp_path / "absent", path), here)
+    assert f"peft {here['peft']} for 0.1" in found.text
+    assert "peft==0.1" in found.remedy
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture
+def alive():
+    with subprocess.Popen(["sleep", "600"]) as one:
+        while not locks.command_of(one.pid):  # it has none yet at its very start
+            time.sleep(0.01)
+        yield one.pid
+        one.kill()
+
+
+def rwlock(folder, pid):
+    path = folder / "rwlock"
+    info = {"pid": pid, "cmd": "/usr/bin/dvc repro"}
+    path.write_text(json.dumps({"read": {"/x/data": [info]}, "write": {"/x/models": info}}))
+    return path
+
+
+def test_a_lock_of_a_dead_process_is_found_once(tmp_path, dead):
+    found = wrong(locks.check_rwlock(rwlock(tmp_path, dead)))
+    assert len(found) == 1
+    assert f"names process {dead} (/usr/bin/dvc repro), which is dead" in found[0]
+    assert f"rm {tmp_path}/rwlock" in found[0]
+
+
+def test_a_lock_whose_number_another_program_got_is_found(tmp_path, alive):
+    assert (
+        f"process {alive}, which is no DVC any more but 'sleep 600'"
+        in wrong(locks.check_rwlock(rwlock(tmp_path, alive)))[0]
+    )
+
+
+def test_a_broken_lock_is_found_and_none_is_well(tmp_path):
+    assert locks.check_rwlock(tmp_path / "rwlock") == []
+    (tmp_path / "rwlock").write_text('{"read": {')
+    assert "cannot be read" in wrong(locks.check_rwlock(tmp_path / "rwlock"))[0]
+
+
+HOLD = """
+import fcntl, os, sys, time
+file = open(sys.argv[1], "a+")
+fcntl.flock(file, fcntl.LOCK_EX)
+file.write(f"{os.getpid()}\\n")
+file.flush()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def holder(lock, *above):
+    """A process that holds the lock, below a shell whose command line is `above`."""
+    lock.parent.mkdir(parents=True)
+    program = lock.parent.parent / "hold.py"
+    program.write_text(HOLD)
+    script = f'"{sys.executable}" "{program}" "{lock}" & wait'
+    process = subprocess.Popen(["sh", "-c", script, *above], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def end(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_trainer_below_a_dvc_is_at_work_and_one_whose_dvc_was_killed_is_an_orphan(tmp_path):
+    lock = tmp_path / "checkpoints/0123456789abcdef/lock"
+    process = holder(lock, "dvc repro")
+    try:
+        trainer = int(lock.read_text())
+        assert [str(one) for one in locks.check_trainings(tmp_path / "checkpoints")] == [
+            f"✓ trainings: process {trainer} trains in 0123456789abcdef"
+        ]
+        process.kill()
+        process.wait()
+        found = wrong(locks.check_trainings(tmp_path / "checkpoints"))
+        assert len(found) == 1
+        assert f"process {trainer} holds" in found[0]
+        assert f"kill {trainer}" in found[0]
+    finally:
+        end(process)
+    for _ in range(300):
+        if not locks.is_held(lock):
+            break
+        time.sleep(0.1)
+    found = locks.check_trainings(tmp_path / "checkpoints")
+    assert wrong(found) == []
+    assert "1 stopped" in found[0].text
+
+
+def test_looking_at_a_lock_takes_it_from_nobody(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text("")
+    assert not locks.is_held(path)
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert locks.is_held(path)
+    assert not locks.is_held(tmp_path / "absent")
+
+
+def test_the_copy_of_a_killed_experiment_is_found_and_one_in_use_is_not(tmp_path):
+    for name in ("tmpkilled", "tmpused"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+    with subprocess.Popen(["sleep", "600"], cwd=tmp_path / "tmpused/deep") as process:
+        found = wrong(locks.check_copies(tmp_path))
+        process.kill()
+    assert len(found) == 1
+    assert found[0].endswith(f"rm -r {tmp_path}/tmpkilled")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A repository with a file and a folder in its cache, and none of our stages."""
+    folder = tmp_path_factory.mktemp("doctor")
+    stages = {
+        "one": {"cmd": "echo one > file", "outs": ["file"]},
+        "many": {"cmd": "mkdir folder && echo a > folder/a && echo b > folder/b", "outs": ["folder"]},
+        "kept": {"cmd": "echo {} > kept.json", "metrics": [{"kept.json": {"cache": False}}]},
+    }
+    YAML().dump({"stages": stages}, folder / "dvc.yaml")
+    for name in ("params.yaml", "requirements.txt"):
+        (folder / name).write_text((ROOT / name).read_text())
+    from dvc.repo import Repo
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("site")))
+        with Repo.init(no_scm=True) as repo:
+            repo.reproduce()
+    return folder
+
+
+@pytest.fixture
+def inside(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        yield repo
+
+
+def object_of(repo, output):
+    one = next(one for one in stored.outputs(repo) if one.output == output)
+    return list(stored.files_of(one))[-1][1]
+
+
+@contextlib.contextmanager
+def harmed(path, content):
+    """The file with other bytes, and afterwards as before."""
+    before, mode = path.read_bytes(), path.stat().st_mode
+    path.chmod(0o644)
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+        path.chmod(mode)
+
+
+def test_a_whole_cache_is_well_and_what_git_keeps_is_not_looked_for(inside):
+    for deep in (False, True):
+        found = stored.check_cache(stored.outputs(inside), deep)
+        assert [finding.remedy for finding in found] == [""]
+        assert "2 of 2 outputs" in found[0].text
+
+
+@pytest.mark.parametrize("output", ["file", "folder"])
+def test_a_flipped_byte_in_the_cache_is_found_by_its_hash_alone(inside, output):
+    path = object_of(inside, output)
+    flipped = bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]
+    with harmed(path, flipped):
+        assert wrong(stored.check_cache(stored.outputs(inside), deep=False)) == []
+        found = wrong(stored.check_cache(stored.outputs(inside), deep=True))
+    assert len(found) == 1
+    assert f"the copy of {output} has other bytes than dvc.lock says ({path})" in found[0]
+
+
+@pytest.mark.parametrize("output", ["file", "folder"])
+def test_an_object_that_was_cut_short_is_found_by_its_size(inside, output):
+    with harmed(object_of(inside, output), b""):
+        assert f"the copy of {output} has other bytes" in wrong(stored.check_cache(stored.outputs(inside), False))[0]
+
+
+def test_a_damaged_list_of_a_folders_files_is_found(inside):
+    one = next(one for one in stored.outputs(inside) if one.output == "folder")
+    with harmed(one.path, one.path.read_bytes()[:-1]):
+        assert f"({one.path})" in wrong(stored.check_cache(stored.outputs(inside), False))[0]
+
+
+def test_an_absent_object_is_nothing_wrong(inside):
+    path = object_of(inside, "file")
+    path.rename(path.with_suffix(".away"))
+    try:
+        found = stored.check_cache(stored.outputs(inside), deep=True)
+    finally:
+        path.with_suffix(".away").rename(path)
+    assert wrong(found) == []
+    assert "1 of 2 outputs" in found[0].text
+
+
+def test_the_remedy_for_a_damaged_object_brings_it_back(repository, inside):
+    path = object_of(inside, "file")
+    path.chmod(0o644)
+    path.write_bytes(b"two\n")
+    remedy = wrong(stored.check_cache(stored.outputs(inside), deep=True))[0]
+    commands = [remedy.partition(". ")[2].partition(", then")[0], remedy.rpartition("`")[0].rpartition("`")[2]]
+    assert [command.split()[0] for command in commands] == ["rm", "dvc"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in commands:
+        subprocess.run(command, shell=True, check=True, cwd=repository, env=environment, timeout=300)
+    assert path.read_text() == "one\n"
+    assert (repository / "file").read_text() == "one\n"
+
+
+def test_a_remote_without_verify_and_a_password_in_git_are_found(inside):
+    from dvc.config import Config
+
+    with inside.config.edit("repo") as edited:
+        edited["remote"]["shared"] = {"url": "s3://bucket/path", "secret_access_key": "x"}
+        edited["remote"]["well"] = {"url": "/srv/dvc", "verify": True}
+    config = Config(inside.dvc_dir)
+    found = wrong(stored.check_remotes(config["remote"], config.load_one("repo")["remote"]))
+    assert [line.partition(",")[0].partition(":")[0] for line in found] == ["✗ remotes", "✗ remotes"]
+    assert found[0].endswith("dvc remote modify shared verify true")
+    assert "shared has its secret_access_key in .dvc/config" in found[1]
+    with inside.config.edit("repo") as edited:
+        edited["remote"]["shared"] = {"url": "s3://bucket/path", "verify": True}
+    config = Config(inside.dvc_dir)
+    assert wrong(stored.check_remotes(config["remote"], config.load_one("repo")["remote"])) == []
+    assert wrong(stored.check_remotes({}, {})) == []
+
+
+def test_the_exit_code_says_whether_something_is_wrong(repository, inside, capsys, monkeypatch, dead):
+    monkeypatch.setattr(machine, "driver", lambda: None)
+    for path in (repository / ".dvc/tmp").glob("rwlock"):
+        path.unlink()
+    code, said = doctor.main(["--deep"]), capsys.readouterr().out
+    assert code == 0, said
+    assert all(line.startswith("✓ ") for line in said.splitlines())
+    assert {line.split()[1] for line in said.splitlines()} >= {
+        *("params.yaml:", "cores:", "memory:", "disk:", "GPU:", "libraries:", "locks:", "cache:", "remotes:")
+    }
+    path = rwlock(repository / ".dvc/tmp", dead)
+    assert doctor.main([]) == 1
+    path.unlink()
+    assert f"process {dead} (/usr/bin/dvc repro), which is dead" in capsys.readouterr().out
+
+
+def test_params_that_are_not_legal_are_a_finding_among_the_others(inside, repository, capsys):
+    values = read_yaml(repository / "params.yaml")
+    with harmed(repository / "params.yaml", b"train: {}\n"):
+        assert doctor.main([]) == 1
+    assert read_yaml(repository / "params.yaml") == values
+    said = capsys.readouterr().out
+    assert "✗ params.yaml: not legal" in said
+    assert "✓ cache:" in said
+
+
+def test_outside_of_a_repository_it_says_where_to_go(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert doctor.main([]) == 1
+    assert "✗ DVC: you are not inside of a DVC repository" in capsys.readouterr().out
+
+
+ASK = (
+    "import sys\nfrom stages.shared.params import Model\nfrom tools._doctor.hub import check_hub\n"
+    "model = Model(source='hub', path='x', id=sys.argv[1], revision='c' * 40, tokenizer='own')\n"
+    "print(check_hub(model))\n"
+)
+
+
+def test_the_hub_says_whether_the_base_can_be_read_and_its_licence(hub, python_at, closed_port):
+    hub.files["models/owner/name"] = {"config.json": b"{}"}
+    hub.card = {"license": "apache-2.0"}
+    assert python_at(hub.url, ASK, "owner/name").stdout == (
+        "✓ hub: owner/name can be read; its licence is apache-2.0\n"
+    )
+    hub.gated = True
+    said = python_at(hub.url, ASK, "owner/name").stdout
+    assert said.startswith("✗ hub: no access to owner/name. It is gated. Accept the licence")
+    assert "no such model" in python_at(hub.url, ASK, "owner/absent").stdout
+    assert "cannot be reached" in python_at(closed_port, ASK, "owner/name").stdout
+
+
+def test_a_base_from_a_folder_asks_no_hub(params_of):
+    from tools._doctor.hub import check_hub
+
+    assert "not needed" in str(check_hub(params_of().model))

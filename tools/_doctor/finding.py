@@ -1,0 +1,23 @@
+"""What the doctor says about one thing."""
+
+from dataclasses import dataclass
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. With a remedy something is wrong; without one it is as it should be, or only worth knowing."""
+
+    about: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        mark, tail = ("✗", f". {self.remedy}") if self.remedy else ("✓", "")
+        return f"{mark} {self.about}: {self.text}{tail}"
+
+
+def in_bytes(size: float) -> str:
+    """Such as 13.5 GiB or 20 MiB."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"

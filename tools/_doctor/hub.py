@@ -1,0 +1,25 @@
+"""Whether the hub gives the base model to this user, and under which licence. Asks the network."""
+
+from stages.shared.hub import ANSWER_SECONDS, explain
+from stages.shared.params import Model
+from tools._doctor.finding import Finding
+
+
+def check_hub(model: Model) -> Finding:
+    if model.source != "hub":
+        return Finding("hub", f"not needed: the base is the folder {model.path}")
+    import httpx2
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+
+    try:
+        info = HfApi().model_info(model.id, revision=model.revision, timeout=ANSWER_SECONDS)
+        # The description of a gated model is public; its files are not.
+        get_hf_file_metadata(hf_hub_url(model.id, "config.json", revision=model.revision), timeout=ANSWER_SECONDS)
+    except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:
+        reason = explain(error, "model", "model")
+        return Finding("hub", f"no access to {model.id}", reason[0].upper() + reason[1:])
+    card = info.card_data
+    licence = card.get("license") if card else None
+    if not licence:
+        return Finding("hub", f"{model.id} can be read, and its card names no licence; read the card before you share")
+    return Finding("hub", f"{model.id} can be read; its licence is {licence}")

@@ -1,0 +1,122 @@
+"""Cores, memory, disk and GPU against what params.yaml needs."""
+
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+from stages.shared.params import Model, Params
+from stages.shared.paths import BASE, read_json
+from tools._doctor.finding import Finding, in_bytes
+
+LARGE = 1_000_000_000  # parameters from which training on a CPU would take weeks
+
+
+def base_size(model: Model, base: Path = BASE) -> tuple[int, int] | None:
+    """Parameters and bytes of the base that params.yaml names, or None where it is not on this machine.
+
+    The files' headers are read, so that a folder needs no manifest.
+    """
+    try:
+        manifest = read_json(base / "manifest.json")
+    except (OSError, ValueError):
+        manifest = {}
+    origin = ("id", "revision") if model.source == "hub" else ("path",)
+    if manifest.get("source") == model.source and all(manifest.get(key) == getattr(model, key) for key in origin):
+        return manifest["parameters"], manifest["bytes"]
+    if model.source == "hub":
+        return None
+    from stages._download_model.checks import tensor_shapes, weight_files
+    from stages.shared.errors import UserError
+
+    folder = Path(model.path)
+    try:
+        names = [name for name in weight_files(folder) if name.endswith(".safetensors")]
+        shapes = tensor_shapes(folder, names)
+    except (UserError, OSError):
+        return None
+    count = sum(math.prod(shape) for shape in shapes.values())
+    return count, sum((folder / name).stat().st_size for name in names)
+
+
+def check_cores(usable: int, workers: int | None) -> Finding:
+    if workers is not None and workers > usable:
+        return Finding(
+            "cores", f"{usable}, and machine.workers is {workers}", "Set it to null, which takes as many as there are"
+        )
+    return Finding("cores", str(usable))
+
+
+def check_memory(available: int, parameters: int | None, bits: int) -> Finding:
+    """Against the least that training takes: the frozen base alone."""
+    if parameters is None:
+        return Finding("memory", f"{in_bytes(available)} available; what the base needs shows once it is here")
+    needed = parameters * bits // 8
+    if needed > available:
+        return Finding(
+            "memory",
+            f"{in_bytes(available)} available, and the base in {bits} bits alone takes {in_bytes(needed)}",
+            "End other programs, take a larger machine, or a smaller quantization.bits",
+        )
+    return Finding("memory", f"{in_bytes(available)} available, {in_bytes(needed)} for the base in {bits} bits")
+
+
+def check_disk(free: int, size: int | None, base_is_here: bool) -> Finding:
+    """Against models/merged, which is as large as the base and written anew each time, and models/base where absent."""
+    if size is None:
+        return Finding("disk", f"{in_bytes(free)} free; what the base needs shows once it is here")
+    needed = size if base_is_here else 2 * size
+    what = "models/merged" if base_is_here else "models/base and models/merged"
+    if needed > free:
+        return Finding(
+            "disk",
+            f"{in_bytes(free)} free, and {what} takes {in_bytes(needed)}",
+            "Free some space; `dvc gc --workspace` drops from DVC's cache what no current file needs",
+        )
+    return Finding("disk", f"{in_bytes(free)} free, {in_bytes(needed)} for {what}")
+
+
+def driver() -> str | None:
+    """What the GPU's driver says of itself, such as `NVIDIA H100, 570.86`, or None where there is none."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return None
+    query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 no shell
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nvidia-smi failed ({type(error).__name__})"
+    said = "; ".join(done.stdout.split("\n")).strip("; ")
+    return said if done.returncode == 0 else f"nvidia-smi failed: {said[:200]}"
+
+
+def check_gpu(device: str, said: str | None, cuda: bool, bf16: bool, parameters: int | None) -> Finding:
+    """said: by the driver; cuda, bf16: what PyTorch can use."""
+    if said is not None and not cuda:
+        return Finding(
+            "GPU",
+            f"the driver says {said!r}, but PyTorch cannot use it",
+            "Check CUDA_VISIBLE_DEVICES, and install a driver that is new enough for the CUDA of this PyTorch: "
+            "python -c 'import torch; print(torch.version.cuda)'",
+        )
+    if not cuda and device == "cuda":
+        return Finding("GPU", "none, and machine.device is cuda", "Set it to auto, or take a machine with a GPU")
+    if not cuda and (parameters or 0) >= LARGE:
+        return Finding(
+            "GPU", f"none, and the base has {parameters:,} parameters", "Take a machine with a GPU: docs/gpu-box.md"
+        )
+    if not cuda:
+        return Finding("GPU", "none; this base trains on the CPU")
+    if not bf16:
+        return Finding("GPU", f"{said or 'there'}, without bfloat16", "Take one of the Ampere generation or later")
+    return Finding("GPU", f"{said or 'there'}, with bfloat16")
+
+
+def machine_findings(params: Params, cores: int, available: int, free: int) -> list[Finding]:
+    size = base_size(params.model)
+    parameters, weights = size or (None, None)
+    return [
+        check_cores(cores, params.machine.workers),
+        check_memory(available, parameters, params.quantization.bits),
+        check_disk(free, weights, (BASE / "manifest.json").is_file()),
+    ]

@@ -1,0 +1,127 @@
+"""DVC's cache against dvc.lock, and the remotes' settings."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools._doctor.finding import Finding
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+SECRETS = {
+    *("access_key_id", "account_key", "client_secret", "connection_string", "password", "passphrase", "sas_token"),
+    *("secret_access_key", "session_token", "token"),
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An output as dvc.lock has it, and where its object lies in the cache. size: bytes, of a folder in all."""
+
+    output: str
+    stage: str
+    md5: str
+    size: int | None
+    path: Path
+
+
+def outputs(repo: "Repo") -> list[Stored]:
+    """Of metrics.json, which Git keeps, the cache has nothing."""
+    cache = repo.cache.local
+    return [
+        Stored(
+            out.def_path,
+            out.stage.addressing,
+            out.hash_info.value,
+            out.meta.size,
+            Path(cache.oid_to_path(out.hash_info.value)),
+        )
+        for out in repo.index.outs
+        if out.use_cache and out.hash_info and out.hash_info.name == "md5"
+    ]
+
+
+def md5_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def files_of(stored: Stored) -> Iterator[tuple[str, Path]]:
+    """(md5, path) of the objects that an output consists of, the list of a folder's files first."""
+    yield stored.md5.removesuffix(".dir"), stored.path
+    if stored.md5.endswith(".dir"):
+        root = stored.path.parents[1]
+        for entry in json.loads(stored.path.read_bytes()):
+            yield entry["md5"], root / entry["md5"][:2] / entry["md5"][2:]
+
+
+def damage(stored: Stored, deep: bool) -> list[Path] | None:
+    """Objects of an output that are not what their names say; None where one of them is absent.
+
+    Without `deep` only sizes are compared, and the hash of the list of a folder's files, which is short.
+    """
+    if not stored.path.is_file():
+        return None
+    folder = stored.md5.endswith(".dir")
+    if folder and md5_of(stored.path) != stored.md5.removesuffix(".dir"):
+        return [stored.path]
+    pairs = list(files_of(stored))
+    if not all(path.is_file() for _, path in pairs):
+        return None
+    contents = pairs[1:] if folder else pairs
+    if deep:
+        return [path for md5, path in contents if md5_of(path) != md5]
+    size = sum(path.stat().st_size for _, path in contents)
+    return [path for _, path in contents] if stored.size not in (None, size) else []
+
+
+def check_cache(stored: list[Stored], deep: bool) -> list[Finding]:
+    found, absent = [], []
+    for one in stored:
+        damaged = damage(one, deep)
+        if damaged is None:
+            absent.append(one.output)
+        elif damaged:
+            which = f"{damaged[0]}" if len(damaged) == 1 else f"one of {len(damaged)} objects"
+            found.append(
+                Finding(
+                    "cache",
+                    f"the copy of {one.output} has other bytes than dvc.lock says ({which})",
+                    f"rm -rf {one.output} {' '.join(map(str, damaged))}, then `dvc pull {one.stage}` where a remote "
+                    f"has it, else `dvc repro --no-run-cache --force {one.stage}`",
+                )
+            )
+    if found:
+        return found
+    how = "hashes" if deep else "sizes"
+    text = f"{len(stored) - len(absent)} of {len(stored)} outputs of dvc.lock, {how} compared"
+    return [Finding("cache", f"{text}; `dvc pull` or `dvc repro` brings the others" if absent else text)]
+
+
+def check_remotes(remotes: dict[str, dict], tracked: dict[str, dict]) -> list[Finding]:
+    """remotes: as all configuration files together have them; tracked: as .dvc/config has, which Git shares."""
+    found = []
+    for name, settings in sorted(remotes.items()):
+        if str(settings.get("verify", "")).lower() != "true":
+            found.append(
+                Finding(
+                    "remotes",
+                    f"{name} is not verified: damaged objects in it would be taken as right",
+                    f"dvc remote modify {name} verify true",
+                )
+            )
+        if shared := sorted(SECRETS & tracked.get(name, {}).keys()):
+            found.append(
+                Finding(
+                    "remotes",
+                    f"{name} has its {', '.join(shared)} in .dvc/config, which Git shares",
+                    f"Make it void, then: dvc remote modify --unset {name} {shared[0]}, and set a new one with --local",
+                )
+            )
+    if not remotes:
+        return [Finding("remotes", "none; results stay on this machine")]
+    return found or [Finding("remotes", f"{', '.join(sorted(remotes))}, verified")]

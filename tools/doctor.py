@@ -1,0 +1,97 @@
+"""What is wrong with this machine, environment or repository, and what to do about it; nothing is changed.
+
+    python -m tools.doctor [--deep] [--network]
+
+One line a finding; those that begin with ✗ end with a remedy. Exit code 1 where there is one of these, else 0.
+--deep hashes what the cache has of dvc.lock's outputs, in place of comparing sizes. --network asks the hub whether the
+base model can be downloaded, and under which licence.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.shared.errors import UserError
+from stages.shared.params import Params, load_params
+from stages.shared.paths import METRICS
+from tools._doctor.finding import Finding
+from tools._doctor.hub import check_hub
+from tools._doctor.libraries import check_pins, check_run, installed, pins, trained_versions
+from tools._doctor.locks import lock_findings
+from tools._doctor.machine import base_size, check_gpu, driver, machine_findings
+from tools._doctor.stored import check_cache, check_remotes, outputs
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+def of_machine(params: Params) -> list[Finding]:
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return machine_findings(params, cores, psutil.virtual_memory().available, shutil.disk_usage(".").free)
+
+
+def of_gpu(params: Params) -> Finding:
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("GPU", f"PyTorch cannot be loaded ({error})", "python -m pip install -r requirements.txt")
+    cuda = torch.cuda.is_available()
+    parameters = (base_size(params.model) or (None, None))[0]
+    return check_gpu(params.machine.device, driver(), cuda, cuda and torch.cuda.is_bf16_supported(False), parameters)
+
+
+def of_libraries(repo: "Repo") -> Iterator[Finding]:
+    wanted = pins(Path("requirements.txt").read_text(encoding="utf-8"))
+    yield check_pins(wanted, installed(list(wanted)))
+    curve = METRICS / "train.json"
+    locked = [stored.path for stored in outputs(repo) if stored.output == str(curve)]
+    versions = trained_versions(*locked, curve)
+    yield check_run(versions, installed(list(versions or {})))
+
+
+def findings(deep: bool, network: bool) -> Iterator[Finding]:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    params = None
+    try:
+        params = load_params()
+        yield Finding("params.yaml", "legal")
+    except UserError as error:
+        yield Finding("params.yaml", f"not legal, so machine, GPU and hub were not looked at: {error}", "Correct it")
+    if params:
+        yield from of_machine(params)
+        yield of_gpu(params)
+    try:
+        with Repo() as repo:
+            yield from of_libraries(repo)
+            yield from lock_findings(Path(repo.tmp_dir))
+            yield from check_cache(outputs(repo), deep)
+            yield from check_remotes(repo.config["remote"], repo.config.load_one("repo").get("remote", {}))
+    except DvcException as error:
+        yield Finding("DVC", f"{error}", "Run this in the repository's own folder, with dvc.yaml and dvc.lock of Git")
+    if network and params:
+        yield check_hub(params.model)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.doctor", description=__doc__.splitlines()[0])
+    parser.add_argument("--deep", action="store_true", help="hash the cache's objects")
+    parser.add_argument("--network", action="store_true", help="ask the hub for the base model")
+    options = parser.parse_args(arguments)
+    os.environ |= {"DVC_NO_ANALYTICS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    wrong = 0
+    for finding in findings(options.deep, options.network):
+        print(finding, flush=True)
+        wrong += bool(finding.remedy)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
