@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -153,11 +154,23 @@ def test_every_command_of_the_readme_is_run_here_or_by_ci():
         "dvc params diff --md",
         "dvc plots diff",
         "dvc repro",
+        "python -m tools.plan -S clean.min_characters=9",
+        "python -m tools.doctor",
+        'python -m tools.generate --compare "Write the Python function add(a, b)."',
+        "python -m tools.push_to_hub merged owner/name --dry-run",
     }
 
 
 def test_the_readmes_commands_on_changes_work(repository):
-    printed = {command: repository.run(*command.split()) for command in readme_commands() if command.startswith("dvc ")}
+    commands = [line for line in readme_commands() if line.startswith(("dvc ", "python -m tools."))]
+    printed = {command: repository.run(*shlex.split(command)) for command in commands}
+    tools = {
+        command.split()[2].removeprefix("tools."): said for command, said in printed.items() if "tools." in command
+    }
+    assert "clean.min_characters: 1 → 9" in tools["plan"]
+    assert "✓ params.yaml: legal" in tools["doctor"]
+    assert all(name in tools["generate"] for name in ("base", "tuned"))
+    assert "model.safetensors" in tools["push_to_hub"]
     assert "train.learning_rate" in printed["dvc params diff --md"]
     assert "evaluate.tuned.perplexity" in printed["dvc metrics diff --md"]
     assert "index.html" in printed["dvc plots diff"]

@@ -141,3 +141,14 @@ def test_a_value_that_is_not_legal_is_refused(inside, override, message):
     with pytest.raises(UserError) as raised:
         tool.main(["-S", override])
     assert message in str(raised.value)
+
+
+def test_many_modified_files_are_told_in_a_few_lines_and_every_value():
+    files = [f"stages/{name}.py (modified)" for name in "abcdefghi"]
+    lines = tool.text_of([tool.Planned("clean", [*files, "clean.check_code: True → False"], [], [])]).splitlines()
+    assert [line.split("  ", 1)[1].strip() for line in lines[:5]] == [
+        *files[:3],
+        "6 more files (modified)",
+        "clean.check_code: True → False",
+    ]
+    assert "d.py" in tool.text_of([tool.Planned("clean", files[:4], [], [])])

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 MISSING = object()
+FILES = 3
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,21 @@ def with_overrides(values: dict, overrides: list[str]) -> dict:
     return values
 
 
+def folded(reasons: list[str]) -> list[str]:
+    """Of the files that were modified no more than FILES by name."""
+    modified = [reason for reason in reasons if reason.endswith(" (modified)")]
+    if len(modified) <= FILES + 1:
+        return reasons
+    others = [reason for reason in reasons if reason not in modified]
+    return [*modified[:FILES], f"{len(modified) - FILES} more files (modified)", *others]
+
+
 def text_of(stages: list[Planned]) -> str:
     running = [stage for stage in stages if stage.runs]
     width = max((len(stage.name) for stage in running), default=0)
     lines = []
     for stage in running:
-        reasons = [*stage.changed, *([f"follows {', '.join(stage.after)}"] if stage.after else [])]
+        reasons = [*folded(stage.changed), *([f"follows {', '.join(stage.after)}"] if stage.after else [])]
         lines += [f"{stage.name if place == 0 else '':{width}}  {reason}" for place, reason in enumerate(reasons)]
     idle = [stage.name for stage in stages if not stage.runs]
     lines.append(f"nothing to do for {', '.join(idle)}" if idle else "every stage would run")
