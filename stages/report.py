@@ -57,16 +57,18 @@ def figures_only(values: dict) -> dict:
     return kept
 
 
-def without_sources(evaluation: dict) -> dict:
-    kept = {name: values for name, values in evaluation["slices"].items() if name != "source"}
+def without_details(evaluation: dict) -> dict:
+    """Of the slices those by fields that the user named: of sources and lengths there are many."""
+    kept = {name: values for name, values in evaluation["slices"].items() if name not in ("source", "length")}
     return evaluation | {"slices": kept}
 
 
 def metrics(inputs: dict) -> dict:
-    """What metrics.json holds. The sources stay in the stages' own files: there may be many of them."""
+    """What metrics.json holds, and with it `dvc metrics` and `dvc exp show`: what one compares two runs by."""
     stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
-    stages["clean"] = {name: value for name, value in inputs["clean"].items() if name not in ("sources", "sha256")}
-    evaluations = {name: without_sources(inputs[name]) for name in ("base", "tuned")}
+    left_out = ("sources", "characters", "sha256")
+    stages["clean"] = {name: value for name, value in inputs["clean"].items() if name not in left_out}
+    evaluations = {name: without_details(inputs[name]) for name in ("base", "tuned")}
     evaluations["base_plain"] = evaluations["base"].pop("plain")
     evaluations |= {name: inputs[name] for name in ("change", "change_plain")}
     timing = {stage.replace("@", "_"): without_repeats(values) for stage, values in inputs["timing"].items()}
