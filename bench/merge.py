@@ -1,17 +1,19 @@
-"""The stage `merge` beside PEFT on the same adapter, base, cores and disk, in one run.
+"""The stage `merge` beside PEFT, and axolotl, on the same adapter, base, cores and disk, in one run.
 
-    python -m bench.merge [LAYERS] [FOLDER]
+    python -m bench.merge [LAYERS] [--folder FOLDER] [--axolotl PYTHON]
 
 The base is Mistral-7B's shapes with LAYERS (default 8) of its 32 layers and random bf16 weights, the adapter a LoRA of
 rank 16 on all seven projections. With 32 layers it takes three times 14.5 GB in FOLDER (default: a temporary one) and,
 for PEFT, 15 GiB of memory. PEFT: `from_pretrained` of base and adapter, `merge_and_unload`, `save_pretrained`. Ours:
-the weights that the stage writes, onto the 16-bit base as PEFT does, and onto the values of the base in 4 bits; there
-PEFT has no counterpart that leaves a 16-bit model.
+the weights that the stage writes, onto the 16-bit base as PEFT does, and onto the values of the base in 4 bits, for
+which PEFT has no counterpart that leaves a 16-bit model. axolotl: its merge by shards, both ways, in an interpreter
+that has our libraries and axolotl too (`pip install --no-deps axolotl==0.19.0` is enough for it).
 
 Each way is a process of its own, whose peak is the kernel's figure for resident memory, mapped files included. For
 fewer than 32 layers the last column says what 32 would take, with the time of each layer the same.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -22,7 +24,11 @@ import time
 from pathlib import Path
 
 LAYERS, WIDTH, FEED_FORWARD, HEADS, VOCABULARY, RANK = 32, 4096, 14336, (32, 8), 32768, 16
-WAYS = {"PEFT": "peft", "ours, 16-bit base": "original", "ours, 4-bit values": "dequantized"}
+NAMES = {
+    **{"peft": "PEFT", "original": "ours, 16-bit base", "axolotl": "axolotl, 16-bit base"},
+    **{"dequantized": "ours, 4-bit values", "axolotl-nf4": "axolotl, 4-bit values"},
+}
+COMPARED = {"original": ["peft", "axolotl"], "dequantized": ["axolotl-nf4"]}
 SHARD = 5_000_000_000  # bytes
 PROJECTIONS = {
     **{f"self_attn.{name}_proj": (WIDTH // (1 if name in "qo" else 4), WIDTH) for name in "qkvo"},
@@ -106,6 +112,12 @@ def ours(base: Path, adapter: Path, target: Path, onto: str) -> None:
     write_merged(Plan(base, found, Quantization(bits=4, quant_type="nf4", double_quant=True), hashes, "cpu"), target)
 
 
+def axolotl(base: Path, adapter: Path, target: Path, *, four_bit: bool) -> None:
+    from axolotl.cli.utils.lora_merge import merge_lora_sharded_efficient
+
+    merge_lora_sharded_efficient(base, adapter, target, simulate_nf4=four_bit)
+
+
 def one(way: str, folder: Path) -> None:
     """In a process of its own: does it and prints seconds without the imports, and the peak of memory in bytes."""
     import bitsandbytes  # noqa: F401
@@ -114,7 +126,12 @@ def one(way: str, folder: Path) -> None:
 
     started = time.perf_counter()
     paths = (folder / "base", folder / "adapter", folder / way)
-    peft(*paths) if way == "peft" else ours(*paths, way)
+    if way == "peft":
+        peft(*paths)
+    elif way.startswith("axolotl"):
+        axolotl(*paths, four_bit=way == "axolotl-nf4")
+    else:
+        ours(*paths, way)
     seconds = time.perf_counter() - started
     # Not getrusage's figure, into which the parent's memory goes at a fork.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -141,32 +158,52 @@ def difference(one_folder: Path, other_folder: Path) -> float:
     return different / total
 
 
-def main(layers: int, parent: Path | None) -> None:
-    with tempfile.TemporaryDirectory(dir=parent) as temporary:
+def measured(way: str, folder: Path, python: str) -> tuple[float, int]:
+    """(seconds, bytes of memory at its peak)"""
+    command = [python, "-m", "bench.merge", "--one", way, str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+    seconds, peak = json.loads(done.stdout.splitlines()[-1])
+    return seconds, peak
+
+
+def main(options: argparse.Namespace) -> None:
+    found, different = {}, {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
-        make_base(folder / "base", layers)
-        make_adapter(folder / "adapter", layers)
+        make_base(folder / "base", options.layers)
+        make_adapter(folder / "adapter", options.layers)
         size = sum(path.stat().st_size for path in (folder / "base").glob("*.safetensors"))
-        found = {}
-        for name, way in WAYS.items():
-            command = [sys.executable, "-m", "bench.merge", "--one", way, str(folder)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
-            found[name] = json.loads(done.stdout.splitlines()[-1])
-            if way == "original":
-                different = difference(folder / "original", folder / "peft")
-                shutil.rmtree(folder / "original")
-                shutil.rmtree(folder / "peft")
-    print(f"{layers} of {LAYERS} layers, {size / 1e9:.1f} GB, {len(os.sched_getaffinity(0))} cores")
-    print(f"{'':20}{'seconds':>9}{'ratio':>7}{'peak GB':>9}{'ratio':>7}{'32 layers, s':>14}")
-    seconds, peak = found["PEFT"]
-    for name, (each, memory) in found.items():
-        line = f"{name:20}{each:>9.1f}{each / seconds:>7.2f}{memory / 1e9:>9.2f}{memory / peak:>7.2f}"
-        print(f"{line}{each * LAYERS / layers:>14.0f}")
-    print(f"onto the 16-bit base {different:.1e} of the values differ from PEFT's in a bit")
+        for reference, others in COMPARED.items():
+            found[reference] = measured(reference, folder, sys.executable)
+            for other in others:
+                if other != "peft" and options.axolotl is None:
+                    continue
+                found[other] = measured(other, folder, sys.executable if other == "peft" else options.axolotl)
+                different[other] = difference(folder / reference, folder / other)
+                shutil.rmtree(folder / other)
+            shutil.rmtree(folder / reference)
+    print(f"{options.layers} of {LAYERS} layers, {size / 1e9:.1f} GB, {len(os.sched_getaffinity(0))} cores")
+    print(
+        f"{'':24}{'seconds':>9}{'ratio':>7}{'peak GB':>9}{'ratio':>7}{'32 layers, s':>14}{'values other than ours':>24}"
+    )
+    seconds, peak = found["peft"]
+    for way in filter(found.get, NAMES):
+        each, memory = found[way]
+        line = f"{NAMES[way]:24}{each:>9.1f}{each / seconds:>7.2f}{memory / 1e9:>9.2f}{memory / peak:>7.2f}"
+        other = f"{different[way]:.1e}" if way in different else ""
+        print(f"{line}{each * LAYERS / options.layers:>14.0f}{other:>24}")
+
+
+def read_options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.merge")
+    parser.add_argument("layers", nargs="?", type=int, default=8)
+    parser.add_argument("--folder", type=Path, help="where the models are written")
+    parser.add_argument("--axolotl", metavar="PYTHON", help="an interpreter with axolotl")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         one(sys.argv[2], Path(sys.argv[3]))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 8, Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+        main(read_options(sys.argv[1:]))
