@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from stages._report.gate import judge
+from stages._report.gate import judge, unpaired
 from stages.report import gate as run_gate
 from stages.shared.errors import UserError
 from stages.shared.measures import COLUMNS, evaluated
@@ -147,6 +148,91 @@ def test_another_test_split_is_said_and_not_compared(repository):
     (verdict,) = judge([gate_of()])
     assert not verdict.failed
     assert "not compared, since the test split is another one" in verdict.line
+
+
+def test_rows_that_lie_here_from_another_commit_are_not_taken_for_this_ones(repository):
+    lying = (repository.folder / "metrics/evaluate/tuned.rows.jsonl").read_bytes()
+    repository.measure(rows_of(LOSSES + 0.5))
+    path = repository.folder / "metrics/evaluate/tuned.rows.jsonl"
+    path.unlink()
+    path.write_bytes(lying)
+    (verdict,) = judge([gate_of(against="HEAD~1")])
+    assert verdict.failed
+    assert "(in pairs): +0.5 to +0.5" in verdict.line  # from DVC's cache
+    shutil.rmtree(repository.folder / ".dvc/cache")
+    assert "(unpaired)" in judge([gate_of(against="HEAD~1")])[0].line
+
+
+def test_an_evaluation_with_other_params_is_said_and_not_compared(repository):
+    yaml = YAML()
+    lock = yaml.load(repository.folder / "dvc.lock")
+    lock["stages"]["evaluate@tuned"]["params"] = {"params.yaml": {"evaluate": {"max_new_tokens": 64}}}
+    yaml.dump(lock, repository.folder / "dvc.lock")
+    (verdict,) = judge([gate_of()])
+    assert (verdict.failed, verdict.judged) == (False, False)
+    assert verdict.line.endswith("not compared, since evaluate.max_new_tokens was None and is 64")
+
+
+def with_figures(repository, **figures):
+    path = repository.folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["evaluate"]["tuned"] |= figures
+    path.write_text(json.dumps(metrics))
+
+
+def test_an_evaluation_of_fewer_answers_is_said_and_not_compared(repository):
+    with_figures(repository, rows=100, generated_rows=40)
+    repository.run("git", "commit", "--all", "--quiet", "--message", "counted")
+    with_figures(repository, generated_rows=20, chrf=80.0, chrf_lo=79.0, chrf_hi=81.0)
+    (verdict,) = judge([gate_of("evaluate.tuned.chrf", "higher")])
+    assert verdict.line.endswith("not compared, since evaluate.tuned.generated_rows was 40 and is 20")
+    assert not verdict.judged
+
+
+def test_rows_that_were_answered_otherwise_are_no_pairs(repository):
+    repository.measure([row | {"answers": int(n < 50)} for n, row in enumerate(rows_of(LOSSES + 0.02))], commit=False)
+    assert "(unpaired)" in judge([gate_of()])[0].line
+
+
+def test_a_figure_that_the_other_revision_lacks_hinders_no_other_gate(repository):
+    with_figures(repository, novelty=0.5)
+    new, old = judge([gate_of("evaluate.tuned.novelty"), gate_of()])
+    assert "not compared, since main does not have it" in new.line
+    assert (new.judged, old.judged) == (False, True)
+
+
+def test_a_measure_of_too_few_rows_for_an_interval_is_not_compared(repository):
+    path = repository.folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["evaluate"]["tuned"]["loss_lo"], metrics["evaluate"]["tuned"]["loss_hi"]
+    path.write_text(json.dumps(metrics))
+    (verdict,) = judge([gate_of()])
+    assert not verdict.judged
+    assert "fewer than 10 rows give no interval" in verdict.line
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "1"])
+def test_what_is_no_number_passes_no_gate(repository, value):
+    with_figures(repository, loss=value)
+    for gate in (gate_of(bound=9.0), gate_of()):
+        with pytest.raises(UserError, match=r"has no figure evaluate\.tuned\.loss"):
+            judge([gate])
+
+
+def test_files_that_are_not_as_the_pipeline_writes_them_are_an_error_without_a_traceback(repository):
+    with_figures(repository, loss_hi=None)
+    with pytest.raises(UserError, match=r"no whole interval of evaluate\.tuned\.loss"):
+        judge([gate_of()])
+    repository.run("git", "checkout", "--", ".")
+    (repository.folder / "dvc.lock").write_text("stages:\n<<<<<<< HEAD\n  train: 1\n=======\n")
+    with pytest.raises(UserError, match=r"cannot be judged: dvc\.lock"):
+        judge([gate_of()])
+
+
+def test_the_interval_of_a_difference_leans_as_those_of_its_sides_do():
+    low, high = unpaired(5.0, 7.0, {"lo": 4.0, "hi": 8.0}, {"lo": 3.0, "hi": 8.0})
+    assert (low, high) == pytest.approx((2 - math.hypot(4, 3), 2 + math.hypot(1, 1)))
+    assert unpaired(5.0, 7.0, None, None) == (2.0, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -129,12 +129,21 @@ def test_another_test_split_is_said_and_compared_nowhere(repository):
     repository.rows = rows_of(LOSSES + 1, np.full(ROWS, 30.0), prefix="other")
     repository.measure("other test rows")
     page, status = review(repository)
-    assert "**The test split is another one, so before and now are not compared.**" in page
+    assert "**Before and now are not compared, since the test split is another one.**" in page
     assert lines_of(page, "Results")[0] == ["", "now"]
     assert "evaluate." not in section(page, "Results")
     assert re.search("➖ .*not compared, since the test split is another one", section(page, "Gate"))
     assert "No prompt was answered by both" in section(page, "Best and worst answers")
     assert status["state"] == "success"
+
+
+@pytest.mark.slow
+def test_a_branch_that_changes_its_own_gates_says_so_first_and_in_its_status(repository):
+    repository.gates([{"metric": "evaluate.tuned.loss", "better": "lower", "bound": 99.0, "against": None}])
+    repository.measure("a bound that nothing passes")
+    page, status = review(repository)
+    assert "⚠️ **This branch changes `report.gates`" in section(page, "Gate").splitlines()[1]
+    assert status == {"state": "success", "description": "1 gate passed, of gates that this branch changes"}
 
 
 @pytest.mark.slow
@@ -320,10 +329,11 @@ def test_a_block_stays_on_one_line_and_is_cut():
     assert block("x" * 50, 10) == "<pre>" + "x" * 9 + "…</pre>"
 
 
-def test_a_page_too_long_for_a_comment_loses_its_last_sections():
+def test_a_page_too_long_for_a_comment_loses_the_sections_that_have_no_room():
     text = bounded(["first\n", "x" * MOST_CHARACTERS, "last"])
     assert text.startswith("first")
-    assert "2 sections left out" in text
+    assert "last" in text
+    assert "1 section left out" in text
     assert len(text) < MOST_CHARACTERS
 
 

@@ -18,15 +18,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from stages._report.figures import MEASURES
-from stages._report.gate import Verdict, judge
+from stages._report.gate import Verdict, incomparable, judge
 from stages._report.parts import duration, number, signed, size
-from stages._report.revisions import LOCK, Outputs, Revision, git
+from stages._report.revisions import LOCK, OTHER_KIND, Outputs, Revision, commit_of, git
 from stages._report.text import visible
 from stages.shared.errors import UserError
 from stages.shared.params import Gate, read_yaml_text
 from stages.shared.paths import PARAMS, RESULT
 from tools._review.changes import (
-    OTHER_KIND,
     Change,
     Figure,
     figures,
@@ -36,7 +35,7 @@ from tools._review.changes import (
     reruns,
     staleness,
 )
-from tools._review.markdown import bounded, code, folded, listed, plural, table
+from tools._review.markdown import bounded, code, entities, folded, listed, plural, table
 from tools._review.outputs import from_outputs
 
 MARKER = "<!-- made by tools/review.py -->"
@@ -84,14 +83,15 @@ def is_measure(change: Change) -> bool:
     return measure_of(change) in BY_NAME or any(side and side.interval for side in (change.before, change.after))
 
 
-def results(changes: list[Change], same_test: bool) -> str:
-    """The tuned model's measures, and folded away all other figures that changed."""
+def results(changes: list[Change], other: str | None) -> str:
+    """The tuned model's measures, and folded away all other figures that changed. other: why none are compared."""
+    same_test = other is None
     order = list(BY_NAME)
     measured = [each for each in changes if each.name.startswith("evaluate.tuned.") and is_measure(each)]
     measured.sort(key=lambda each: order.index(measure_of(each)) if measure_of(each) in BY_NAME else len(order))
     text = "### Results\n\nThe tuned model on the test split, with 95 % intervals.\n\n"
     if not same_test:
-        text += "**The test split is another one, so before and now are not compared.**\n\n"
+        text += f"**Before and now are not compared, since {entities(other)}.**\n\n"
     header = ["", "before", "now", "change"] if same_test else ["", "now"]
     text += table(header, [metric_row(each, same_test) for each in measured if same_test or each.after])
     elsewhere = [*measured, *(each for each in changes if each.name.startswith(COUNTS))]
@@ -115,10 +115,7 @@ def params(changes: list[tuple[str, str | None, str | None]]) -> str:
     if not changes:
         return "### Params\n\nAs before.\n"
     rows = [[code(name), *("–" if value is None else code(value) for value in sides)] for name, *sides in changes]
-    text = "### Params\n\n" + table(["", "before", "now"], rows)
-    if any(name.startswith("report.gates") for name, *_ in changes):
-        text += "\n**`report.gates` are among them: the gates below are this branch's own.**\n"
-    return text
+    return "### Params\n\n" + table(["", "before", "now"], rows)
 
 
 def ran(found: list[tuple[str, dict[str, list[str]]]], base: Revision, head: Revision) -> str:
@@ -157,8 +154,9 @@ def gates_of(head: Revision) -> list[Gate]:
         raise UserError(f"report.gates: {error.errors()[0]['msg']}") from None
 
 
-def gate_lines(verdicts: list[Verdict], stale: list[str]) -> str:
-    lines = [f"- ❌ {code(problem, 400)}" for problem in stale[:12]]
+def gate_lines(verdicts: list[Verdict], stale: list[str], own_gates: bool) -> str:
+    lines = ["- ⚠️ **This branch changes `report.gates`: what follows are its own.**"] if own_gates else []
+    lines += [f"- ❌ {code(problem, 400)}" for problem in stale[:12]]
     if stale:
         lines.append("- Run `dvc repro`, and commit `dvc.lock` and `metrics.json`.")
     for verdict in verdicts:
@@ -167,7 +165,7 @@ def gate_lines(verdicts: list[Verdict], stale: list[str]) -> str:
     return "### Gate\n\n" + "\n".join(lines) + "\n"
 
 
-def status(verdicts: list[Verdict], stale: list[str]) -> dict[str, str]:
+def status(verdicts: list[Verdict], stale: list[str], own_gates: bool) -> dict[str, str]:
     failed = [verdict.line for verdict in verdicts if verdict.failed]
     if stale:
         state, description = "failure", f"metrics.json is not of this commit: {stale[0]}"
@@ -175,8 +173,9 @@ def status(verdicts: list[Verdict], stale: list[str]) -> dict[str, str]:
         state, description = "failure", f"{len(failed)} of {plural(len(verdicts), 'gate')} failed: {failed[0]}"
     else:
         judged = sum(verdict.judged for verdict in verdicts)
-        left = f", {len(verdicts) - judged} not compared: another test split" if judged < len(verdicts) else ""
-        state, description = "success", f"{plural(judged, 'gate')} passed{left}"
+        left = f", {len(verdicts) - judged} not compared" if judged < len(verdicts) else ""
+        changed = ", of gates that this branch changes" if own_gates else ""
+        state, description = "success", f"{plural(judged, 'gate')} passed{left}{changed}"
     return {"state": state, "description": " ".join(visible(description).split())[:MOST_DESCRIPTION]}
 
 
@@ -193,23 +192,23 @@ def review(base: str, head: str) -> tuple[str, dict[str, str]]:
     Raises:
         UserError: a revision or one of its files cannot be read.
     """
-    head = git("rev-parse", "--verify", "--end-of-options", f"{head}^{{commit}}").decode().strip()
+    head = commit_of(head)
     commit = merge_base(base, head)
     outputs = Outputs()
     before, now = Revision(commit, outputs), Revision(head, outputs)
-    same_test = before.test_set == now.test_set
-    changes = metric_changes(before, now, same_test)
+    changes, altered = metric_changes(before, now), param_changes(before, now)
+    own_gates = any(name.startswith("report.gates") for name, *_ in altered)
     stale, verdicts = staleness(now, head), judge(gates_of(now), now)
     sections = [
         f"{MARKER}\n{first_line(base, commit, head)}",
-        gate_lines(verdicts, stale),
-        results(changes, same_test),
-        params(param_changes(before, now)),
+        gate_lines(verdicts, stale, own_gates),
+        results(changes, incomparable("evaluate.tuned.loss", before, now)),
+        params(altered),
         ran(reruns(before, now), before, now),
         data_counts(changes),
         *from_outputs(before, now),
     ]
-    return bounded(sections), status(verdicts, stale)
+    return bounded(sections), status(verdicts, stale, own_gates)
 
 
 def main() -> None:

@@ -1,27 +1,39 @@
 """The gates of a pull request: figures of metrics.json that may not pass a bound, or not become worse.
 
 A figure with an interval has become worse only where the interval of the difference leaves out zero: of the same rows
-in pairs where both revisions' rows can be had, else of two independent measurements.
+in pairs where both revisions' rows can be had, else of two independent measurements. Figures that were measured on
+other rows, or with other params of `evaluate`, are compared on neither.
 """
 
 import math
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
-from stages._report.revisions import Outputs, Revision
+from stages._report.revisions import OTHER_KIND, Outputs, Revision
 from stages._report.rows import change
 from stages.shared.errors import UserError
-from stages.shared.measures import COLUMNS, MEASURES
+from stages.shared.measures import COLUMNS, FEWEST, MEASURES
 from stages.shared.params import Gate
 from stages.shared.paths import RESULT
+
+# Params of `evaluate` and figures of a model without which two evaluations are not of the same answers.
+SETTINGS = ("max_rows", "generate_rows", "max_new_tokens", "run_tests", "test_seconds", "test_megabytes")
+COUNTED = ("rows", "tokens", "generated_rows", "tested_rows")
+OF_VALIDATION = ("train.validation_loss", "merge.parity.", "merge.naive.")
 
 
 class Verdict(NamedTuple):
     failed: bool
     line: str
     judged: bool = True  # not where there was nothing to compare with
+
+
+class NoFigureError(UserError):
+    """metrics.json has no figure of a gate's name."""
+
+
+def is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def look_up(metrics: dict, name: str, where: str) -> tuple[float, dict | None]:
@@ -31,11 +43,42 @@ def look_up(metrics: dict, name: str, where: str) -> tuple[float, dict | None]:
     for part in path:
         values = values.get(part) if isinstance(values, dict) else None
     value = values.get(last) if isinstance(values, dict) else None
-    if not isinstance(value, int | float):
-        raise UserError(f"report.gates: {where} has no figure {name}. Correct the name, or take the gate out")
-    if f"{last}_lo" in values:
-        return value, {end: values[f"{last}_{end}"] for end in ("lo", "hi")}
-    return value, None
+    if not is_figure(value):
+        raise NoFigureError(f"report.gates: {where} has no figure {name}. Correct the name, or take the gate out")
+    ends = {end: values.get(f"{last}_{end}") for end in ("lo", "hi")}
+    if not any(end is not None for end in ends.values()):
+        return value, None
+    if not all(map(is_figure, ends.values())):
+        raise UserError(f"report.gates: {where} has no whole interval of {name}. `dvc repro report` makes it anew")
+    return value, ends
+
+
+def differing(kind: str, before: dict, after: dict, names: tuple[str, ...]) -> str | None:
+    for name in names:
+        if before.get(name) != after.get(name):
+            return f"{kind}.{name} was {before.get(name)} and is {after.get(name)}"
+    return None
+
+
+def incomparable(metric: str, earlier: Revision, later: Revision) -> str | None:
+    """Why a figure says nothing beside that of another revision; None where it does."""
+    if metric.startswith(OF_VALIDATION):
+        if earlier.validation_set != later.validation_set:
+            return "the validation split is another one"
+        before, after = (each.metrics.get("merge", {}).get("parity", {}) for each in (earlier, later))
+        return differing("merge.parity", before, after, ("tokens",)) if metric.startswith("merge.") else None
+    if not metric.startswith("evaluate."):
+        return None
+    if earlier.test_set != later.test_set:
+        return "the test split is another one"
+    before, after = (each.metrics.get("evaluate", {}).get("tuned", {}) for each in (earlier, later))
+    other_settings = differing("evaluate", earlier.evaluation, later.evaluation, SETTINGS)
+    return other_settings or differing("evaluate.tuned", before, after, COUNTED)
+
+
+def answered(rows: list[dict]) -> list[list]:
+    """What rows were measured on."""
+    return [[row.get(name) for name in ("id", "tokens", "answers", "tested")] for row in rows]
 
 
 @lru_cache(maxsize=4)
@@ -43,7 +86,7 @@ def paired_rows(name: str, earlier: Revision, later: Revision) -> dict[str, floa
     """Every measure's difference on the same rows, where both revisions' rows are at hand."""
     after = later.rows(name)
     before = earlier.rows(name) if after else None
-    if not before or [row["id"] for row in before] != [row["id"] for row in after]:
+    if not before or answered(before) != answered(after):
         return None
     if not all(name in row for row in before for name in COLUMNS):
         return None  # an older revision may have counted less of each row
@@ -57,14 +100,16 @@ def paired(metric: str, earlier: Revision, later: Revision) -> tuple[float, floa
     if section != "evaluate" or name not in ("base", "tuned") or measure not in MEASURES:
         return None
     found = paired_rows(name, earlier, later)
-    return found and (found[f"{measure}_lo"], found[f"{measure}_hi"])
+    return (found[f"{measure}_lo"], found[f"{measure}_hi"]) if found and f"{measure}_lo" in found else None
 
 
-def unpaired(before: float, after: float, intervals: list[dict | None]) -> tuple[float, float]:
-    """Of two independent figures; one without an interval is exact."""
-    widths = [(each["hi"] - each["lo"]) / 2 for each in intervals if each]
-    half = math.sqrt(np.square(widths).sum())
-    return after - before - half, after - before + half
+def unpaired(before: float, after: float, then: dict | None, now: dict | None) -> tuple[float, float]:
+    """Of two independent figures, from the ends of their intervals, which need not lie evenly around them (Zou and
+    Donner 2008). One without an interval is exact."""
+    then, now = (ends or {"lo": value, "hi": value} for ends, value in ((then, before), (now, after)))
+    low = math.hypot(after - now["lo"], then["hi"] - before)
+    high = math.hypot(now["hi"] - after, before - then["lo"])
+    return after - before - low, after - before + high
 
 
 def bounded(gate: Gate, metrics: dict) -> Verdict:
@@ -74,19 +119,21 @@ def bounded(gate: Gate, metrics: dict) -> Verdict:
     return Verdict(failed, f"{gate.metric} is {value:.6g}, and may be {limit} {gate.bound:.6g}")
 
 
-def compared(gate: Gate, later: Revision) -> Verdict:
-    earlier = Revision(gate.against, later.outputs)
+def compared(gate: Gate, earlier: Revision, later: Revision) -> Verdict:
+    after, now = look_up(later.metrics, gate.metric, str(RESULT))
+    said = f"{gate.metric} is {after:.6g}"
     try:
-        (after, now), (before, then) = (
-            look_up(each.metrics, gate.metric, where) for each, where in ((later, str(RESULT)), (earlier, gate.against))
-        )
-        said = f"{gate.metric} is {after:.6g}, in {gate.against} {before:.6g}"
-        if gate.metric.startswith("evaluate.") and earlier.test_set != later.test_set:
-            return Verdict(False, f"{said}: not compared, since the test split is another one", judged=False)
-        pair = paired(gate.metric, earlier, later)
-    except (ValueError, KeyError) as error:
-        raise UserError(f"report.gates: {gate.against} has files of another kind ({error!r})") from None
-    low, high = pair or unpaired(before, after, [then, now])
+        before, then = look_up(earlier.metrics, gate.metric, gate.against)
+    except NoFigureError:
+        return Verdict(False, f"{said}: not compared, since {gate.against} does not have it", judged=False)
+    said += f", in {gate.against} {before:.6g}"
+    reason = incomparable(gate.metric, earlier, later)
+    if not reason and gate.metric.startswith("evaluate.") and gate.metric.rpartition(".")[2] in MEASURES:
+        reason = None if now and then else f"fewer than {FEWEST} rows give no interval"
+    if reason:
+        return Verdict(False, f"{said}: not compared, since {reason}", judged=False)
+    pair = paired(gate.metric, earlier, later)
+    low, high = pair or unpaired(before, after, then, now)
     failed = low > 0 if gate.better == "lower" else high < 0
     how = "in pairs" if pair else "unpaired" if now or then else "exact"
     return Verdict(failed, f"{said}; 95 % interval of the difference ({how}): {low:+.4g} to {high:+.4g}")
@@ -105,4 +152,16 @@ def judge(gates: list[Gate], revision: Revision | None = None) -> list[Verdict]:
         metrics = revision.metrics
     except (UserError, ValueError) as error:
         raise UserError(f"{RESULT} cannot be read ({error}). `dvc repro report` makes it") from None
-    return [bounded(gate, metrics) if gate.against is None else compared(gate, revision) for gate in gates]
+    others = {gate.against: Revision(gate.against, revision.outputs) for gate in gates if gate.against}
+    verdicts = []
+    for gate in gates:
+        try:
+            other = others.get(gate.against)
+            verdicts.append(compared(gate, other, revision) if other else bounded(gate, metrics))
+        except OTHER_KIND as error:
+            problem = " ".join(str(error).split()) or repr(error)
+            raise UserError(
+                f"report.gates: {gate.metric} cannot be judged: dvc.lock, {RESULT} or the rows of this revision or of "
+                f"{gate.against} are not as the pipeline writes them ({problem})"
+            ) from None
+    return verdicts

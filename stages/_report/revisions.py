@@ -11,12 +11,16 @@ import subprocess
 from functools import cached_property
 from pathlib import Path
 
+from ruamel.yaml.error import YAMLError
+
 from stages.shared.errors import UserError
 from stages.shared.params import read_yaml_text
-from stages.shared.paths import EVALUATIONS, RESULT
+from stages.shared.paths import EVALUATIONS, PARAMS, RESULT
 
+# What a file that is not of its kind may do to code that reads it.
+OTHER_KIND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, YAMLError)
 LOCK = Path("dvc.lock")
-TEST = "data/clean/test.parquet"
+TEST, VALIDATION = "data/clean/test.parquet", "data/tokenized/validation.arrow"
 LARGEST = 512 * 2**20  # bytes of an output that is read whole
 
 
@@ -29,7 +33,11 @@ def git(*arguments: str) -> bytes:
 
 
 def commit_of(name: str) -> str:
-    return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").decode().strip()
+    """The full hash of a commit by any name that Git knows. Raises UserError where it knows none."""
+    try:
+        return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").decode().strip()
+    except UserError:
+        raise UserError(f"Git knows no commit {name!r} here. Fetch it, or correct the name") from None
 
 
 class Outputs:
@@ -113,9 +121,7 @@ class Revision:
         """Where there is no such branch here, the one that was cloned, as `git switch` takes it."""
         for name in (self.name, f"origin/{self.name}"):
             try:
-                return (
-                    git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").decode().strip()
-                )
+                return commit_of(name)
             except UserError:
                 continue
         return self.name
@@ -129,11 +135,25 @@ class Revision:
         """The entries of dvc.lock."""
         return (read_yaml_text(self.text(LOCK)) or {}).get("stages") or {}
 
+    def hash_of_dep(self, stage: str, path: str) -> str | None:
+        """Of what a stage read when it last ran."""
+        deps = self.stages.get(stage, {}).get("deps", [])
+        return next((dep.get("md5") for dep in deps if dep["path"] == path), None)
+
     @property
     def test_set(self) -> str | None:
         """The hash of the test split that the tuned model was evaluated on."""
-        deps = self.stages.get("evaluate@tuned", {}).get("deps", [])
-        return next((dep.get("md5") for dep in deps if dep["path"] == TEST), None)
+        return self.hash_of_dep("evaluate@tuned", TEST)
+
+    @property
+    def validation_set(self) -> str | None:
+        """The hash of the tokenized validation split, of `train` and of the merge's parity."""
+        return self.hash_of_dep("merge", VALIDATION)
+
+    @property
+    def evaluation(self) -> dict:
+        """The params of `evaluate` that the tuned model was evaluated with."""
+        return self.stages.get("evaluate@tuned", {}).get("params", {}).get(str(PARAMS), {}).get("evaluate", {})
 
     def hash_of(self, path: Path | str) -> str | None:
         """Of an output, or of a file in an output that is a folder."""
@@ -149,10 +169,12 @@ class Revision:
         return inside.get(str(path.relative_to(folder)))
 
     def output(self, path: Path | str) -> bytes | None:
-        """What a stage wrote, where it can be had."""
-        if self.name is None:
-            return Path(path).read_bytes() if Path(path).is_file() else None
+        """What a stage wrote, where it can be had. In the working tree another commit's file may lie there."""
         digest = self.hash_of(path)
+        if digest and self.name is None and Path(path).is_file():
+            content = Path(path).read_bytes()
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() == digest:
+                return content
         return self.outputs.read(digest) if digest else None
 
     def rows(self, name: str, kind: str = "rows") -> list[dict] | None:

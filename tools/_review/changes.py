@@ -4,17 +4,13 @@ import hashlib
 import json
 from typing import NamedTuple
 
-from ruamel.yaml.error import YAMLError
-
 from stages._report.figures import MEASURES
-from stages._report.gate import paired, unpaired
+from stages._report.gate import incomparable, paired, unpaired
 from stages._report.revisions import LOCK, Revision, git
 from stages.shared.errors import UserError
 from stages.shared.params import read_yaml_text
 from stages.shared.paths import PARAMS, RESULT
 
-# What a file that is not of its kind may do to code that reads it.
-OTHER_KIND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, YAMLError)
 LOWER_IS_BETTER = {measure.name: measure.lower_is_better for measure in MEASURES}
 
 
@@ -73,17 +69,17 @@ class Change(NamedTuple):
         return "" if lower is None else "better" if (self.arrow == "↓") == lower else "worse"
 
 
-def metric_changes(base: Revision, head: Revision, comparable: bool) -> list[Change]:
-    """Of every figure of either, in the order of their names. comparable: both were measured on the same test rows."""
+def metric_changes(base: Revision, head: Revision) -> list[Change]:
+    """Of every figure of either, in the order of their names."""
     before, after = figures(base.metrics), figures(head.metrics)
     changes = []
     for name in sorted(before.keys() | after.keys()):
         one, other = before.get(name), after.get(name)
         interval, how = None, ""
         both = one and other and one.interval and other.interval
-        if both and one != other and (comparable or not name.startswith("evaluate.")):
+        if both and one != other and not incomparable(name, base, head):
             pair = paired(name, base, head)
-            interval = pair or unpaired(one.value, other.value, [one.interval, other.interval])
+            interval = pair or unpaired(one.value, other.value, one.interval, other.interval)
             how = "in pairs" if pair else "unpaired"
         changes.append(Change(name, one, other, interval, how))
     return changes

@@ -62,12 +62,11 @@ def sparkline(values: list[float], low: float, high: float, width: int = 32) -> 
 
 
 def bounded(sections: list[str], most: int = MOST_CHARACTERS) -> str:
-    """The sections as one text, the last ones left out where there is no room for them."""
+    """The sections as one text, without those for which there is no room, however many of those behind them fit."""
     kept: list[str] = []
-    for number, section in enumerate(sections):
-        if sum(map(len, kept)) + len(section) > most:
-            rest = plural(len(sections) - number, "section")
-            kept.append(f"{rest} left out: a comment has no room for more.\n")
-            break
-        kept.append(section)
+    for section in sections:
+        if sum(map(len, kept)) + len(section) <= most:
+            kept.append(section)
+    if left := len(sections) - len(kept):
+        kept.append(f"{plural(left, 'section')} left out: a comment has no room for more.\n")
     return "\n".join(kept)
