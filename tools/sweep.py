@@ -32,9 +32,8 @@ from tools.plan import leaves, with_overrides
 
 POLL, PATIENCE = 0.5, 60.0  # seconds: between two looks at the trials; for a checkpoint, when one is stopped
 KILLED = r"exited with (-\d+|1(2[89]|[3-9]\d))$"  # what DVC says of a stage that a signal ended
-SCRIPT = """mkdir .dvc/tmp && ln -s "$PWD.checkpoints" .dvc/tmp/checkpoints && dvc cache dir --quiet --local "$0" || exit
-dvc checkout --quiet --allow-missing; exec "$@" """
-BEGUN = [state for state in TrialState if state != TrialState.WAITING]  # those that somebody enqueued wait
+SCRIPT = """mkdir .dvc/tmp && ln -s "$PWD.checkpoints" .dvc/tmp/checkpoints && dvc cache dir -q --local "$0" || exit
+dvc checkout -q --allow-missing; exec "$@" """
 
 
 class Sweep(Section):
@@ -92,8 +91,7 @@ class Search:
         refs = "" if kept.exists() else run("git", "for-each-ref", f"refs/exps/*/*/{sweep.name}-[0-9]*")
         if refs or not kept.exists() and (refs := run("git", "status", "--porcelain")):
             raise UserError(f"a sweep begins on a commit, under a new name. Commit, ignore or rename first:\n{refs}")
-        params = run("git", "show", f"{self.commit}:{PARAMS}")
-        self.space = read_space(sweep.space, params)
+        self.space = read_space(sweep.space, run("git", "show", f"{self.commit}:{PARAMS}"))
         if not isinstance(self.value(self.commit), int | float):
             raise UserError(f"objective: {RESULT} of the last commit has no figure {sweep.objective}")
         write_json(kept, began)
@@ -102,6 +100,7 @@ class Search:
         self.study = optuna.create_study(storage=f"sqlite:///{folder}/study.db", load_if_exists=True, **new)
         running = self.study.get_trials(states=[TrialState.RUNNING])
         self.stopped = [Trial(self.study, trial._trial_id) for trial in running]
+        print(f"{sweep.name}: on commit {self.commit[:9]}, {len(self.study.trials)} of {sweep.budget} trials so far")
 
     def value(self, revision: str) -> object:
         return leaves(json.loads(run("git", "show", f"{revision}:{RESULT}")), "").get(f".{self.sweep.objective}")
@@ -134,7 +133,7 @@ class Search:
 
     def work(self, gpu: int | None) -> Iterator[None]:
         """Trials one after another, first those that were stopped; yields while it waits."""
-        while self.stopped or len(self.study.get_trials(states=BEGUN)) < self.sweep.budget:
+        while self.stopped or sum(each.state != TrialState.WAITING for each in self.study.trials) < self.sweep.budget:
             trial = self.stopped.pop(0) if self.stopped else self.study.ask()
             copy = self.folder / f"{self.sweep.name}-{trial.number}"
             changes = [f"{key}={trial._suggest(key, values)}" for key, values in self.space.items()]
@@ -194,7 +193,7 @@ if __name__ == "__main__":
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        print(main(Path(*sys.argv[1:])))
+        print(main(Path(*sys.argv[1:] or ["sweep.yaml"])))
     except (UserError, BlockingIOError, KeyboardInterrupt, subprocess.CalledProcessError) as error:
         why = {BlockingIOError: "runs already", KeyboardInterrupt: "stopped; run it again to go on"}
         sys.exit(f"sweep: {why.get(type(error), getattr(error, 'stderr', None) or error)}")
