@@ -63,7 +63,10 @@ def inside(committed, monkeypatch):
         ({"better": "smaller"}, "better is 'smaller': Input should be 'lower' or 'higher'"),
         ({"name": "../up"}, "name is '../up'"),
         ({"workers": []}, "workers is []"),
-        ({"objective": "evaluate.tuned.los"}, "objective: metrics.json of the last commit has no figure evaluate.tuned.los"),
+        (
+            {"objective": "evaluate.tuned.los"},
+            "objective: metrics.json of the last commit has no figure evaluate.tuned.los",
+        ),
         ({"space": {"train.lr": [1]}}, "space.train.lr: params.yaml: train.lr is not a known key"),
         ({"space": {"train": [1]}}, "space.train: params.yaml: train is 1"),
         ({"space": {"lora.r": [8, 0]}}, "space.lora.r: params.yaml: lora.r is 0: Input should be greater than"),

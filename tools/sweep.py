@@ -98,8 +98,7 @@ class Search:
         prune = optuna.pruners.MedianPruner(**sweep.pruning) if sweep.pruning else optuna.pruners.NopPruner()
         new = {"study_name": sweep.name, "direction": "minimize" if self.lower else "maximize", "pruner": prune}
         self.study = optuna.create_study(storage=f"sqlite:///{folder}/study.db", load_if_exists=True, **new)
-        running = self.study.get_trials(states=[TrialState.RUNNING])
-        self.stopped = [Trial(self.study, trial._trial_id) for trial in running]
+        self.stopped = [Trial(self.study, t._trial_id) for t in self.study.trials if t.state == TrialState.RUNNING]
         print(f"{sweep.name}: on commit {self.commit[:9]}, {len(self.study.trials)} of {sweep.budget} trials so far")
 
     def value(self, revision: str) -> object:
@@ -191,6 +190,7 @@ def main(path: Path) -> str:
 
 if __name__ == "__main__":
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc, and stages' python
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         print(main(Path(*sys.argv[1:] or ["sweep.yaml"])))
