@@ -1,6 +1,7 @@
 """python -m tools.sweep: real Optuna and DVC, trials that train for real, killed and stopped for real."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import optuna
 import psutil
@@ -83,6 +85,11 @@ def test_a_mistake_in_the_file_is_refused_by_its_key_before_anything_starts(insi
         tool.main(written(inside, **changes))
     assert message in str(raised.value)
     assert not list(inside.glob(".dvc/tmp/sweeps/*/s*"))
+
+
+def test_without_a_file_it_says_where_one_is_shown(inside):
+    with pytest.raises(UserError, match=r"none.yaml is missing. docs/experiments.md shows one"):
+        tool.main(inside / "none.yaml")
 
 
 def test_a_sweep_begins_on_a_commit_only(inside):
@@ -174,21 +181,22 @@ def repository(tmp_path_factory, small_base):
 def wait(condition, process):
     """What condition() gives, once it is true, while the sweep runs."""
     for _ in range(6000):
-        if found := condition():
-            return found
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if found := condition():
+                return found
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
     raise AssertionError("not within 600 s")
 
 
-def trainers(process):
+def below(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def stopped_trainers(process):
     """{experiment: trainer} of those that have stopped themselves."""
-    found = {}
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if child.status() == psutil.STATUS_STOPPED:
-                found[child.environ()["SWEEP_TRIAL"].rpartition("/")[2]] = child
-    return found
+    stopped = [each for each in below(process) if each.status() == psutil.STATUS_STOPPED]
+    return {each.environ()["SWEEP_TRIAL"].rpartition("/")[2]: each for each in stopped}
 
 
 @pytest.mark.slow
@@ -196,7 +204,7 @@ def test_killed_in_the_middle_it_goes_on_with_its_trials_and_counts_none_twice(r
     settings = {"name": "killed", "budget": 3, "workers": 2, "retries": 1, "pruning": None}
     fault = "stages._train.watch:Watch.on_step_begin:7:SIGSTOP"  # in the seventh step, with a checkpoint of the fourth
     process = repository.sweep(fault=fault, **settings)
-    stopped = wait(lambda: len(found := trainers(process)) == 2 and found, process)
+    stopped = wait(lambda: len(found := stopped_trainers(process)) == 2 and found, process)
     assert stopped.keys() == {"killed-0", "killed-1"}
     before = repository.trials("killed")
     process.kill()
@@ -245,7 +253,12 @@ def test_a_trial_that_is_worse_than_those_before_is_pruned_while_it_trains(repos
     for rate in (2e-3, 1e-8):
         study.enqueue_trial({"train.learning_rate": rate, "train.epochs": "16"})
     pruning = {"n_startup_trials": 1, "n_warmup_steps": 0}
-    process = repository.sweep(name="pruned", space=space, budget=2, workers=1, retries=0, pruning=pruning)
+    gpu = 1000 + os.getpid()  # no other test's, and for a training on the CPU as good as any
+    process = repository.sweep(name="pruned", space=space, budget=2, workers=[gpu], retries=0, pruning=pruning)
+    training = wait(lambda: [each for each in below(process) if "stages.train" in each.cmdline()], process)[0]
+    assert training.environ()["CUDA_VISIBLE_DEVICES"] == str(gpu)
+    with open(f"/tmp/sweep-{os.getuid()}-gpu-{gpu}") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     printed = process.communicate(timeout=800)[0]
     assert process.returncode == 0, printed
     assert "\npruned-1: pruned\n" in printed
@@ -255,3 +268,4 @@ def test_a_trial_that_is_worse_than_those_before_is_pruned_while_it_trains(repos
     assert 0 < max(bad.intermediate_values) < 160
     assert "pruned-1" not in repository.run("git", "for-each-ref")
     assert not list(folder.glob("pruned-1.checkpoints"))
+    Path(f"/tmp/sweep-{os.getuid()}-gpu-{gpu}").unlink()

@@ -149,25 +149,25 @@ class Search:
             if not pruned and process.returncode == 0:
                 ref = f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{copy.name}"
                 run("git", "fetch", "--quiet", str(copy), f"+{ref}:{ref}")
-                said = self.value(ref)
-                self.study.tell(trial, said)
+                self.study.tell(trial, said := self.value(ref))
             else:
                 self.study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
             print(f"{copy.name}: {'pruned' if pruned else said}", flush=True)
             run("rm", "-rf", str(copy), f"{copy}.checkpoints")
 
     def result(self) -> str:
-        """The table, what weighed how much, and how to take over the best."""
-        if not (ended := self.study.get_trials(states=[TrialState.COMPLETE])):
+        if not self.study.get_trials(states=[TrialState.COMPLETE]):
             raise UserError(f"no trial ended well. {self.folder} has a log of each")
         frame = self.study.trials_dataframe(("number", "state", "value", "duration", "params"))
         table = frame.assign(duration=frame.duration.dt.total_seconds().round()).to_string(index=False)
-        shares = optuna.importance.get_param_importances(self.study) if len(ended) > 1 else {}
-        weighed = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
-        return f"{table}\nimportance: {weighed}\nbest: dvc exp apply {self.sweep.name}-{self.study.best_trial.number}"
+        shares = [f"{key} {share:.0%}" for key, share in optuna.importance.get_param_importances(self.study).items()]
+        best = f"dvc exp apply {self.sweep.name}-{self.study.best_trial.number}"
+        return f"{table}\nimportance: {', '.join(shares)}\nbest: {best}"
 
 
 def main(path: Path) -> str:
+    if not path.exists():
+        raise UserError(f"{path} is missing. docs/experiments.md shows one")
     try:
         sweep = Sweep.model_validate(read_yaml(path))
     except ValidationError as error:
