@@ -1,8 +1,7 @@
 """Searches over params with Optuna, each trial a DVC experiment: python -m tools.sweep sweep.yaml (docs/experiments.md)
 
 A trial runs in a clone of the commit that the sweep began on, in .dvc/tmp/sweeps/NAME, with this repository's cache.
-(`dvc exp run --temp` would take what the workspace holds by then, change it for a moment, and hand its entry of DVC's
-stash to whichever of two runs asks first.) Run again, it goes on; so do its trials, from their checkpoints.
+`dvc exp run --temp` would take what the workspace holds by then, and of two started at once each might run the other's.
 """
 
 import contextlib
@@ -30,6 +29,7 @@ from stages.shared.params import Count, CountOrZero, Section, describe, key_of, 
 from stages.shared.paths import PARAMS, RESULT, VALIDATION_CURVE, read_json, write_json
 from tools.plan import leaves, with_overrides
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 POLL, PATIENCE = 0.5, 60.0  # seconds: between two looks at the trials; for a checkpoint, when one is stopped
 KILLED = r"exited with (-\d+|1(2[89]|[3-9]\d))$"  # what DVC says of a stage that a signal ended
 SCRIPT = """mkdir .dvc/tmp && ln -s "$PWD.checkpoints" .dvc/tmp/checkpoints && dvc cache dir -q --local "$0" || exit
@@ -159,10 +159,11 @@ class Search:
         if not self.study.get_trials(states=[TrialState.COMPLETE]):
             raise UserError(f"no trial ended well. {self.folder} has a log of each")
         frame = self.study.trials_dataframe(("number", "state", "value", "duration", "params"))
-        table = frame.assign(duration=frame.duration.dt.total_seconds().round()).to_string(index=False)
+        seconds, value = frame.duration.dt.total_seconds().round(), frame.value.where(frame.state == "COMPLETE")
+        table = frame.assign(duration=seconds, value=value).to_string(index=False, na_rep="")
         shares = [f"{key} {share:.0%}" for key, share in optuna.importance.get_param_importances(self.study).items()]
-        best = f"dvc exp apply {self.sweep.name}-{self.study.best_trial.number}"
-        return f"{table}\nimportance: {', '.join(shares)}\nbest: {best}"
+        best = f"best: dvc exp apply {self.sweep.name}-{self.study.best_trial.number}"
+        return "\n".join([table, f"importance: {', '.join(shares)}", best])
 
 
 def main(path: Path) -> str:
@@ -189,7 +190,6 @@ def main(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc, and stages' python
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
