@@ -246,26 +246,35 @@ def test_killed_in_the_middle_it_goes_on_with_its_trials_and_counts_none_twice(r
 
 @pytest.mark.slow
 def test_a_trial_that_is_worse_than_those_before_is_pruned_while_it_trains(repository):
-    space = {"train.learning_rate": {"low": 1e-8, "high": 1e-2, "log": True}, "train.epochs": [16]}
+    space = {"train.learning_rate": {"low": 1e-8, "high": 1e-2, "log": True}, "train.epochs": [8]}
     folder = repository.folder_of("pruned")
     folder.mkdir(parents=True)
     study = optuna.create_study(study_name="pruned", storage=f"sqlite:///{folder}/study.db", direction="minimize")
     for rate in (2e-3, 1e-8):
-        study.enqueue_trial({"train.learning_rate": rate, "train.epochs": "16"})
+        study.enqueue_trial({"train.learning_rate": rate, "train.epochs": "8"})
     pruning = {"n_startup_trials": 1, "n_warmup_steps": 0}
     gpu = 1000 + os.getpid()  # no other test's, and for a training on the CPU as good as any
-    process = repository.sweep(name="pruned", space=space, budget=2, workers=[gpu], retries=0, pruning=pruning)
-    training = wait(lambda: [each for each in below(process) if "stages.train" in each.cmdline()], process)[0]
+    settings = {"name": "pruned", "space": space, "budget": 2, "workers": [gpu], "retries": 0, "pruning": pruning}
+    process = repository.sweep(fault="stages._train.watch:Watch.on_step_begin:5:SIGSTOP", **settings)
+    training = wait(lambda: stopped_trainers(process), process)["pruned-0"]
     assert training.environ()["CUDA_VISIBLE_DEVICES"] == str(gpu)
     with open(f"/tmp/sweep-{os.getuid()}-gpu-{gpu}") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for _ in range(6000):
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(psutil.Error):
+            for stopped in stopped_trainers(process).values():
+                time.sleep(6)  # the curves are then due to be written
+                stopped.resume()
+        time.sleep(0.1)
     printed = process.communicate(timeout=800)[0]
     assert process.returncode == 0, printed
     assert "\npruned-1: pruned\n" in printed
     good, bad = repository.trials("pruned")
     assert (good.state.name, bad.state.name) == ("COMPLETE", "PRUNED")
-    assert max(good.intermediate_values) == 160
-    assert 0 < max(bad.intermediate_values) < 160
+    assert max(good.intermediate_values) == 80
+    assert 0 < max(bad.intermediate_values) < 80
     assert "pruned-1" not in repository.run("git", "for-each-ref")
     assert not list(folder.glob("pruned-1.checkpoints"))
     Path(f"/tmp/sweep-{os.getuid()}-gpu-{gpu}").unlink()
