@@ -7,8 +7,8 @@ import sys
 
 from tests.conftest import ROOT
 
-# By the trainer, the stages' runner, transformers' converter, for its data files, and by tools.sweep.
-NEEDED_UNSEEN = {"accelerate", "dvc", "protobuf", "mistral-common", "optuna"}
+# By the trainer, the stages' runner, transformers' converter, and for its data files.
+NEEDED_UNSEEN = {"accelerate", "dvc", "protobuf", "mistral-common"}
 
 
 def pins(name):
