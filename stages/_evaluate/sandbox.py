@@ -4,6 +4,7 @@ The code sees the interpreter and the system's libraries, read-only, and an empt
 process but its own, no environment variable. Nothing that it prints is kept, so that all it can say is one word.
 """
 
+import itertools
 import json
 import os
 import secrets
@@ -17,8 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from stages._evaluate import inside
+from stages._evaluate.calls import call_filter
 from stages.shared.errors import UserError
 from stages.shared.params import Evaluate
 
@@ -28,8 +31,9 @@ PROCESSES = 16  # threads count as well
 FILES = 64  # open at one time, in one process
 WAITS = 5  # so many times the allowed CPU time may pass on the clock: a busy machine fails no test
 LOOKS = 0.05  # seconds between two looks at how much memory is in use
-CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")  # which root needs to become nobody
+CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")  # which root needs to become somebody else
 ADVICE = "or set evaluate.run_tests: false"
+RUNS = itertools.count(secrets.randbelow(1 << 32))  # so that two evaluations at one time hardly take the same users
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ def command() -> list[str]:
             "test rows bring tests (evaluate.run_tests), and the answers to them run in bubblewrap, which is not "
             f"installed. Install it (Debian, Ubuntu: apt-get install bubblewrap), {ADVICE}"
         )
-    # Root has no need of a user namespace, in which the limit on processes would not hold for it: it becomes nobody.
-    # Everybody else gets one, and none below it.
+    # Root has no need of a user namespace, in which the limit on processes would not hold for it: it becomes a user of
+    # its own. Everybody else gets a namespace, and none below it.
     user = [] if is_root() else ["--unshare-user", "--disable-userns"]
     kept = [word for name in CAPABILITIES for word in ("--cap-add", name)] if is_root() else []
     room = ["--perms", "1777", "--size", str(ROOM), "--tmpfs"]
@@ -85,6 +89,17 @@ def command() -> list[str]:
         # -P and -S: nothing but the standard library.
         *(os.path.realpath(sys._base_executable), "-B", "-P", "-S", "-s", "-c", Path(inside.__file__).read_text()),
     ]
+
+
+def own_user() -> int:
+    """An id that no user has and no other sandbox: the kernel counts all processes of a user against RLIMIT_NPROC.
+
+    From the upper half of those that there are here: containers have few.
+    """
+    lines = Path("/proc/self/uid_map").read_text().splitlines()
+    first, _, count = max((list(map(int, line.split())) for line in lines), key=lambda each: each[2])
+    users = range(first + count // 2, first + count)
+    return users[next(RUNS) % len(users)]
 
 
 def memory_in_use(pid: int) -> int:
@@ -103,20 +118,31 @@ def memory_in_use(pid: int) -> int:
     return total
 
 
+def in_memory(content: bytes) -> BinaryIO:
+    """A file to be read from its beginning."""
+    file = open(os.memfd_create("given"), "w+b")  # noqa: SIM115  (the caller closes it)
+    file.write(content)
+    file.seek(0)
+    return file
+
+
 def run(program: Program, seconds: int, megabytes: int) -> tuple[str, str]:
     """(passed | failed | stopped, what bubblewrap said). Stopped: the limits on time or memory ended it.
 
-    seconds: of CPU in one process, and WAITS times as many in all. megabytes: of one process, and of all together.
+    seconds: of CPU in one process, and WAITS times as many in all. megabytes: that one process maps, and that all use.
     """
     word = secrets.token_hex(16)
     memory = megabytes * MIB
     limits = {"RLIMIT_CPU": seconds, "RLIMIT_AS": memory, "RLIMIT_NPROC": PROCESSES, "RLIMIT_NOFILE": FILES}
     limits |= {"RLIMIT_FSIZE": ROOM, "RLIMIT_CORE": 0}
-    job = json.dumps({"limits": limits, "root": is_root(), "word": word, **vars(program)})
-    with open(os.memfd_create("job"), "w+b") as given:
-        given.write(job.encode())
-        given.seek(0)
-        process = subprocess.Popen(command(), stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: S603
+    job = json.dumps({"limits": limits, "user": own_user() if is_root() else None, "word": word, **vars(program)})
+    with in_memory(job.encode()) as given, in_memory(call_filter(ADVICE)) as calls:
+        bwrap, *rest = command()
+        process = subprocess.Popen(  # noqa: S603
+            [bwrap, "--seccomp", str(calls.fileno()), *rest],
+            **{"stdin": given, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+            pass_fds=[calls.fileno()],
+        )
     try:
         said, in_time = watched(process, len(word), time.monotonic() + WAITS * seconds, memory)
     finally:
