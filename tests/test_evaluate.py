@@ -3,7 +3,11 @@
 import dataclasses
 import json
 import math
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from sacrebleu.metrics import CHRF
@@ -24,7 +28,7 @@ from stages.shared.params import Prompt
 from stages.shared.paths import CLEAN, EVALUATIONS, read_json
 from stages.shared.prompts import IGNORED, Encoder
 from stages.shared.records import Record, read_records, record_file, record_table
-from tests.conftest import write_records
+from tests.conftest import ROOT, write_records
 
 CONTEXT = 256
 CPU = {"device": "cpu"}
@@ -439,6 +443,38 @@ def test_what_is_kept_of_another_model_or_other_params_is_not_taken(evaluated, f
     assert len(calls) == 4
 
 
+def test_what_is_kept_of_other_code_is_not_taken(folder, model, section, tmp_path, monkeypatch):
+    found = {kept.fingerprint(folder, model, [[1, 2]], section()) for _ in range(2)}
+    assert len(found) == 1
+    for name in ("_evaluate.batching", "_evaluate.generation", "shared.generation", "shared.models"):
+        module = sys.modules[f"stages.{name}"]
+        changed = tmp_path / "changed.py"
+        changed.write_text(Path(module.__file__).read_text() + "# another version\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(changed))
+            found.add(kept.fingerprint(folder, model, [[1, 2]], section()))
+    assert len(found) == 5
+
+
+KEEPS = """
+from stages._evaluate.kept import Kept
+for _ in range(100):
+    one = Kept("same")
+    for number in range(5):
+        one[number] = [[1] * 100]
+        assert one[number] in ([[1] * 100], None)
+    one.forget()
+"""
+
+
+def test_two_processes_may_keep_and_forget_the_same_answers(tmp_path):
+    environment = os.environ | {"DVC_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KEEPS]
+    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=600)[1] for process in processes] == ["", ""]
+    assert not list((tmp_path / ".dvc" / "tmp" / "generated").glob("*/*.json"))
+
+
 def test_answers_to_records_with_tests_are_run(encoder, section):
     answers = [
         "def f():\n    return 1",
@@ -541,6 +577,14 @@ def test_a_request_that_is_code_already_is_its_own_plain_form():
     assert form.prompt == 'import math\n\ndef f(x):\n    """Twice x."""\n'
     assert (form.given, form.rest) == (form.prompt, "    return 2 * x\n")
     assert continued(form, "    return 2 * x\n\n\nprint(f(1))\n") == (answer.rstrip(), True)
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_lines_end_as_python_sees_it(end):
+    answer = end.join(["def f():", '    """a', " b", '    """', "    return 1", ""])
+    form = plain_form("def f():\n\nGive one", answer)
+    assert (form.given + form.rest, form.rest) == (answer, f"    return 1{end}")
+    assert continued(form, f"    return 1{end}{end}print(1)") == (f"{form.head}    return 1", True)
 
 
 @pytest.mark.parametrize(
