@@ -17,7 +17,7 @@ from stages._evaluate import generation, kept, sandbox, scoring
 from stages._evaluate.batching import batches
 from stages._evaluate.generation import generate
 from stages._evaluate.plain import continued, plain_form
-from stages._evaluate.predictions import asked, is_code, predict, with_outcomes, worth
+from stages._evaluate.predictions import asked, is_code, predict, refuse_tests_of_nothing, with_outcomes, worth
 from stages._evaluate.scoring import FORMAT_TOKENS, body, score, score_plain, token_losses
 from stages._evaluate.subject import Subject
 from stages.evaluate import main, plain_forms
@@ -125,9 +125,9 @@ def scored(model, records, encoder, params) -> dict:
 
 def answers_of(model, records, encoder, params) -> list:
     """The predictions of the records that are asked, as the stage makes them, without its files."""
-    some = [records[place] for place in asked(records, encoder, params, CONTEXT)]
-    outputs = generate(model, [encoder.prompt(each.messages[:-1]) for each in some], encoder.eos, params)
-    return predict(some, outputs, encoder)
+    prompts = asked(records, encoder, params, CONTEXT)
+    outputs = generate(model, list(prompts.values()), encoder.eos, params)
+    return predict([records[place] for place in prompts], outputs, encoder)
 
 
 def one_by_one(model, prompt, eos, count) -> list[int]:
@@ -400,6 +400,13 @@ def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, fo
     assert metrics["loss"] == pytest.approx(sum(r["loss_sum"] for r in expected) / sum(r["tokens"] for r in expected))
 
 
+def test_only_the_prompts_that_are_asked_are_encoded_and_only_once(evaluated, folder, monkeypatch):
+    real, calls = Encoder.prompt, []
+    monkeypatch.setattr(Encoder, "prompt", lambda *given: calls.append(1) or real(*given))
+    evaluated("base", folder)
+    assert len(calls) == 5
+
+
 def saved(folder) -> list:
     """The batches that a stopped generation left behind."""
     return sorted((folder / ".dvc" / "tmp" / "generated").glob("*/*.json"))
@@ -496,12 +503,11 @@ def evaluated_with_tests(tmp_path, monkeypatch, params_of):
     monkeypatch.chdir(tmp_path)
     CLEAN.mkdir(parents=True)
     fields = [{"level": "hard" if n % 3 else "easy"} for n in range(12)]
-    tests = ["pass" if n % 2 else "raise ValueError" for n in range(12)]
-    with record_file(CLEAN / "test.parquet", "level", "tests") as file:
-        table = record_table(records_of(12), level=[each["level"] for each in fields], tests=tests)
-        file.write_table(table)
 
-    def run(name, folder, **changes):
+    def run(name, folder, right="assert x == 1", **changes):
+        tests = [right if n % 2 else "raise ValueError" for n in range(12)]
+        with record_file(CLEAN / "test.parquet", "level", "tests") as file:
+            file.write_table(record_table(records_of(12), level=[each["level"] for each in fields], tests=tests))
         values = {
             "max_rows": 12,
             "generate_rows": 12,
@@ -520,8 +526,8 @@ def evaluated_with_tests(tmp_path, monkeypatch, params_of):
 
 
 def test_pass_at_1_and_slices_stand_in_the_metrics(evaluated_with_tests, folder, monkeypatch):
-    # What a model of random weights writes passes nothing: here it writes a comment.
-    monkeypatch.setattr(Encoder, "decode", lambda self, ids: "# nothing")
+    # What a model of random weights writes passes nothing.
+    monkeypatch.setattr(Encoder, "decode", lambda self, ids: "x = 1")
     metrics, rows, predictions = evaluated_with_tests("tuned", folder)
     assert [each["tests"] for each in predictions] == ["failed", "passed"] * 6
     assert (metrics["tested_rows"], metrics["pass_at_1"]) == (12, 0.5)
@@ -535,6 +541,41 @@ def test_pass_at_1_and_slices_stand_in_the_metrics(evaluated_with_tests, folder,
     assert level["easy"]["pass_at_1"] == 0.5
     assert "loss_lo" not in level["easy"]  # of so few rows it would say little
     assert metrics["slices"]["source"]["rows.jsonl"]["loss_lo"] < metrics["loss"]
+
+
+UNITTEST = """
+import unittest
+class Test(unittest.TestCase):
+    def test(self):
+        self.assertEqual(add(1, 2), 3)
+if __name__ == "__main__":
+    unittest.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "def check(candidate):\n    assert candidate(1, 2) == 3",
+        "def test_add():\n    assert add(1, 2) == 3",
+        UNITTEST,
+        "# assert add(1, 2) == 3",
+    ],
+)
+def test_tests_that_test_nothing_are_refused(tests, section):
+    idle = dataclasses.replace(record("Add", "x = 1"), tests=tests)
+    good = dataclasses.replace(record("Sum", "x = 1"), tests=f"{tests}\nassert add(1, 2) == 3")
+    refuse_tests_of_nothing([good, record("None", "x = 1")], section(), workers=2)
+    where = rf"the tests of 1 of 2 test rows, the first from {idle.source} \(id {idle.id}\)"
+    with pytest.raises(UserError, match=where + r".*call it at their end, as in check\(add\)"):
+        refuse_tests_of_nothing([good, idle], section(), workers=2)
+
+
+def test_they_are_refused_before_anything_is_generated(evaluated_with_tests, folder, monkeypatch):
+    monkeypatch.setattr(generation, "continuations", None)
+    with pytest.raises(UserError, match="they test nothing"):
+        evaluated_with_tests("tuned", folder, right="def check(candidate):\n    assert candidate(1) == 2")
+    assert not EVALUATIONS.exists()
 
 
 def test_tests_run_only_where_that_is_asked_for(evaluated_with_tests, folder, monkeypatch):

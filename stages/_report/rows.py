@@ -49,12 +49,12 @@ def plain_rows(base: list[dict]) -> list[dict]:
     return [row["plain"] | {"cluster": row["cluster"]} for row in base]
 
 
+def loss(row: dict) -> float:
+    return row["loss_sum"] / max(1, row["tokens"])
+
+
 def worst(base: list[dict], tuned: list[dict]) -> Table:
     """The rows on which the tuned model's loss is above the base's, the worst first."""
-
-    def loss(row: dict) -> float:
-        return row["loss_sum"] / max(1, row["tokens"])
-
     pairs = sorted(zip(base, tuned, strict=True), key=lambda pair: (loss(pair[0]) - loss(pair[1]), pair[0]["id"]))
     regressions = [pair for pair in pairs if loss(pair[1]) > loss(pair[0])]
     lines = [
