@@ -1,10 +1,10 @@
 """Evaluate: models/base or models/merged, data/clean/test.parquet, params `seed`, `prompt`, `evaluate`
 → metrics/evaluate/<name>.json, <name>.rows.jsonl and <name>.predictions.jsonl, where <name> is base or tuned.
 
-Both models go through the same code on the same rows. Each measure comes with a 95 % interval; rows.jsonl has what they
-are made of, row by row, so that two models can be compared in pairs. The base is also asked in the plain way that it
-knows from pre-training; what comes of it stands under `plain` in its files. Answers to records that bring tests run in
-a sandbox. A generation that was stopped goes on where it was.
+Both models go through the same code on the same rows. Each measure comes with a 95 % interval where the rows suffice;
+rows.jsonl has what they are made of, row by row, so that two models can be compared in pairs. The base is also asked in
+the plain way that it knows from pre-training; what comes of it stands under `plain` in its files. Answers to records
+that bring tests run in a sandbox. A generation that was stopped goes on where it was.
 Run it with `dvc repro evaluate@tuned`; by hand: `python -m stages.evaluate tuned models/merged`.
 """
 
@@ -98,7 +98,8 @@ def lines(rows: list[dict]) -> str:
 
 
 def summary(metrics: dict) -> str:
-    perplexity = "{perplexity:.2f} (95 %: {perplexity_lo:.2f} to {perplexity_hi:.2f})".format(**metrics)
+    interval = " (95 %: {perplexity_lo:.2f} to {perplexity_hi:.2f})" if "perplexity_lo" in metrics else ""
+    perplexity = f"{{perplexity:.2f}}{interval}".format(**metrics)
     passed = f", {metrics['pass_at_1']:.0%} of {metrics['tested_rows']} pass" if metrics["tested_rows"] else ""
     return (
         f"{metrics['rows']} rows, perplexity {perplexity}, {metrics['perplexity_after_8']:.2f} without the first "

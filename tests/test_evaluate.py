@@ -367,6 +367,15 @@ def evaluated(tmp_path, monkeypatch, params_of):
     return run
 
 
+def test_intervals_are_there_where_the_rows_suffice(evaluated, folder):
+    few = json.loads(evaluated("tuned", folder)["json"])
+    assert few["rows"] == 8
+    assert not [name for name in few if name.endswith("_lo")]
+    more = json.loads(evaluated("tuned", folder, max_rows=11, generate_rows=9)["json"])
+    assert more["loss_lo"] < more["loss"] < more["loss_hi"]
+    assert "chrf_lo" not in more
+
+
 def test_any_folder_is_measured_in_the_same_way(evaluated, folder, tmp_path):
     base, again = evaluated("base", folder), evaluated("tuned", folder)
     rows = [[json.loads(line) for line in each["rows.jsonl"].splitlines()] for each in (base, again)]
@@ -689,6 +698,6 @@ def test_the_base_is_asked_in_the_plain_way_too(evaluated, folder, encoder, mode
     found = evaluated("base", folder)
     metrics = json.loads(found["json"])
     assert metrics["plain"]["generated_rows"] == metrics["generated_rows"]
-    assert {"chrf", "parses_share", "body_bits_per_byte", "chrf_lo"} <= metrics["plain"].keys()
+    assert {"chrf", "parses_share", "body_bits_per_byte"} <= metrics["plain"].keys()
     assert not {"loss", "perplexity", "bits_per_byte"} & metrics["plain"].keys()
     assert "plain" not in json.loads(evaluated("tuned", folder)["json"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages._report.parts import Table, difference, number, signed
+from stages._report.parts import NOTHING, Table, difference, number, signed
 from stages.shared.errors import UserError
 from stages.shared.measures import COLUMNS, changed, columns_of
 
@@ -80,6 +80,8 @@ def fallen(base: list[dict], tuned: list[dict]) -> Table | None:
 
 
 def interval(values: dict[str, float], name: str, scale: float = 1.0) -> str:
-    """Such as +1.2 to +3.4, of a difference."""
+    """Such as +1.2 to +3.4, of a difference; NOTHING where there were too few rows for one."""
+    if f"{name}_lo" not in values:
+        return NOTHING
     low, high = (signed(f"{scale * values[f'{name}_{end}']:.3g}") for end in ("lo", "hi"))
     return f"{low} to {high}"
