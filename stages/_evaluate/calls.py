@@ -27,11 +27,8 @@ MACHINES = {
     "aarch64": Machine(0xC00000B7, (194, 186, 190, 279, 447), clone=220, unshare=97, clone3=435),
 }
 LOAD, EQUALS, AT_LEAST, HAS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER, ARCHITECTURE, ARGUMENT = (
-    0,
-    4,
-    16,
-)  # where they stand in struct seccomp_data; of the first argument the lower half
+NUMBER, ARCHITECTURE = 0, 4  # where they stand in struct seccomp_data
+FLAGS = 16  # the lower half of the first argument, on machines with the lower bytes first
 OTHER_TABLE = 0x40000000  # from here on x86_64 numbers the same calls once more (x32)
 NEW_USER = 0x10000000  # of the flags that clone and unshare take first
 ALLOW, REFUSE, MISSING = 0x7FFF0000, 0x00050001, 0x00050026  # the latter two: the call fails with EPERM, with ENOSYS
@@ -53,7 +50,7 @@ def call_filter(advice: str) -> bytes:
     last = [
         (EQUALS, 1, 0, machine.clone),
         (EQUALS, 0, 2, machine.unshare),
-        (LOAD, 0, 0, ARGUMENT),
+        (LOAD, 0, 0, FLAGS),
         (HAS, 1, 0, NEW_USER),
         (RETURN, 0, 0, ALLOW),
         (RETURN, 0, 0, REFUSE),

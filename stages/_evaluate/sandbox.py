@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import secrets
-import select
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import BinaryIO
 
 from stages._evaluate import inside
 from stages._evaluate.calls import call_filter
+from stages._evaluate.watching import watched
 from stages.shared.errors import UserError
 from stages.shared.params import Evaluate
 
@@ -30,7 +30,6 @@ ROOM = 16 * MIB  # of the folder in memory, and of one file
 PROCESSES = 16  # threads count as well
 FILES = 64  # open at one time, in one process
 WAITS = 5  # so many times the allowed CPU time may pass on the clock: a busy machine fails no test
-LOOKS = 0.05  # seconds between two looks at how much memory is in use
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")  # which root needs to become somebody else
 ADVICE = "or set evaluate.run_tests: false"
 RUNS = itertools.count(secrets.randbelow(1 << 32))  # so that two evaluations at one time hardly take the same users
@@ -102,22 +101,6 @@ def own_user() -> int:
     return users[next(RUNS) % len(users)]
 
 
-def memory_in_use(pid: int) -> int:
-    """Bytes that the process and all below it have in memory."""
-    import psutil
-
-    total = 0
-    try:
-        for process in psutil.Process(pid).children(recursive=True):
-            try:
-                total += process.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-    except psutil.NoSuchProcess:
-        return 0
-    return total
-
-
 def in_memory(content: bytes) -> BinaryIO:
     """A file to be read from its beginning."""
     file = open(os.memfd_create("given"), "w+b")  # noqa: SIM115  (the caller closes it)
@@ -155,30 +138,6 @@ def run(program: Program, seconds: int, megabytes: int) -> tuple[str, str]:
         return "passed", errors
     # Signals end a process that has used up its time.
     return "failed" if in_time and 0 <= process.returncode < 128 else "stopped", errors
-
-
-def watched(process: subprocess.Popen, most: int, deadline: float, memory: int) -> tuple[bytes, bool]:
-    """What the process wrote, at most `most` bytes and one, and whether it ended by itself in time and memory."""
-    said, pipe = b"", process.stdout.fileno()
-    while time.monotonic() < deadline:
-        if select.select([pipe], [], [], LOOKS)[0]:
-            piece = os.read(pipe, most + 1)
-            said += piece
-            if len(said) >= most:
-                return said, True
-            if not piece:  # it has closed its side: most often since it is at its end
-                return said, ended(process, deadline)
-        if memory_in_use(process.pid) > memory:
-            return said, False
-    return said, False
-
-
-def ended(process: subprocess.Popen, deadline: float) -> bool:
-    try:
-        process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def check_sandbox() -> None:
