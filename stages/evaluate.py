@@ -1,24 +1,33 @@
 """Evaluate: models/base or models/merged, data/clean/test.parquet, params `seed`, `prompt`, `evaluate`
 → metrics/evaluate/<name>.json, <name>.rows.jsonl and <name>.predictions.jsonl, where <name> is base or tuned.
 
-Both models go through the same code on the same rows. Each measure comes with a 95 % interval; rows.jsonl has what they
-are made of, row by row, so that two models can be compared in pairs. The base is also asked in the plain way that it
-knows from pre-training; what comes of it stands under `plain` in its files. Answers to records that bring tests run in
-a sandbox. A generation that was stopped goes on where it was.
+Both models go through the same code on the same rows. Each measure comes with a 95 % interval where the rows suffice;
+rows.jsonl has what they are made of, row by row, so that two models can be compared in pairs. The base is also asked in
+the plain way that it knows from pre-training; what comes of it stands under `plain` in its files. Answers to records
+that bring tests run in a sandbox. A generation that was stopped goes on where it was.
 Run it with `dvc repro evaluate@tuned`; by hand: `python -m stages.evaluate tuned models/merged`.
 """
 
 import json
 import sys
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from stages._evaluate.plain import Plain, plain_form
-from stages._evaluate.predictions import asked, plain_prompt, predict, predict_plain, worth
+from stages._evaluate.predictions import (
+    asked,
+    plain_prompt,
+    predict,
+    predict_plain,
+    refuse_tests_of_nothing,
+    worth,
+)
 from stages._evaluate.sandbox import check_sandbox
 from stages._evaluate.scoring import FORMAT_TOKENS, Body, body, score, score_plain
-from stages._evaluate.subject import Answers, Subject
+from stages._evaluate.subject import Answers, Prompts, Reader, Subject
 from stages.shared.measures import (
     COUNTS,
     GENERATED,
@@ -35,6 +44,7 @@ from stages.shared.paths import CLEAN, EVALUATIONS, write_json, write_text
 from stages.shared.prompts import Encoder
 from stages.shared.records import Record, read_records
 from stages.shared.stage import Outcome, run_stage
+from stages.shared.workers import count_workers
 
 NOT_SCORED, NOT_ANSWERED = dict.fromkeys(COUNTS, 0), dict.fromkeys(GENERATED, 0)
 
@@ -46,30 +56,28 @@ def plain_forms(subject: Subject) -> tuple[list[Plain], list[Body | None]]:
     return forms, [body(record, form, subject.encoder, subject.context) for record, form in pairs]
 
 
-def evaluate(subject: Subject, bodies: list[Body | None]) -> tuple[list[dict], Answers]:
-    """What is counted of every record (stages.shared.measures.COLUMNS), and the answers to the first of them."""
-    scores = score(subject.model, subject.records, subject.encoder, subject.params, bodies)
-    places = asked(subject.records, subject.encoder, subject.params, subject.context)
-    prompts = [subject.encoder.prompt(subject.records[place].messages[:-1]) for place in places]
-    answers = subject.answer(places, prompts, predict)
-    values = worth(answers.predictions)
-    return [
-        counts | values.get(record.id, NOT_ANSWERED) for record, counts in zip(subject.records, scores, strict=True)
-    ], answers
+def evaluate(subject: Subject, scores: list[dict], prompts: Prompts, read: Reader) -> tuple[list[dict], Answers]:
+    """What is counted of every record (stages.shared.measures.COLUMNS), and the answers to the prompts.
 
-
-def evaluate_plain(subject: Subject, forms: list[Plain], bodies: list[Body | None]) -> tuple[list[dict], Answers]:
-    """The same of the same records, asked in the plain way."""
-    scores = score_plain(subject.model, bodies, subject.params)
-    places = asked(subject.records, subject.encoder, subject.params, subject.context)
-    room = subject.context - subject.params.max_new_tokens
-    prompts = [plain_prompt(forms[place], subject.encoder, room) for place in places]
-    answers = subject.answer(places, prompts, lambda *given: predict_plain([forms[p] for p in places], prompts, *given))
+    scores: what is counted of the answers in the data.
+    """
+    answers = subject.answer(prompts, read)
     values = worth(answers.predictions)
     return [
         NOT_SCORED | counts | values.get(record.id, NOT_ANSWERED)
         for record, counts in zip(subject.records, scores, strict=True)
     ], answers
+
+
+def evaluate_plain(
+    subject: Subject, forms: list[Plain], bodies: list[Body | None], places: Iterable[int]
+) -> tuple[list[dict], Answers]:
+    """The same of the same records, those at `places` asked in the plain way."""
+    scores = score_plain(subject.model, bodies, subject.params)
+    room = subject.context - subject.params.max_new_tokens
+    prompts = {place: plain_prompt(forms[place], subject.encoder, room) for place in places}
+    read = partial(predict_plain, [forms[place] for place in places], list(prompts.values()))
+    return evaluate(subject, scores, prompts, read)
 
 
 def metrics_of(rows: list[dict], clusters: list[int]) -> dict[str, float]:
@@ -90,7 +98,8 @@ def lines(rows: list[dict]) -> str:
 
 
 def summary(metrics: dict) -> str:
-    perplexity = "{perplexity:.2f} (95 %: {perplexity_lo:.2f} to {perplexity_hi:.2f})".format(**metrics)
+    interval = " (95 %: {perplexity_lo:.2f} to {perplexity_hi:.2f})" if "perplexity_lo" in metrics else ""
+    perplexity = f"{{perplexity:.2f}}{interval}".format(**metrics)
     passed = f", {metrics['pass_at_1']:.0%} of {metrics['tested_rows']} pass" if metrics["tested_rows"] else ""
     return (
         f"{metrics['rows']} rows, perplexity {perplexity}, {metrics['perplexity_after_8']:.2f} without the first "
@@ -106,8 +115,12 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
     if section.run_tests and any(record.tests for record in records):
         check_sandbox()  # before the hours that a large model takes
     subject = Subject(load_model(weights, params.machine), weights, records, Encoder(params.prompt), params)
+    prompts = asked(records, subject.encoder, section, subject.context)
+    if section.run_tests:
+        refuse_tests_of_nothing([records[place] for place in prompts], section, count_workers(params.machine))
     forms, bodies = plain_forms(subject)
-    counts, answers = evaluate(subject, bodies)
+    scores = score(subject.model, records, subject.encoder, section, bodies)
+    counts, answers = evaluate(subject, scores, prompts, predict)
     clusters = clusters_of([record.source for record in records], section.cluster)
     rows = [
         {"id": record.id, "source": record.source, "cluster": cluster, **each}
@@ -118,7 +131,7 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
     metrics = metrics_of(counts, clusters) | {"slices": {each: sliced(rows, each) for each in section.slices}}
     made = [answers]
     if name == "base":
-        plain, plain_answers = evaluate_plain(subject, forms, bodies)
+        plain, plain_answers = evaluate_plain(subject, forms, bodies, prompts)
         made.append(plain_answers)
         metrics["plain"] = metrics_of(plain, clusters)
         rows = [row | {"plain": each} for row, each in zip(rows, plain, strict=True)]

@@ -30,7 +30,7 @@ SMALLER = {
     "lora": {"r": 4, "alpha": 8},
     "train": {"batch_size": 4, "warmup_steps": 1, "eval_steps": 5},
     "merge": {"parity_rows": 2, "max_loss_gap": 0.2, "max_kl": 0.2},
-    "evaluate": {"max_rows": 8, "generate_rows": 4, "max_new_tokens": 8, "batch_size": 4},
+    "evaluate": {"max_rows": 12, "generate_rows": 4, "max_new_tokens": 8, "batch_size": 4},
     "report": {"samples": 2},
     "machine": {"device": "cpu"},
 }

@@ -3,7 +3,11 @@
 import dataclasses
 import json
 import math
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from sacrebleu.metrics import CHRF
@@ -13,7 +17,7 @@ from stages._evaluate import generation, kept, sandbox, scoring
 from stages._evaluate.batching import batches
 from stages._evaluate.generation import generate
 from stages._evaluate.plain import continued, plain_form
-from stages._evaluate.predictions import asked, is_code, predict, with_outcomes, worth
+from stages._evaluate.predictions import asked, is_code, predict, refuse_tests_of_nothing, with_outcomes, worth
 from stages._evaluate.scoring import FORMAT_TOKENS, body, score, score_plain, token_losses
 from stages._evaluate.subject import Subject
 from stages.evaluate import main, plain_forms
@@ -24,7 +28,7 @@ from stages.shared.params import Prompt
 from stages.shared.paths import CLEAN, EVALUATIONS, read_json
 from stages.shared.prompts import IGNORED, Encoder
 from stages.shared.records import Record, read_records, record_file, record_table
-from tests.conftest import write_records
+from tests.conftest import ROOT, write_records
 
 CONTEXT = 256
 CPU = {"device": "cpu"}
@@ -121,9 +125,9 @@ def scored(model, records, encoder, params) -> dict:
 
 def answers_of(model, records, encoder, params) -> list:
     """The predictions of the records that are asked, as the stage makes them, without its files."""
-    some = [records[place] for place in asked(records, encoder, params, CONTEXT)]
-    outputs = generate(model, [encoder.prompt(each.messages[:-1]) for each in some], encoder.eos, params)
-    return predict(some, outputs, encoder)
+    prompts = asked(records, encoder, params, CONTEXT)
+    outputs = generate(model, list(prompts.values()), encoder.eos, params)
+    return predict([records[place] for place in prompts], outputs, encoder)
 
 
 def one_by_one(model, prompt, eos, count) -> list[int]:
@@ -363,6 +367,15 @@ def evaluated(tmp_path, monkeypatch, params_of):
     return run
 
 
+def test_intervals_are_there_where_the_rows_suffice(evaluated, folder):
+    few = json.loads(evaluated("tuned", folder)["json"])
+    assert few["rows"] == 8
+    assert not [name for name in few if name.endswith("_lo")]
+    more = json.loads(evaluated("tuned", folder, max_rows=11, generate_rows=9)["json"])
+    assert more["loss_lo"] < more["loss"] < more["loss_hi"]
+    assert "chrf_lo" not in more
+
+
 def test_any_folder_is_measured_in_the_same_way(evaluated, folder, tmp_path):
     base, again = evaluated("base", folder), evaluated("tuned", folder)
     rows = [[json.loads(line) for line in each["rows.jsonl"].splitlines()] for each in (base, again)]
@@ -394,6 +407,13 @@ def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, fo
     expected = score(load(folder), scored, encoder, params.evaluate, bodies)
     assert [{name: row[name] for name in expected[0]} for row in rows] == expected
     assert metrics["loss"] == pytest.approx(sum(r["loss_sum"] for r in expected) / sum(r["tokens"] for r in expected))
+
+
+def test_only_the_prompts_that_are_asked_are_encoded_and_only_once(evaluated, folder, monkeypatch):
+    real, calls = Encoder.prompt, []
+    monkeypatch.setattr(Encoder, "prompt", lambda *given: calls.append(1) or real(*given))
+    evaluated("base", folder)
+    assert len(calls) == 5
 
 
 def saved(folder) -> list:
@@ -439,6 +459,38 @@ def test_what_is_kept_of_another_model_or_other_params_is_not_taken(evaluated, f
     assert len(calls) == 4
 
 
+def test_what_is_kept_of_other_code_is_not_taken(folder, model, section, tmp_path, monkeypatch):
+    found = {kept.fingerprint(folder, model, [[1, 2]], section()) for _ in range(2)}
+    assert len(found) == 1
+    for name in ("_evaluate.batching", "_evaluate.generation", "shared.generation", "shared.models"):
+        module = sys.modules[f"stages.{name}"]
+        changed = tmp_path / "changed.py"
+        changed.write_text(Path(module.__file__).read_text() + "# another version\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(changed))
+            found.add(kept.fingerprint(folder, model, [[1, 2]], section()))
+    assert len(found) == 5
+
+
+KEEPS = """
+from stages._evaluate.kept import Kept
+for _ in range(100):
+    one = Kept("same")
+    for number in range(5):
+        one[number] = [[1] * 100]
+        assert one[number] in ([[1] * 100], None)
+    one.forget()
+"""
+
+
+def test_two_processes_may_keep_and_forget_the_same_answers(tmp_path):
+    environment = os.environ | {"DVC_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KEEPS]
+    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=600)[1] for process in processes] == ["", ""]
+    assert not list((tmp_path / ".dvc" / "tmp" / "generated").glob("*/*.json"))
+
+
 def test_answers_to_records_with_tests_are_run(encoder, section):
     answers = [
         "def f():\n    return 1",
@@ -460,12 +512,11 @@ def evaluated_with_tests(tmp_path, monkeypatch, params_of):
     monkeypatch.chdir(tmp_path)
     CLEAN.mkdir(parents=True)
     fields = [{"level": "hard" if n % 3 else "easy"} for n in range(12)]
-    tests = ["pass" if n % 2 else "raise ValueError" for n in range(12)]
-    with record_file(CLEAN / "test.parquet", "level", "tests") as file:
-        table = record_table(records_of(12), level=[each["level"] for each in fields], tests=tests)
-        file.write_table(table)
 
-    def run(name, folder, **changes):
+    def run(name, folder, right="assert x == 1", **changes):
+        tests = [right if n % 2 else "raise ValueError" for n in range(12)]
+        with record_file(CLEAN / "test.parquet", "level", "tests") as file:
+            file.write_table(record_table(records_of(12), level=[each["level"] for each in fields], tests=tests))
         values = {
             "max_rows": 12,
             "generate_rows": 12,
@@ -484,8 +535,8 @@ def evaluated_with_tests(tmp_path, monkeypatch, params_of):
 
 
 def test_pass_at_1_and_slices_stand_in_the_metrics(evaluated_with_tests, folder, monkeypatch):
-    # What a model of random weights writes passes nothing: here it writes a comment.
-    monkeypatch.setattr(Encoder, "decode", lambda self, ids: "# nothing")
+    # What a model of random weights writes passes nothing.
+    monkeypatch.setattr(Encoder, "decode", lambda self, ids: "x = 1")
     metrics, rows, predictions = evaluated_with_tests("tuned", folder)
     assert [each["tests"] for each in predictions] == ["failed", "passed"] * 6
     assert (metrics["tested_rows"], metrics["pass_at_1"]) == (12, 0.5)
@@ -499,6 +550,41 @@ def test_pass_at_1_and_slices_stand_in_the_metrics(evaluated_with_tests, folder,
     assert level["easy"]["pass_at_1"] == 0.5
     assert "loss_lo" not in level["easy"]  # of so few rows it would say little
     assert metrics["slices"]["source"]["rows.jsonl"]["loss_lo"] < metrics["loss"]
+
+
+UNITTEST = """
+import unittest
+class Test(unittest.TestCase):
+    def test(self):
+        self.assertEqual(add(1, 2), 3)
+if __name__ == "__main__":
+    unittest.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "def check(candidate):\n    assert candidate(1, 2) == 3",
+        "def test_add():\n    assert add(1, 2) == 3",
+        UNITTEST,
+        "# assert add(1, 2) == 3",
+    ],
+)
+def test_tests_that_test_nothing_are_refused(tests, section):
+    idle = dataclasses.replace(record("Add", "x = 1"), tests=tests)
+    good = dataclasses.replace(record("Sum", "x = 1"), tests=f"{tests}\nassert add(1, 2) == 3")
+    refuse_tests_of_nothing([good, record("None", "x = 1")], section(), workers=2)
+    where = rf"the tests of 1 of 2 test rows, the first from {idle.source} \(id {idle.id}\)"
+    with pytest.raises(UserError, match=where + r".*call it at their end, as in check\(add\)"):
+        refuse_tests_of_nothing([good, idle], section(), workers=2)
+
+
+def test_they_are_refused_before_anything_is_generated(evaluated_with_tests, folder, monkeypatch):
+    monkeypatch.setattr(generation, "continuations", None)
+    with pytest.raises(UserError, match="they test nothing"):
+        evaluated_with_tests("tuned", folder, right="def check(candidate):\n    assert candidate(1) == 2")
+    assert not EVALUATIONS.exists()
 
 
 def test_tests_run_only_where_that_is_asked_for(evaluated_with_tests, folder, monkeypatch):
@@ -541,6 +627,14 @@ def test_a_request_that_is_code_already_is_its_own_plain_form():
     assert form.prompt == 'import math\n\ndef f(x):\n    """Twice x."""\n'
     assert (form.given, form.rest) == (form.prompt, "    return 2 * x\n")
     assert continued(form, "    return 2 * x\n\n\nprint(f(1))\n") == (answer.rstrip(), True)
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_lines_end_as_python_sees_it(end):
+    answer = end.join(["def f():", '    """a', " b", '    """', "    return 1", ""])
+    form = plain_form("def f():\n\nGive one", answer)
+    assert (form.given + form.rest, form.rest) == (answer, f"    return 1{end}")
+    assert continued(form, f"    return 1{end}{end}print(1)") == (f"{form.head}    return 1", True)
 
 
 @pytest.mark.parametrize(
@@ -604,6 +698,6 @@ def test_the_base_is_asked_in_the_plain_way_too(evaluated, folder, encoder, mode
     found = evaluated("base", folder)
     metrics = json.loads(found["json"])
     assert metrics["plain"]["generated_rows"] == metrics["generated_rows"]
-    assert {"chrf", "parses_share", "body_bits_per_byte", "chrf_lo"} <= metrics["plain"].keys()
+    assert {"chrf", "parses_share", "body_bits_per_byte"} <= metrics["plain"].keys()
     assert not {"loss", "perplexity", "bits_per_byte"} & metrics["plain"].keys()
     assert "plain" not in json.loads(evaluated("tuned", folder)["json"])

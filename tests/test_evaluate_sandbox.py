@@ -2,6 +2,7 @@
 show: as a passed test, or outside."""
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -283,6 +284,49 @@ def test_too_much_memory_is_refused_to_one_process_and_ends_several():
     assert time.monotonic() - started < WAITS * SECONDS  # memory it was, not time
 
 
+@pytest.mark.parametrize(
+    "keep",
+    [
+        "os.memfd_create('more')",
+        "assert libc.syscall(447, 0) >= 0",  # memfd_secret
+        "assert libc.shmget(0, 1 << 20, 0o1600) >= 0",
+        "assert libc.msgget(0, 0o1600) >= 0",
+        "assert libc.semget(0, 100, 0o1600) >= 0",
+        "assert libc.unshare(0x10000000) == 0",  # a user namespace, where it may mount a folder in memory
+        "assert libc.syscall({'x86_64': 56, 'aarch64': 220}[os.uname().machine], 0x10000011, 0, 0, 0, 0) >= 0",
+    ],
+)
+def test_no_memory_can_be_had_that_belongs_to_no_process(keep):
+    assert outcome(f"import ctypes, os\nlibc = ctypes.CDLL(None)\n{keep}") == "failed"
+
+
+def test_the_processes_of_one_sandbox_do_not_count_in_another(params_of):
+    tests = """
+        import os, time
+        for _ in range(12):
+            if os.fork() == 0:
+                time.sleep(1000)
+        time.sleep(3)
+        """
+    section = params_of(evaluate={"test_seconds": SECONDS, "test_megabytes": MEGABYTES}).evaluate
+    assert outcomes([Program("", textwrap.dedent(tests))] * 3, section, workers=3) == ["passed"] * 3
+
+
+def test_in_a_container_with_few_users_the_sandbox_takes_one_of_them(monkeypatch):
+    monkeypatch.setattr(
+        Path, "read_text", lambda path: "         0       1000          1\n         1     100000      65535\n"
+    )
+    found = {sandbox.own_user() for _ in range(100)}
+    assert len(found) == 100
+    assert all(32768 <= user < 65536 for user in found)
+
+
+def test_on_a_machine_whose_calls_are_not_known_it_says_so(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    with pytest.raises(UserError, match=r"made for x86_64 and aarch64 alone, not for riscv64.*run_tests: false"):
+        check_sandbox()
+
+
 @pytest.mark.parametrize("loop", ["while True: pass", "import time; time.sleep(1e6)", "import signal; signal.pause()"])
 def test_what_never_ends_is_ended(loop, marked):
     assert outcome(loop, seconds=1) == "stopped"
@@ -335,9 +379,10 @@ def test_where_bubblewrap_may_not_work_it_says_what_it_said(monkeypatch, tmp_pat
 def ordinary_user(monkeypatch):
     """The sandbox as it is made for everybody but root."""
     monkeypatch.setattr(sandbox, "is_root", lambda: False)
-    sandbox.command.cache_clear()
+    command = sandbox.command  # which `marked` replaces
+    command.cache_clear()
     yield
-    sandbox.command.cache_clear()
+    command.cache_clear()
 
 
 def test_for_an_ordinary_user_it_is_as_tight(ordinary_user, secret, marked):
@@ -359,5 +404,6 @@ def test_for_an_ordinary_user_it_is_as_tight(ordinary_user, secret, marked):
     assert outcome("", tests) == "passed"
     nested = "import ctypes, os\nassert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0"
     assert outcome(nested) == "failed"  # no user namespace below
+    assert outcome("import os\nos.memfd_create('more')") == "failed"
     assert outcome("while True:\n    pass", seconds=1) == "stopped"
     assert not left_over(marked)

@@ -116,7 +116,7 @@ def test_metrics_json_is_in_git_and_what_dvc_compares(repository):
     assert "metrics.json" in repository.run("git", "ls-files")
     metrics = json.loads((repository.folder / "metrics.json").read_text())
     assert metrics["clean"]["rows"]["read"] == 200
-    assert metrics["evaluate"]["base"]["rows"] == metrics["evaluate"]["tuned"]["rows"] == 8
+    assert metrics["evaluate"]["base"]["rows"] == metrics["evaluate"]["tuned"]["rows"] == 12
     assert metrics["train"]["validation_loss"] < metrics["train"]["validation_loss_start"]
     assert "evaluate.tuned.perplexity" in repository.run("dvc", "metrics", "show", "--md")
 

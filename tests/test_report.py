@@ -852,11 +852,23 @@ def test_slices_have_an_interval_or_a_dash_and_of_them_metrics_json_has_the_fiel
     assert list(lengths) == [f"up to {edge} tokens" for edge in (32, 64, 128, 256, 512)] + ["more than 512 tokens"]
     assert lengths["up to 32 tokens"][-1] == "–"  # of eight rows
     assert re.fullmatch(r"−[\d.]+ to −[\d.]+", lengths["up to 512 tokens"][-1])
-    assert len(tables["Loss by source, those with the most tokens"].rows) == 10
+    assert len(tables["Loss by source, the 10 of 31 with the most tokens"].rows) == 10
     inputs["tuned"]["slices"]["difficulty"] = {"hard": {"rows": 3, "loss": 2.5}}
     assert report(inputs, 3)["metrics"]["evaluate"]["tuned"]["slices"] == {
         "difficulty": {"hard": {"rows": 3, "loss": 2.5}}
     }
+
+
+def test_of_few_rows_it_says_no_interval():
+    inputs = example()
+    inputs["rows"] = {name: rows[:9] for name, rows in inputs["rows"].items()}
+    for name in ("base", "tuned"):
+        inputs[name] = {key: value for key, value in inputs[name].items() if not key.endswith(("_lo", "_hi"))}
+    tables = tables_of(inputs)
+    assert {line[-1] for line in tables["On the test split"].rows} == {"–"}
+    figures = report(inputs, 3)["metrics"]["evaluate"]
+    assert figures["change"]["loss"] < 0
+    assert "loss_lo" not in figures["change"]
 
 
 def test_answers_that_lost_their_tests_are_listed_by_row():

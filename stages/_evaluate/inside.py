@@ -1,9 +1,9 @@
 """What runs inside the sandbox: it takes limits upon itself, then an answer and its tests.
 
 sandbox.py hands this text to a bare interpreter that sees nothing of the repository, so it imports no module of ours.
-Standard input is one JSON object: `limits` ({name of a resource: value}), `root` (whether it runs as root), `answer`,
-`tests`, and `word`, which goes to standard output once the tests have run to their end: an answer that ends the process
-before has not passed.
+Standard input is one JSON object: `limits` ({name of a resource: value}), `user` (the id to take on where root started
+it, else null), `answer`, `tests`, and `word`, which goes to standard output once the tests have run to their end: an
+answer that ends the process before has not passed.
 """
 
 import json
@@ -13,7 +13,7 @@ import resource
 import sys
 import types
 
-NOBODY = 65534
+NOGROUP = 65534
 
 
 def main() -> None:
@@ -23,10 +23,10 @@ def main() -> None:
         os.dup2(nowhere, standard)
     for name, value in job["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
-    if job["root"]:  # whose processes are never counted, and root may lift any limit
+    if (user := job["user"]) is not None:  # root's processes are never counted, and root may lift any limit
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        os.setresgid(NOGROUP, NOGROUP, NOGROUP)
+        os.setresuid(user, user, user)
     random.seed(0)
     # Not __main__: what a program does when it is started is not what the tests ask for.
     module = sys.modules["answer"] = types.ModuleType("answer")

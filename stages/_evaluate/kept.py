@@ -3,6 +3,7 @@
 One file a batch, since an answer's bits depend on what it was padded to: what is kept is what would be made again.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._evaluate import batching, generation
+from stages.shared import generation as decoding
+from stages.shared import models
 from stages.shared.params import Evaluate
 from stages.shared.paths import write_text
 from stages.shared.stage import file_state
@@ -20,6 +23,7 @@ from stages.shared.stage import file_state
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+CODE = (batching, generation, decoding, models)
 FORGOTTEN = 7 * 24 * 3600  # seconds after which nobody comes back for them
 
 
@@ -35,14 +39,17 @@ def fingerprint(weights: Path, model: "PreTrainedModel", prompts: list[list[int]
         "model": [str(model.device.type), str(model.dtype), model.config._attn_implementation],
         "prompts": prompts,
         "params": [params.max_new_tokens, params.batch_size],
-        "code": [Path(module.__file__).read_text(encoding="utf-8") for module in (batching, generation)],
+        "code": [Path(module.__file__).read_text(encoding="utf-8") for module in CODE],
         "versions": [importlib.metadata.version(name) for name in ("torch", "transformers")],
     }
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
 class Kept:
-    """The batches of one generation, by their numbers, each a list of answers in token ids."""
+    """The batches of one generation, by their numbers, each a list of answers in token ids.
+
+    Another process may make the same ones at the same time, and forget them when it is through with them.
+    """
 
     def __init__(self, digest: str):
         self.folder = kept_root() / digest
@@ -57,11 +64,15 @@ class Kept:
         return answers
 
     def __setitem__(self, number: int, answers: list[list[int]]) -> None:
-        write_text(self.folder / f"{number:06}.json", json.dumps(answers))
+        own = self.folder / f"{number:06}.{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # just forgotten: at worst it is made again
+            write_text(own, json.dumps(answers))
+            own.rename(own.with_suffix(".json"))
 
     def forget(self) -> None:
         """These, and what no run has come back for."""
         shutil.rmtree(self.folder, ignore_errors=True)
         for other in self.folder.parent.glob("*"):
-            if time.time() - other.stat().st_mtime > FORGOTTEN:
-                shutil.rmtree(other, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - other.stat().st_mtime > FORGOTTEN:
+                    shutil.rmtree(other, ignore_errors=True)

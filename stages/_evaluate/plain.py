@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from stages.shared.code import parse, python_in
 
 SIGNATURE = re.compile(r"^(?:async )?def (\w+)\(.*\).*:$", re.MULTILINE)
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # with its end, as ast counts them
 INDENT = " " * 4
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -61,11 +62,10 @@ def body_of(answer: str, name: str) -> tuple[str, str] | None:
     if not statements:
         return None
     first = min([statements[0].lineno, *(each.lineno for each in getattr(statements[0], "decorator_list", []))])
-    lines = answer.split("\n")  # as ast counts them
+    lines = LINE.findall(answer)
     while first > 1 and (not lines[first - 2].strip() or lines[first - 2].lstrip().startswith("#")):
         first -= 1
-    given = "\n".join(lines[: first - 1])
-    return (f"{given}\n", "\n".join(lines[first - 1 :])) if first - 1 >= node.lineno else None
+    return ("".join(lines[: first - 1]), "".join(lines[first - 1 :])) if first - 1 >= node.lineno else None
 
 
 def plain_form(question: str, answer: str) -> Plain:
@@ -85,6 +85,6 @@ def continued(form: Plain, text: str) -> tuple[str, bool]:
     """The answer that a continuation makes, and whether a function in it has come to its end."""
     if form.head is None:
         return text, False
-    lines = text.split("\n")
+    lines = LINE.findall(text)
     outside = next((place for place, line in enumerate(lines) if line.strip() and not line[0].isspace()), None)
-    return form.head + "\n".join(lines[:outside]).rstrip(), outside is not None
+    return form.head + "".join(lines[:outside]).rstrip(), outside is not None

@@ -2,6 +2,7 @@
 
 import ast
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from stages._evaluate.plain import Plain, continued
 from stages._evaluate.sandbox import Program, outcomes
@@ -32,20 +33,21 @@ def is_code(text: str) -> bool:
     return tree is not None and any(not isinstance(node, ast.Expr) for node in tree.body)
 
 
-def asked(records: list[Record], encoder: Encoder, params: Evaluate, context: int) -> list[int]:
-    """The numbers of the records that are to be answered: those whose prompt leaves room in the model's context.
+def asked(records: list[Record], encoder: Encoder, params: Evaluate, context: int) -> dict[int, list[int]]:
+    """{number: prompt} of the records that are to be answered: those whose prompt leaves room in the model's context.
 
     Raises:
         UserError: there is none.
     """
     room = context - params.max_new_tokens
-    fitting = [n for n, record in enumerate(records) if len(encoder.prompt(record.messages[:-1])) <= room]
+    prompts = ((number, encoder.prompt(record.messages[:-1])) for number, record in enumerate(records))
+    fitting = dict(islice((each for each in prompts if len(each[1]) <= room), params.generate_rows))
     if not fitting:
         raise UserError(
             f"no test row's prompt leaves room for evaluate.max_new_tokens ({params.max_new_tokens}) in the model's "
             f"context of {context} tokens. Lower it"
         )
-    return fitting[: params.generate_rows]
+    return fitting
 
 
 def prediction(record: Record, text: str, ended: bool) -> Prediction:
@@ -77,6 +79,23 @@ def predict_plain(
         answer, ended = continued(form, text)
         predictions.append(prediction(record, answer, ended or ids[-1:] == [encoder.eos]))
     return predictions
+
+
+def refuse_tests_of_nothing(records: list[Record], params: Evaluate, workers: int) -> None:
+    """Runs the records' tests behind an answer of nothing, which none may pass.
+
+    Raises:
+        UserError: some do, as where a test function is defined and nobody calls it.
+    """
+    tested = [record for record in records if record.tests]
+    found = outcomes([Program("", record.tests) for record in tested], params, workers)
+    idle = [record for record, outcome in zip(tested, found, strict=True) if outcome == "passed"]
+    if idle:
+        raise UserError(
+            f"an answer with nothing in it passes the tests of {len(idle)} of {len(tested)} test rows, the first from "
+            f"{idle[0].source} (id {idle[0].id}): they test nothing. Where they define a function, call it at their "
+            "end, as in check(add) or test_add(); or take `tests` out of the row, or set evaluate.run_tests: false"
+        )
 
 
 def with_outcomes(

@@ -4,10 +4,10 @@ The code sees the interpreter and the system's libraries, read-only, and an empt
 process but its own, no environment variable. Nothing that it prints is kept, so that all it can say is one word.
 """
 
+import itertools
 import json
 import os
 import secrets
-import select
 import shutil
 import subprocess
 import sys
@@ -17,8 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from stages._evaluate import inside
+from stages._evaluate.calls import call_filter
+from stages._evaluate.watching import watched
 from stages.shared.errors import UserError
 from stages.shared.params import Evaluate
 
@@ -27,9 +30,9 @@ ROOM = 16 * MIB  # of the folder in memory, and of one file
 PROCESSES = 16  # threads count as well
 FILES = 64  # open at one time, in one process
 WAITS = 5  # so many times the allowed CPU time may pass on the clock: a busy machine fails no test
-LOOKS = 0.05  # seconds between two looks at how much memory is in use
-CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")  # which root needs to become nobody
+CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")  # which root needs to become somebody else
 ADVICE = "or set evaluate.run_tests: false"
+RUNS = itertools.count(secrets.randbelow(1 << 32))  # so that two evaluations at one time hardly take the same users
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ def command() -> list[str]:
             "test rows bring tests (evaluate.run_tests), and the answers to them run in bubblewrap, which is not "
             f"installed. Install it (Debian, Ubuntu: apt-get install bubblewrap), {ADVICE}"
         )
-    # Root has no need of a user namespace, in which the limit on processes would not hold for it: it becomes nobody.
-    # Everybody else gets one, and none below it.
+    # Root has no need of a user namespace, in which the limit on processes would not hold for it: it becomes a user of
+    # its own. Everybody else gets a namespace, and none below it.
     user = [] if is_root() else ["--unshare-user", "--disable-userns"]
     kept = [word for name in CAPABILITIES for word in ("--cap-add", name)] if is_root() else []
     room = ["--perms", "1777", "--size", str(ROOM), "--tmpfs"]
@@ -87,36 +90,42 @@ def command() -> list[str]:
     ]
 
 
-def memory_in_use(pid: int) -> int:
-    """Bytes that the process and all below it have in memory."""
-    import psutil
+def own_user() -> int:
+    """An id that no user has and no other sandbox: the kernel counts all processes of a user against RLIMIT_NPROC.
 
-    total = 0
-    try:
-        for process in psutil.Process(pid).children(recursive=True):
-            try:
-                total += process.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-    except psutil.NoSuchProcess:
-        return 0
-    return total
+    From the upper half of those that there are here: containers have few.
+    """
+    lines = Path("/proc/self/uid_map").read_text().splitlines()
+    first, _, count = max((list(map(int, line.split())) for line in lines), key=lambda each: each[2])
+    users = range(first + count // 2, first + count)
+    return users[next(RUNS) % len(users)]
+
+
+def in_memory(content: bytes) -> BinaryIO:
+    """A file to be read from its beginning."""
+    file = open(os.memfd_create("given"), "w+b")  # noqa: SIM115  (the caller closes it)
+    file.write(content)
+    file.seek(0)
+    return file
 
 
 def run(program: Program, seconds: int, megabytes: int) -> tuple[str, str]:
     """(passed | failed | stopped, what bubblewrap said). Stopped: the limits on time or memory ended it.
 
-    seconds: of CPU in one process, and WAITS times as many in all. megabytes: of one process, and of all together.
+    seconds: of CPU in one process, and WAITS times as many in all. megabytes: that one process maps, and that all use.
     """
     word = secrets.token_hex(16)
     memory = megabytes * MIB
     limits = {"RLIMIT_CPU": seconds, "RLIMIT_AS": memory, "RLIMIT_NPROC": PROCESSES, "RLIMIT_NOFILE": FILES}
     limits |= {"RLIMIT_FSIZE": ROOM, "RLIMIT_CORE": 0}
-    job = json.dumps({"limits": limits, "root": is_root(), "word": word, **vars(program)})
-    with open(os.memfd_create("job"), "w+b") as given:
-        given.write(job.encode())
-        given.seek(0)
-        process = subprocess.Popen(command(), stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: S603
+    job = json.dumps({"limits": limits, "user": own_user() if is_root() else None, "word": word, **vars(program)})
+    with in_memory(job.encode()) as given, in_memory(call_filter(ADVICE)) as calls:
+        bwrap, *rest = command()
+        process = subprocess.Popen(  # noqa: S603
+            [bwrap, "--seccomp", str(calls.fileno()), *rest],
+            **{"stdin": given, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+            pass_fds=[calls.fileno()],
+        )
     try:
         said, in_time = watched(process, len(word), time.monotonic() + WAITS * seconds, memory)
     finally:
@@ -129,30 +138,6 @@ def run(program: Program, seconds: int, megabytes: int) -> tuple[str, str]:
         return "passed", errors
     # Signals end a process that has used up its time.
     return "failed" if in_time and 0 <= process.returncode < 128 else "stopped", errors
-
-
-def watched(process: subprocess.Popen, most: int, deadline: float, memory: int) -> tuple[bytes, bool]:
-    """What the process wrote, at most `most` bytes and one, and whether it ended by itself in time and memory."""
-    said, pipe = b"", process.stdout.fileno()
-    while time.monotonic() < deadline:
-        if select.select([pipe], [], [], LOOKS)[0]:
-            piece = os.read(pipe, most + 1)
-            said += piece
-            if len(said) >= most:
-                return said, True
-            if not piece:  # it has closed its side: most often since it is at its end
-                return said, ended(process, deadline)
-        if memory_in_use(process.pid) > memory:
-            return said, False
-    return said, False
-
-
-def ended(process: subprocess.Popen, deadline: float) -> bool:
-    try:
-        process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def check_sandbox() -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Tokens = list[list[int]]
+Prompts = dict[int, list[int]]  # by the places of their records
+Reader = Callable[[list[Record], Tokens, Encoder], list[Prediction]]  # makes predictions of what is generated
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,13 @@ class Subject:
     def context(self) -> int:
         return self.model.config.max_position_embeddings
 
-    def answer(
-        self,
-        places: list[int],
-        prompts: Tokens,
-        read: Callable[[list[Record], Tokens, Encoder], list[Prediction]],
-    ) -> Answers:
-        """prompts: one for each of the records at `places`. read: makes predictions of what is generated."""
-        kept = Kept(fingerprint(self.weights, self.model, prompts, self.params))
+    def answer(self, prompts: Prompts, read: Reader) -> Answers:
+        texts = list(prompts.values())
+        kept = Kept(fingerprint(self.weights, self.model, texts, self.params))
         started = time.monotonic()
-        outputs = generate(self.model, prompts, self.encoder.eos, self.params, kept)
+        outputs = generate(self.model, texts, self.encoder.eos, self.params, kept)
         rate = (sum(map(len, outputs)) - kept.tokens) / (time.monotonic() - started)
-        records = [self.records[place] for place in places]
+        records = [self.records[place] for place in prompts]
         predictions = read(records, outputs, self.encoder)
         if self.params.run_tests:
             predictions = with_outcomes(predictions, records, self.params, count_workers(self.everything.machine))

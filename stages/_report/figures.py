@@ -61,7 +61,7 @@ def change(measure: Measure, before: float | None, after: float | None) -> str:
 
 def sure(values: dict, measure: Measure) -> str:
     """The interval of a difference, and whether it leaves out zero."""
-    low, high = values[f"{measure.name}_lo"], values[f"{measure.name}_hi"]
+    low, high = (values.get(f"{measure.name}_{end}", 0) for end in ("lo", "hi"))
     if low == high == 0:
         return NOTHING
     return interval(values, measure.name, measure.scale) + ("" if low > 0 or high < 0 else ", may be chance")

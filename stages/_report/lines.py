@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from stages._report.parts import NOTHING, difference, number, spread
+from stages._report.rows import loss
 
 MOST = 1000  # rows of the page: a browser must still search them while one types
 KINDS = {"base": "Base", "tuned": "Tuned", "change": "Change of"}
@@ -15,10 +16,6 @@ class Line(NamedTuple):
     cells: list[tuple[str, str]]  # (kind, text), the measures of each kind in turn
     worse: bool
     answers: tuple[dict, dict] | None  # the predictions of base and tuned, where an answer was generated
-
-
-def loss(row: dict) -> float:
-    return row["loss_sum"] / max(1, row["tokens"])
 
 
 def line(base: dict, tuned: dict, answers: tuple[dict, dict] | None) -> Line:

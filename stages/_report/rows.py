@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages._report.parts import Table, difference, number, signed
+from stages._report.parts import NOTHING, Table, difference, number, signed
 from stages.shared.errors import UserError
 from stages.shared.measures import COLUMNS, changed, columns_of
 
@@ -49,12 +49,12 @@ def plain_rows(base: list[dict]) -> list[dict]:
     return [row["plain"] | {"cluster": row["cluster"]} for row in base]
 
 
+def loss(row: dict) -> float:
+    return row["loss_sum"] / max(1, row["tokens"])
+
+
 def worst(base: list[dict], tuned: list[dict]) -> Table:
     """The rows on which the tuned model's loss is above the base's, the worst first."""
-
-    def loss(row: dict) -> float:
-        return row["loss_sum"] / max(1, row["tokens"])
-
     pairs = sorted(zip(base, tuned, strict=True), key=lambda pair: (loss(pair[0]) - loss(pair[1]), pair[0]["id"]))
     regressions = [pair for pair in pairs if loss(pair[1]) > loss(pair[0])]
     lines = [
@@ -80,6 +80,8 @@ def fallen(base: list[dict], tuned: list[dict]) -> Table | None:
 
 
 def interval(values: dict[str, float], name: str, scale: float = 1.0) -> str:
-    """Such as +1.2 to +3.4, of a difference."""
+    """Such as +1.2 to +3.4, of a difference; NOTHING where there were too few rows for one."""
+    if f"{name}_lo" not in values:
+        return NOTHING
     low, high = (signed(f"{scale * values[f'{name}_{end}']:.3g}") for end in ("lo", "hi"))
     return f"{low} to {high}"

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages._report.parts import NOTHING, Table, difference, number, points, share
+from stages._report.parts import Table, difference, number, points, share
 from stages._report.rows import interval
 from stages.shared.measures import LENGTHS, changed, columns_of, draws_of, kinds, length_name, measured
 
-NAMES = {"length": "length of the answer", "source": "source, those with the most tokens"}
+NAMES = {"length": "length of the answer"}
 LENGTH_LABELS = {length_name(edge): f"up to {edge} tokens" for edge in LENGTHS}
 LENGTH_LABELS |= {length_name(LENGTHS[-1] + 1): f"more than {LENGTHS[-1]} tokens"}
 
@@ -47,8 +47,10 @@ def slice_table(base: list[dict], tuned: list[dict], name: str, kind: Kind) -> T
         if np.isnan(one) or np.isnan(other):
             continue
         draws = draws_of(np.array([row["cluster"] for row in rows]))
-        sure = NOTHING if draws is None else interval(changed(before, after, draws), kind.measure, kind.scale)
+        sure = interval(changed(before, after, draws), kind.measure, kind.scale)
         counts = [len(rows), *(int(before[column].sum()) for column in kind.counts)]
         lines.append([label, *map(number, counts), kind.show(one), kind.show(other), kind.change(one, other), sure])
     header = ["", "Rows", *kind.counts.values(), "Base", "Tuned", "Change", "95 % interval"]
-    return Table(f"{kind.label} by {NAMES.get(name, name)}", header, lines)
+    values = len({row["slices"][name] for row in base})
+    cut = f", the {len(places)} of {number(values)} with the most tokens" if len(places) < values else ""
+    return Table(f"{kind.label} by {NAMES.get(name, name)}{cut}", header, lines)

@@ -71,21 +71,30 @@ def measured(rows: Sums) -> dict[str, float]:
 
 
 def resampled(rows: Sums, clusters: np.ndarray) -> dict[str, np.ndarray]:
-    """{measure: (DRAWS,)}; a draw in which there was nothing to measure is nan."""
+    """{measure: (DRAWS,)}, of the measures for which FEWEST clusters or more have something to measure.
+
+    A draw in which there was nothing to measure is nan.
+    """
     of_clusters = np.stack([np.bincount(clusters, weights=values) for values in rows.values()], axis=1)
+    alone = dict(zip(rows, of_clusters.T, strict=True))
     totals = dict(zip(rows, (drawn(clusters) @ of_clusters).T, strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return {name: measure(totals) for name, measure in MEASURES.items()}
+        return {
+            name: measure(totals) for name, measure in MEASURES.items() if (~np.isnan(measure(alone))).sum() >= FEWEST
+        }
 
 
 def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> dict[str, float]:
-    """Each value with the middle LEVEL of its draws beside it, as siblings in a metrics file; none that is nan."""
+    """Each value, none that is nan, with the middle LEVEL of its draws beside it, where it has draws, as siblings in a
+    metrics file."""
     edge, found = (1 - LEVEL) / 2, {}
     for name, value in values.items():
         if math.isnan(value):
             continue
-        low, high = np.nanquantile(draws[name], [edge, 1 - edge])
-        found |= {name: value, f"{name}_lo": float(low), f"{name}_hi": float(high)}
+        found[name] = value
+        if name in draws:
+            low, high = np.nanquantile(draws[name], [edge, 1 - edge])
+            found |= {f"{name}_lo": float(low), f"{name}_hi": float(high)}
     return found
 
 
@@ -100,7 +109,7 @@ def changed(before: Sums, after: Sums, clusters: np.ndarray) -> dict[str, float]
     start, end = measured(before), measured(after)
     differences = {name: end[name] - start[name] for name in MEASURES}
     with np.errstate(invalid="ignore"):
-        draws = {name: other[name] - one[name] for name in MEASURES}
+        draws = {name: other[name] - one[name] for name in one.keys() & other.keys()}
     return with_intervals(differences, draws)
 
 
@@ -119,12 +128,10 @@ def kinds(rows: list[dict], name: str) -> dict[str, list[int]]:
     return {value: places[value] for value in sorted(places, key=lambda value: (-tokens[value], value))[:MOST_SLICES]}
 
 
-def draws_of(clusters: np.ndarray) -> np.ndarray | None:
-    """The clusters of some of the rows, numbered from 0; each row by itself where they are few, None where rows are."""
+def draws_of(clusters: np.ndarray) -> np.ndarray:
+    """The clusters of some of the rows, numbered from 0; each row by itself where they are few."""
     numbered = np.unique(clusters, return_inverse=True)[1]
-    if numbered.max() + 1 >= FEWEST:
-        return numbered
-    return np.arange(len(clusters)) if len(clusters) >= FEWEST else None
+    return numbered if numbered.max() + 1 >= FEWEST else np.arange(len(clusters))
 
 
 def columns_of(rows: list[dict]) -> Sums:
@@ -138,7 +145,6 @@ def sliced(rows: list[dict], name: str) -> dict[str, dict[str, float]]:
         some = columns_of([rows[place] for place in places])
         draws = draws_of(np.array([rows[place]["cluster"] for place in places]))
         values = {key: figure for key, figure in measured(some).items() if key in SLICED and not math.isnan(figure)}
-        if draws is not None:
-            values = with_intervals(values, resampled(some, draws))
+        values = with_intervals(values, resampled(some, draws))
         found[value] = {"rows": len(places), "tokens": int(some["tokens"].sum())} | values
     return found

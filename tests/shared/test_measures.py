@@ -130,9 +130,27 @@ def test_a_slice_is_measured_as_its_rows_alone_would_be():
 def test_few_rows_get_no_interval_and_few_documents_are_drawn_by_row():
     found = sliced(dicts_of([2.0] * 9, ["a"] * 9), "kind")
     assert found == {"a": {"rows": 9, "tokens": 90, "loss": 2.0}}
-    assert draws_of(np.zeros(9, int)) is None
     assert draws_of(np.zeros(12, int)).tolist() == list(range(12))
     assert draws_of(np.arange(5, 25) * 2).tolist() == list(range(20))
+
+
+def test_what_few_clusters_say_gets_no_interval():
+    losses = np.random.default_rng(0).normal(2, 0.5, 12)
+    enough, few = rows_of(losses), rows_of(losses) | {"answers": np.array([1.0] * 9 + [0.0] * 3)}
+    few |= dict.fromkeys(("ended", "chrf"), few["answers"])
+    whole = evaluated(enough, np.arange(12))
+    assert {"loss_lo", "loss_hi", "chrf_lo", "chrf_hi"} <= whole.keys()
+    found = evaluated(few, np.arange(12))
+    assert found["loss_lo"] == whole["loss_lo"]
+    assert found["chrf"] == 1
+    assert not {"chrf_lo", "chrf_hi", "ended_share_lo"} & found.keys()
+    assert "chrf_lo" not in changed(enough, few, np.arange(12))
+    of_one = evaluated(rows_of([2.0]), np.array([0]))
+    assert (of_one["loss"], of_one["clusters"]) == (2, 1)
+    assert not [name for name in of_one if name.endswith(("_lo", "_hi"))]
+    of_nine_documents = changed(rows_of([2.0] * 18), rows_of([1.0] * 18), np.arange(18) // 2)
+    assert of_nine_documents["loss"] == -1
+    assert "loss_lo" not in of_nine_documents
 
 
 def test_only_the_largest_slices_are_shown():
