@@ -155,7 +155,7 @@ class Tree:
         return md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
 
     def lost(self, path: str, made: dict) -> bool:
-        """Whether Git had it once, and has neither it now nor a file of DVC's in its place. made: by stages, no loss."""
+        """Whether Git had it once, and has neither it now nor a file of DVC's in its place, nor a stage made it."""
         inside = PurePosixPath(path)
         if inside.is_absolute() or ".." in inside.parts or self.hash(path):
             return False
