@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stages._merge.adapter import Adapter
 from stages._merge.stream import Plan, refuse_full_disk, write_merged
-from stages.shared.card import base_name, front_matter
+from stages.shared.card import base_name, front_matter, precision
 from stages.shared.errors import UserError
 from stages.shared.four_bit import VALUES
 from stages.shared.models import free, load_model, pick_device
@@ -32,7 +32,7 @@ from stages.shared.prompts import CHAT_TEMPLATES
 from stages.shared.stage import Outcome, peak_memory, run_stage
 
 CARD = """# Merged model
-{kind} of rank {r} (alpha {alpha}), trained on {base} in 4 bits ({quant_type}), merged onto {onto}.
+{kind} of rank {r} (alpha {alpha}), trained on {base} in {precision}, merged onto {onto}.
 
 On {tokens} tokens of the validation split its loss is {loss_gap:+.5f} nats a token from that of base and adapter as
 they were trained; KL divergence {kl:.6f}, the same most likely token on {top1_agreement:.2%}.
@@ -71,8 +71,8 @@ def card(params: Params, config: dict, parity: dict[str, float]) -> str:
         r=config["r"],
         alpha=config["lora_alpha"],
         base=base,
-        quant_type=params.quantization.quant_type,
-        onto=ONTO[params.merge.base],
+        precision=precision(params.quantization.model_dump()),
+        onto=ONTO["original" if params.quantization.bits == 16 else params.merge.base],
         template=params.prompt.template,
         **parity,
     )

@@ -90,10 +90,10 @@ def prepare(params: Params) -> "tuple[Rows, Checkpoints | NoCheckpoints, Path | 
 
     parts, found = fingerprint(params), None
     if rank() == 0:
+        check_base()
         counts = check_rows(TOKENIZED / "train.arrow")
         checkpoints = Checkpoints(parts, params.machine.save_total_limit)
         checkpoints.tidy()
-        check_base()
         prepare_trackers(params.machine, checkpoints.folder.name)
         check_start(params.lora)
         kept = 1 + (params.lora.init in ("pissa", "olora")) + (params.train.early_stopping_patience is not None)

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ def wrong(findings):
 def test_a_finding_is_a_line_with_its_remedy():
     assert str(Finding("disk", "1 GiB free")) == "✓ disk: 1 GiB free"
     assert str(Finding("disk", "full", "Free some")) == "✗ disk: full. Free some"
+    assert str(Finding("disk", "full.\nQuite full.", "Free some")) == "✗ disk: full. Quite full. Free some"
 
 
 def test_more_workers_than_cores_are_named():
@@ -58,6 +61,9 @@ def test_the_base_is_measured_where_it_lies(params_of, small_base, tmp_path):
     assert machine.base_size(model, small_base) == expected
     assert machine.base_size(model, tmp_path) == expected, "from the files' headers"
     assert machine.base_size(params_of(model={"path": str(tmp_path)}).model, small_base) is None, "of another model"
+    assert machine.downloaded(params_of(model={"path": str(tmp_path)}).model, small_base) is None, "another is there"
+    (tmp_path / "manifest.json").write_text("[]")
+    assert machine.downloaded(model, tmp_path) is None
     hub = {"source": "hub", "path": "x", "id": "owner/name", "revision": "c" * 40}
     assert machine.base_size(params_of(model=hub).model, small_base) is None
 
@@ -67,6 +73,10 @@ def test_the_base_is_measured_where_it_lies(params_of, small_base, tmp_path):
     [
         (("auto", "NVIDIA H100, 570.86", False, False, 10**7), "PyTorch cannot use it"),
         (("cuda", None, False, False, 10**7), "none, and machine.device is cuda"),
+        (
+            ("cpu", "NVIDIA H100, 570.86", True, True, 7 * 10**9),
+            "not used, as machine.device is cpu, and the base has 7",
+        ),
         (("auto", None, False, False, 7 * 10**9), "none, and the base has 7,000,000,000 parameters"),
         (("auto", "Tesla T4, 550.54", True, False, 10**7), "without bfloat16"),
     ],
@@ -80,6 +90,8 @@ def test_a_gpu_that_cannot_be_used_is_named_with_the_reason(seen, words):
 def test_a_gpu_that_works_and_a_small_base_on_the_cpu_are_well():
     assert not machine.check_gpu("auto", "NVIDIA H100, 570.86", True, True, 7 * 10**9).remedy
     assert not machine.check_gpu("auto", None, False, False, 10**7).remedy
+    for cuda in (True, False):  # what is not asked for may be out of order
+        assert not machine.check_gpu("cpu", "Tesla T4, 550.54", cuda, False, 10**7).remedy
 
 
 @pytest.mark.parametrize(
@@ -316,6 +328,30 @@ def test_a_damaged_list_of_a_folders_files_is_found(inside):
         assert f"({one.path})" in wrong(stored.check_cache(stored.outputs(inside), False))[0]
 
 
+def test_another_base_in_the_place_of_this_one_leaves_its_room_to_be_found(
+    params_of, small_base, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small_base, "models/base")
+    params = params_of(model={"path": str(small_base.parents[1] / "source")})
+    here, absent = "models/merged", "models/base and models/merged"
+    assert str(machine.machine_findings(params, 1, 1 << 40, 1 << 40)[2]).endswith(f" for {here}")
+    shutil.copytree(small_base.parents[1] / "source", "other")
+    assert str(machine.machine_findings(params_of(model={"path": "other"}), 1, 1 << 40, 1 << 40)[2]).endswith(absent)
+
+
+def test_an_object_that_cannot_be_read_is_a_finding_beside_the_others(inside):
+    path = object_of(inside, "file")
+    path.rename(path.with_suffix(".away"))
+    path.symlink_to("/proc/self/mem")  # a file whose first byte nobody can read
+    try:
+        found = wrong(stored.check_cache(stored.outputs(inside), deep=True))
+    finally:
+        path.with_suffix(".away").replace(path)
+    assert len(found) == 1
+    assert found[0].startswith("✗ cache: the copy of file cannot be read (Input/output error: ")
+
+
 def test_an_absent_object_is_nothing_wrong(inside):
     path = object_of(inside, "file")
     path.rename(path.with_suffix(".away"))
@@ -359,6 +395,51 @@ def test_a_remote_without_verify_and_a_password_in_git_are_found(inside):
     assert wrong(stored.check_remotes({}, {})) == []
 
 
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("url", f"https://me:{SECRET}@host/x"),
+        ("url", f"webdavs://host/x?token={SECRET}"),
+        ("url", f"https://me:[{SECRET}@host/x"),
+        ("endpointurl", f"https://me:{SECRET}@host"),
+        *((key, SECRET) for key in ("oss_key_secret", "sse_customer_key", "gdrive_client_secret", "password")),
+    ],
+)
+def test_a_secret_in_git_is_named_by_its_key_alone(key, value):
+    settings = {"url": "s3://bucket/path", "verify": "true", key: value}
+    (found,) = wrong(stored.check_remotes({"shared": settings}, {"shared": settings}))
+    assert f"shared has its {key} in .dvc/config, which Git shares. Make it void, then: dvc remote modify" in found
+    assert SECRET not in found
+
+
+def test_each_of_dvcs_settings_that_may_be_secret_is_known():
+    from dvc.config_schema import REMOTE_SCHEMAS
+
+    keys = {str(key) for schema in REMOTE_SCHEMAS.values() for key in schema}
+    known = stored.SECRETS | {
+        *("ask_password", "ask_passphrase", "bearer_token_command", "exclude_shared_token_cache_credential"),
+        *("exclude_environment_credential", "exclude_visual_studio_code_credential"),
+        *(
+            "exclude_managed_identity_credential",
+            "credentialpath",
+            "gdrive_user_credentials_file",
+            "keyfile",
+            "key_path",
+        ),
+        "sse_kms_key_id",
+    }
+    assert {key for key in keys if re.search("key|secret|pass|token|cred|conn.*string", key)} - known == set()
+    assert keys >= stored.SECRETS
+
+
+def test_what_a_remote_may_tell_is_no_secret():
+    for url in ("ssh://me@host/x", "s3://bucket/path", "/srv/dvc", "azure://container/path", "https://host/x?v=1"):
+        assert stored.secrets_in({"url": url, "user": "me", "keyfile": "/home/me/key", "verify": True}) == [], url
+
+
 def test_the_exit_code_says_whether_something_is_wrong(repository, inside, capsys, monkeypatch, dead):
     monkeypatch.setattr(machine, "driver", lambda: None)
     for path in (repository / ".dvc/tmp").glob("rwlock"):
@@ -382,6 +463,8 @@ def test_params_that_are_not_legal_are_a_finding_among_the_others(inside, reposi
     assert read_yaml(repository / "params.yaml") == values
     said = capsys.readouterr().out
     assert "✗ params.yaml: not legal" in said
+    assert said.count("is missing. Every key must be set") > 2
+    assert {line[:2] for line in said.splitlines()} == {"✗ ", "✓ "}
     assert "✓ cache:" in said
 
 
@@ -389,6 +472,19 @@ def test_outside_of_a_repository_it_says_where_to_go(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     assert doctor.main([]) == 1
     assert "✗ DVC: you are not inside of a DVC repository" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_with_one_line(repository, inside):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tools.doctor", "--deep"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout.readline() == "✓ params.yaml: legal\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=300)
+    assert (process.returncode, said) == (130, "\ndoctor: stopped\n")
 
 
 ASK = (

@@ -174,6 +174,36 @@ def test_a_json_list_read_piece_by_piece_is_the_list(rows, indent, chunk):
         assert list(json_list.elements(text, json.JSONDecoder())) == rows
 
 
+def read_piece_by_piece(text, chunk):
+    """The rows before the first error, and the error."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_list, "CHUNK", chunk)
+        try:
+            for row in json_list.elements(io.StringIO(text), json.JSONDecoder()):
+                found.append(row)
+        except ValueError as error:
+            return found, str(error)
+    return found, None
+
+
+@given(
+    st.lists(VALUES, min_size=1), st.integers(0, 10**6), st.sampled_from([*'{}[],:"\\0e.- x', ""]), st.integers(1, 7)
+)
+def test_a_broken_json_list_read_piece_by_piece_breaks_as_in_one_piece(rows, place, put, chunk):
+    text = json.dumps(rows)
+    place %= len(text)
+    text = text[:place] + put + text[place + 1 :]
+    assert read_piece_by_piece(text, chunk) == read_piece_by_piece(text, len(text) + 1)
+
+
+def test_a_broken_row_is_the_last_that_is_read():
+    file = io.StringIO('[{"a": 1}, {"a" 2}, ' + ", ".join(json.dumps({"a": "x" * 1000}) for _ in range(8000)) + "]")
+    with pytest.raises(ValueError, match="Expecting ':' delimiter in row 2"):
+        list(json_list.elements(file, json.JSONDecoder()))
+    assert file.tell() == json_list.CHUNK
+
+
 def test_of_a_long_json_list_little_is_in_memory(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([{"a": "x" * 1000}] * 30_000))
     tracemalloc.start()

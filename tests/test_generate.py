@@ -331,6 +331,31 @@ def test_answers_made_otherwise_or_to_other_rows_are_not_mixed(tmp_path):
     assert "is missing, which says how" in refused(*command)
 
 
+def test_an_adapters_answers_belong_to_the_bits_of_its_base(tmp_path):
+    source, output = write(tmp_path / "rows.jsonl", ROWS[:1]), tmp_path / "answers.jsonl"
+    options = ["--input", source, "--output", str(output), "--model", "adapter"]
+    run(*options)
+    params = params_here()
+    single = params.model_copy(update={"quantization": params.quantization.model_copy(update={"double_quant": False})})
+    with pytest.raises(UserError, match='holds answers made with quantization .*"double_quant": true.* not '):
+        main(read_options(single, options), single)
+
+
+def test_an_output_that_cannot_be_one_is_refused(tmp_path):
+    source = write(tmp_path / "rows.jsonl", ROWS[:1])
+    for output, words in ((tmp_path, "is a folder"), (tmp_path / "rows.jsonl/x", "lies below a file")):
+        assert f"--output {output} {words}" in refused("--input", source, "--output", str(output))
+    assert "lies below a file" in refused("--input", source, "--output", str(tmp_path / "rows.jsonl/x/y"))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_settings_that_are_damaged_are_named(tmp_path, text):
+    source, output = write(tmp_path / "rows.jsonl", ROWS[:1]), tmp_path / "answers.jsonl"
+    write(output, [ROWS[0] | {"answer": "x", "answer_ended": True}])
+    (tmp_path / "answers.jsonl.settings.json").write_text(text)
+    assert f"{output}.settings.json, which says how" in refused("--input", source, "--output", str(output))
+
+
 def test_other_weights_in_the_same_place_are_noticed(tmp_path):
     copy = shutil.copytree(MERGED, tmp_path / "model")
     command = ("--input", write(tmp_path / "r.jsonl", ROWS[:1]), "--output", str(tmp_path / "a.jsonl"), "-m", str(copy))
@@ -376,6 +401,21 @@ def test_a_missing_model_is_named_with_what_makes_it(tmp_path, monkeypatch, made
     monkeypatch.chdir(tmp_path)
     message = refused("Hi", "--model", name)
     assert (f"`dvc repro {stage}` makes it" if stage else "models/x holds no model") in message
+
+
+def test_a_model_without_weights_or_context_is_refused_before_anything_is_loaded(tmp_path):
+    copy = shutil.copytree(MERGED, tmp_path / "model")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "max_position_embeddings"}))
+    assert "max_position_embeddings is None, not a whole number" in refused("Hi", "-m", str(copy))
+    (copy / "config.json").write_text("[]")
+    assert f"{copy}/config.json holds a JSON list" in refused("Hi", "-m", str(copy))
+    for path in copy.glob("*.safetensors*"):
+        path.unlink()
+    assert f"{copy} holds no safetensors weights" in refused("Hi", "-m", str(copy))
+    adapter = shutil.copytree(ADAPTER, tmp_path / "adapter")
+    (adapter / "adapter_model.safetensors").unlink()
+    assert f"{adapter} lacks adapter_model.safetensors. Correct --model" in refused("Hi", "-m", str(adapter))
 
 
 def test_a_prompt_that_is_too_long_says_by_how_much(encoder):
@@ -439,6 +479,14 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_never_was(tmp_path, ours
     printed = started(*commands[1]).communicate(timeout=300)[0]
     assert f"of which {before.count(bytes([10]))} were there already" in printed
     assert files[1].read_bytes() == files[0].read_bytes()
+
+
+@pytest.mark.slow
+def test_a_byte_that_is_no_utf8_is_a_question_mark(capsys, ours, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    command = [sys.executable, "-m", "tools.generate", "-"]
+    done = subprocess.run(command, input=b"caf\xe9", capture_output=True, check=False, timeout=300)
+    assert done.stdout.decode() == printed(capsys, "caf?"), done.stderr.decode()
 
 
 @pytest.mark.slow

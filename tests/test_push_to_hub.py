@@ -13,11 +13,12 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import save
 
+from stages._download_model.checks import TOKENIZER, TOKENIZER_EXTRAS
 from stages.shared.errors import UserError
 from stages.shared.paths import MERGED
 from stages.shared.prompts import CHAT_TEMPLATES
 from tests.conftest import ROOT, TOKEN
-from tools._push_to_hub.files import CARD, adapter_card, files_of, listing, prepare
+from tools._push_to_hub.files import CARD, adapter_card, files_of, left_over, listing, prepare
 from tools.push_to_hub import read_options, stale
 
 CODE = """
@@ -158,10 +159,11 @@ def test_the_merged_model_arrives_whole_with_its_card_in_a_private_repository(pu
 @pytest.mark.slow
 def test_a_later_upload_replaces_the_model_and_leaves_other_files(push, hub):
     push("merged", "owner/name")
-    hub.files["models/owner/name"]["LICENSE"] = b"a licence"
+    others = dict.fromkeys(("LICENSE", "notes.json", "onnx/config.json", "eval_results/2024.json"), b"{}")
+    hub.files["models/owner/name"] |= others
     printed = push("adapter", "owner/name")
     arrived = hub.files["models/owner/name"]
-    assert arrived.keys() == {*MODELS["adapter"], "README.md", "chat_template.jinja", ".gitattributes", "LICENSE"}
+    assert arrived.keys() == {*MODELS["adapter"], "README.md", "chat_template.jinja", ".gitattributes", *others}
     assert "of an earlier upload config.json, model-00001-of-00002.safetensors" in printed
     assert arrived["chat_template.jinja"].decode() == CHAT_TEMPLATES["v3"]
     again = push("adapter", "owner/name")
@@ -254,6 +256,19 @@ def test_what_the_pipeline_did_not_write_is_refused(place, name, content, words)
     fill(MERGED, {name: content})
     with pytest.raises(UserError, match=f"{name} {words}"):
         files_of(MERGED, "merge")
+
+
+def test_a_tokenizer_of_the_bases_own_goes_along(place):
+    fill(MERGED, {"tokenizer.model": b"pieces", "tokenizer.model.v3": b"pieces"})
+    assert {"tokenizer.model", "tokenizer.model.v3"} <= files_of(MERGED, "merge").keys()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_of_what_is_there_only_the_pipelines_own_files_may_go(place, model):
+    stranger = {"notes.json", "onnx/config.json", "eval_results/2024.json", "consolidated.safetensors", "LICENSE"}
+    earlier = {*MODELS["merged"], *MODELS["adapter"], *TOKENIZER, *TOKENIZER_EXTRAS, "generation_config.json"}
+    upload = prepare(model, "c" * 40, None)
+    assert set(left_over([*earlier, *stranger], upload)) == earlier - upload.files.keys()
 
 
 def test_what_is_missing_is_named_with_what_makes_it(place):

@@ -554,13 +554,29 @@ def test_the_model_card_carries_results_provenance_and_params():
             "owner/rows at " + "e" * 40,
             "| sha256 of data/clean/train.parquet | " + "a" * 64,
         ),
-        *("rank 16, alpha 32, on the base in nf4", "| Its licence | apache-2.0 |", "| transformers | 5.1.0 |"),
+        *("rank 16, alpha 32, on the base in 4 bits (nf4)", "| Its licence | apache-2.0 |", "| transformers | 5.1.0 |"),
     ):
         assert wanted in text, wanted
     params = YAML(typ="safe").load(re.search("(?ms)^```text\n(seed.*?)^```$", text)[1])
     tiny = read_yaml(REPOSITORY / "profiles/tiny.yaml")
     assert params["train"] == tiny["train"]
     assert params.keys() == tiny.keys() - {"machine", "report"}
+
+
+@pytest.mark.parametrize(("bits", "said"), [(4, "4 bits (fp4)"), (8, "8 bits (LLM.int8)"), (16, "16 bits")])
+def test_the_model_card_says_in_what_the_base_was_held(bits, said):
+    inputs = example()
+    inputs["params"]["quantization"] |= {"bits": bits, "quant_type": "fp4"}
+    text = report(inputs, 0)["card"].replace("\\", "")
+    assert f"| Adapter | rank 16, alpha 32, on the base in {said} |" in text
+
+
+def test_the_report_says_why_two_stages_have_no_time():
+    page = report(example(), 1)["html"]
+    boxes = dict(re.findall(r"(?s)<text[^>]*>([\w@]+)</text>\s*<text[^>]*>([^<]*)</text>", page))
+    without = [stage for stage, time in boxes.items() if time == "–"]
+    assert without == ["download_model", "report"]
+    assert f"{' and '.join(without)} have none, since" in page
 
 
 def test_the_model_card_tells_no_path_of_this_machine_and_nothing_of_the_timings():

@@ -11,12 +11,18 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
+from stages._report.revisions import Outputs, Revision
 from tests.conftest import ROOT
 from tests.small_run import LOSSES, ROWS, SmallRun, rows_of
-from tools._review.changes import Tree, figures, flat
+from tools._review.changes import Tree, figures, flat, staleness
 from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, sparkline, table
+from tools._review.outputs import PARTS
 
 HOSTILE = "@octocat #1 `tick` | <img src=http://x/y.png onerror=x()> \x1b[31m **b** [a](http://x) ``` \\| \u202e"
+# Nine times nine times … the same: less than a page, and 9^8 params.
+BOMB = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n} {{{', '.join(f'{key}: *a{n - 1}' for key in 'bcdefghij')}}}\n" for n in range(1, 9)
+)
 MARKDOWN = MarkdownIt("gfm-like", {"html": True, "linkify": False})
 
 
@@ -195,6 +201,31 @@ def test_a_lock_put_together_of_two_runs_fails(repository):
     assert "evaluate@tuned ran with another state of metrics/train_curve.csv" in page
 
 
+def test_an_input_that_was_deleted_fails_and_one_that_git_never_had_does_not(repository, monkeypatch):
+    monkeypatch.chdir(repository.folder)
+    lock = repository.folder / "dvc.lock"
+    dep = "    - path: {}\n      hash: md5\n      md5: " + "0" * 32 + "\n"
+    extra = "".join(dep.format(path) for path in ("/elsewhere/rows.jsonl", "../rows.jsonl", "moved.jsonl", ":(top)x"))
+    lock.write_text(lock.read_text().replace("    deps:\n", f"    deps:\n{extra}", 1))
+    repository.put("moved.jsonl", "{}")
+    repository.run("git", "add", "--force", "data/clean/train.parquet")
+    repository.commit("as if DVC had seen it")
+    repository.run("git", "rm", "--quiet", "inputs/tuned.rows.jsonl", "moved.jsonl", "data/clean/train.parquet")
+    repository.put("moved.jsonl.dvc", "outs: []")
+    repository.commit("deleted, and not run")
+    commit = repository.run("git", "rev-parse", "HEAD").stdout.strip()
+    wrong = staleness(Revision(commit, Outputs()), commit)
+    assert wrong == ["evaluate@tuned ran with another state of inputs/tuned.rows.jsonl"]
+
+
+def test_what_neither_lock_names_is_not_called_the_same(repository, monkeypatch):
+    monkeypatch.chdir(repository.folder)
+    repository.put("dvc.lock", "schema: '2.0'\nstages: {}\n")
+    repository.commit("an empty lock")
+    both = [Revision("HEAD", Outputs()) for _ in range(2)]
+    assert [make(*both) for make in PARTS.values()] == [None, None, None]
+
+
 @pytest.mark.slow
 def test_folders_are_hashed_as_dvc_does(repository, monkeypatch):
     repository.put("inputs/clean/ä/b.txt", "x")
@@ -261,6 +292,8 @@ def test_a_gate_that_cannot_be_judged_is_an_error_that_names_it(repository):
         ("dvc.lock", "stages:\n<<<<<<< HEAD\n  train: 1\n=======\n"),
         ("dvc.lock", "stages: {report: {deps: [{path: x, md5: [1]}], outs: [{path: /etc/passwd, md5: ../../x}]}}"),
         ("params.yaml", "- 1\n"),
+        ("params.yaml", BOMB),
+        ("dvc.lock", BOMB),
     ],
 )
 def test_a_file_of_another_kind_ends_in_one_sentence_and_no_success(repository, path, text):

@@ -16,6 +16,7 @@ from stages._train.checkpoints import Checkpoints
 from stages._train.checks import (
     Rows,
     adapter_parameters,
+    check_base,
     check_disk,
     check_dtype,
     check_rows,
@@ -75,6 +76,32 @@ def test_rows_whose_answers_never_end_are_refused():
     write("train", [ending(row) for row in rows(3)] + rows(2))
     with pytest.raises(UserError, match="2 of 5 rows of data/tokenized/train.arrow have no </s> among their labels"):
         check_rows(Path("data/tokenized/train.arrow"))
+
+
+def test_a_base_that_lost_a_file_or_a_byte_is_refused_with_what_brings_it_back():
+    check_base()
+    weights = sorted(Path("models/base").glob("*.safetensors"))[-1]
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=f"^{weights} has other bytes .* `rm -rf models/base`"):
+        check_base()
+    weights.unlink()
+    with pytest.raises(UserError, match=rf"^{weights} has .*or is missing\. Run .*doctor --deep"):
+        check_base()
+
+
+@pytest.mark.parametrize("text", [None, "", "[1]", "{}", '{"files": 3}'])
+def test_a_training_on_a_base_without_its_manifest_does_not_begin(params_of, text):
+    path = Path("models/base/manifest.json")
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(UserError, match=r"models/base/manifest.json is missing or damaged\. Run `python -m tools"):
+        main(Stop(), params_of(machine={"device": "cpu"}))
+
+
+def test_a_training_on_a_base_without_its_tokenizer_does_not_begin(params_of):
+    Path("models/base/tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"models/base/tokenizer.json has other bytes than its manifest says, or is mi"):
+        main(Stop(), params_of(machine={"device": "cpu"}))
 
 
 def set_window(window):

@@ -189,6 +189,24 @@ def test_the_workflow_with_rights_checks_out_nothing_of_a_pull_request():
     assert with_token == ["fetch", "post"]
 
 
+def test_on_the_gpu_machine_there_is_no_token_that_writes_and_the_job_with_one_runs_the_default_branch():
+    jobs = read_yaml(ROOT / ".github/workflows/gpu.yml")["jobs"]
+    assert jobs["run"]["permissions"] == {"contents": "read"}
+    assert "github.token" not in json.dumps(jobs["run"])
+    assert "secrets" not in json.dumps(jobs["run"])
+    assert jobs["push"]["runs-on"] == "ubuntu-latest"
+    checkouts = [step["with"] for step in jobs["push"]["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+    assert checkouts == [
+        {"ref": "${{ github.event.repository.default_branch }}", "persist-credentials": False, "fetch-depth": 0}
+    ]
+    with_token = [step["run"].split()[:2] for step in jobs["push"]["steps"] if "GH_TOKEN" in step.get("env", {})]
+    assert with_token == [[".github/scripts/gpu.sh", "push"]]
+    uploaded = next(step["with"] for step in jobs["run"]["steps"] if "upload-artifact@" in step.get("uses", ""))
+    downloaded = next(step["with"] for step in jobs["push"]["steps"] if "download-artifact@" in step.get("uses", ""))
+    assert uploaded["path"].split() == ["dvc.lock", "metrics.json"]
+    assert uploaded["name"] == downloaded["name"]
+
+
 def test_the_review_installs_what_it_imports(tmp_path):
     (tmp_path / "python").write_text('#!/bin/sh\nexec cp "$RUNNER_TEMP/review-requirements.txt" "$RUNNER_TEMP/asked"\n')
     (tmp_path / "python").chmod(0o755)
@@ -219,7 +237,7 @@ def propose(hub):
 @pytest.mark.slow
 def test_a_pull_request_gets_one_comment_which_the_next_run_updates_and_a_status(hub):
     run, strangers = hub.repository, {"id": 1, "user": {"login": "someone"}, "body": "<!-- made by tools/review.py -->"}
-    others = [{"id": number, "user": {"login": BOT}, "body": "of another workflow"} for number in (2, 3)]
+    others = [{"id": 2, "user": {"login": BOT}, "body": "of another workflow"}, {"id": 3, "user": None, "body": "gone"}]
     (hub.state / "comments").write_text(json.dumps([strangers, *others]))
     run.rows = rows_of(LOSSES + 1, np.full(ROWS, 35.0))
     run.measure("worse")
@@ -311,6 +329,17 @@ def a_box_with_work(hub, storage):
     return hub.clone("box", "branch")
 
 
+def give_back(hub, box, check=True):
+    """As gpu.yml's second job: the machine's two files, in a clone of main."""
+    clone = hub.clone(f"main beside {box.name}")
+    results = clone / "results"
+    results.mkdir()
+    for name in ("dvc.lock", "metrics.json"):
+        shutil.copy(box / name, results)
+    ran = hub.repository.run("git", "rev-parse", "HEAD", folder=box).stdout.strip()
+    return hub.script("gpu.sh", "push", "branch", ran, str(results), folder=clone, check=check)
+
+
 @pytest.mark.slow
 def test_the_gpu_machine_runs_what_changed_and_gives_results_to_the_branch_and_the_remote(hub, tmp_path):
     run = hub.repository
@@ -318,7 +347,7 @@ def test_the_gpu_machine_runs_what_changed_and_gives_results_to_the_branch_and_t
     done = hub.script("gpu.sh", "run", folder=box, token=False)
     assert "Running stage 'evaluate@tuned'" in done.stdout
     assert "Running stage 'clean'" not in done.stdout
-    hub.script("gpu.sh", "push", "branch", folder=box)
+    give_back(hub, box)
     after = hub.clone("after", "branch")
     changed = run.run("git", "show", "--format=%an %s", "--name-only", folder=after).stdout.split("\n")
     before = run.run("git", "rev-parse", "--short", "HEAD").stdout.strip()
@@ -333,7 +362,7 @@ def test_the_gpu_machine_runs_what_changed_and_gives_results_to_the_branch_and_t
     assert started == [["ci.yml", "--ref", "branch"], ["review.yml", "-f", "number=7"]]
 
     hub.script("gpu.sh", "run", folder=after, token=False)
-    done = hub.script("gpu.sh", "push", "branch", folder=after)
+    done = give_back(hub, after)
     assert "nothing had to run" in done.stdout
 
 
@@ -345,13 +374,45 @@ def test_a_branch_that_moved_on_keeps_its_commit_and_the_remote_has_the_run(hub,
     run.put("note.md", "meanwhile")
     run.commit("meanwhile")
     run.run("git", "push", "--quiet", "origin", "branch")
-    done = hub.script("gpu.sh", "push", "branch", folder=box, check=False)
+    done = give_back(hub, box, check=False)
     assert done.returncode == 1
     assert "branch cannot be pushed to. Where it moved on, start the workflow again" in done.stderr
     assert [call for call in hub.read("calls") if call[0] == "workflow"] == []
     again = hub.clone("again", "branch")
     done = hub.script("gpu.sh", "run", folder=again, token=False)
     assert "Running stage 'evaluate@tuned'" not in done.stdout  # from the run cache of the remote
+
+
+def test_nothing_of_the_branch_runs_beside_the_token_that_pushes(hub, tmp_path):
+    run, trap = hub.repository, tmp_path / "it ran"
+    for path in ("sitecustomize.py", "json.py"):
+        run.put(path, f"open({str(trap)!r}, 'w').close()\n")
+    for script in (run.folder / ".github/scripts").iterdir():
+        script.write_text(f"#!/bin/sh\ntouch '{trap}'\n")
+    run.put(".gitattributes", "* filter=trap\n")
+    run.commit("hostile")
+    run.run("git", "push", "--quiet", "origin", "branch")
+    box = hub.clone("box", "branch")
+    for hook in ("pre-commit", "post-commit", "pre-push", "post-index-change", "reference-transaction"):
+        (box / ".git/hooks" / hook).write_text(f"#!/bin/sh\ntouch '{trap}'\n")
+        (box / ".git/hooks" / hook).chmod(0o755)
+    run.run("git", "config", "filter.trap.clean", f"touch '{trap}'; cat", folder=box)
+    (box / "metrics.json").write_text("{}")
+    give_back(hub, box)
+    assert run.run("git", "show", "branch:metrics.json", folder=hub.origin).stdout == "{}"
+    assert not trap.exists()
+
+
+def test_a_result_that_is_no_file_is_not_pushed(hub, tmp_path):
+    clone, head = hub.clone("main"), hub.repository.run("git", "rev-parse", "main").stdout.strip()
+    (tmp_path / "secret").write_text("of the machine that pushes")
+    for name in ("dvc.lock", "metrics.json"):
+        (clone / "results").mkdir(exist_ok=True)
+        (clone / "results" / name).symlink_to(tmp_path / "secret")
+    done = hub.script("gpu.sh", "push", "branch", head, "results", folder=clone, check=False)
+    assert done.returncode == 1
+    assert "results/dvc.lock is no file" in done.stderr
+    assert "branch" not in hub.repository.run("git", "branch", folder=hub.origin).stdout
 
 
 def test_without_a_remote_the_gpu_machine_does_not_begin(hub):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from stages.shared.errors import UserError
 from stages.shared.params import Params, load_params
 from stages.shared.paths import METRICS
+from stages.shared.stage import explained
 from tools._doctor.finding import Finding
 from tools._doctor.hub import check_hub
 from tools._doctor.libraries import check_pins, check_run, installed, pins, trained_versions
@@ -49,9 +50,9 @@ def of_gpu(params: Params) -> Finding:
 def of_libraries(repo: "Repo") -> Iterator[Finding]:
     wanted = pins(Path("requirements.txt").read_text(encoding="utf-8"))
     yield check_pins(wanted, installed(list(wanted)))
-    curve = METRICS / "train.json"
-    locked = [stored.path for stored in outputs(repo) if stored.output == str(curve)]
-    versions = trained_versions(*locked, curve)
+    trained = METRICS / "train.json"
+    locked = [stored.path for stored in outputs(repo) if stored.output == str(trained)]
+    versions = trained_versions(*locked, trained)
     yield check_run(versions, installed(list(versions or {})))
 
 
@@ -94,4 +95,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with explained("doctor", online=True):  # only --network makes use of it
+        sys.exit(main(sys.argv[1:]))

@@ -100,6 +100,7 @@ def answer_file(options: argparse.Namespace, params: Params, encoder: Encoder, d
     settings = {
         "model": str(folder_of(options.model)),
         "weights": weights(options.model),
+        "quantization": params.quantization.model_dump() if is_adapter(folder_of(options.model)) else None,
         "template": params.prompt.template,
         "system": encoder.system,
         **vars(decoding),
@@ -135,6 +136,8 @@ def main(options: argparse.Namespace, params: Params) -> None:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that have no Unicode
+    if sys.stdin:
+        sys.stdin.reconfigure(errors="surrogateescape")  # which user() turns into question marks
     with explained("generate"):
         loaded = load_params()
         try:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs what changed on the branch that is checked out, and gives its results back: outputs to the DVC remote,
-# dvc.lock and metrics.json to the branch as a commit. In two steps, so that what the branch runs sees no token:
-#   gpu.sh run            what must run, and its outputs to the DVC remote
-#   gpu.sh push BRANCH    with the token: the commit, and ci and review on it
+# Runs what changed on a branch, and gives its results back: outputs to the DVC remote, dvc.lock and metrics.json to the
+# branch as a commit. On two machines, so that what the branch runs sees no token:
+#   gpu.sh run                          in the branch's checkout: what must run, and its outputs to the DVC remote
+#   gpu.sh push BRANCH COMMIT RESULTS   in the default branch's, with the token: the commit, and ci and review on it.
+#                                       COMMIT is what ran, RESULTS the folder with its two files
 set -euo pipefail
 
 run() {
@@ -17,17 +18,25 @@ run() {
 }
 
 push() {
-  local branch=$1
+  local branch=$1 commit=$2 results=$3 name tree
   git check-ref-format "refs/heads/$branch" || { echo "gpu: '$branch' is no name of a branch" >&2; exit 2; }
-  git add dvc.lock metrics.json
-  if git diff --cached --quiet; then
+  # The branch is only data here: no checkout, whose hooks and filters would run.
+  GIT_INDEX_FILE=$(mktemp -d)/index
+  export GIT_INDEX_FILE
+  git read-tree "$commit"
+  for name in dvc.lock metrics.json; do
+    if [[ ! -f $results/$name || -L $results/$name ]]; then echo "gpu: $results/$name is no file" >&2; exit 1; fi
+    git update-index --add --cacheinfo "100644,$(git hash-object -w --no-filters "$results/$name"),$name"
+  done
+  tree=$(git write-tree)
+  if [[ $tree == $(git rev-parse "$commit^{tree}") ]]; then
     echo "gpu: nothing had to run"
     return
   fi
-  git -c user.name='github-actions[bot]' -c user.email='41898282+github-actions[bot]@users.noreply.github.com' \
-    commit --quiet --message "Results of $(git rev-parse --short HEAD)"
-  if ! git -c credential.helper= -c 'credential.helper=!gh auth git-credential' \
-    push --quiet origin "HEAD:refs/heads/$branch"; then
+  commit=$(git -c user.name='github-actions[bot]' -c user.email='41898282+github-actions[bot]@users.noreply.github.com' \
+    commit-tree "$tree" -p "$commit" -m "Results of $(git rev-parse --short "$commit")")
+  if ! git -c core.hooksPath=/dev/null -c credential.helper= -c 'credential.helper=!gh auth git-credential' \
+    push --quiet origin "$commit:refs/heads/$branch"; then
     echo "gpu: $branch cannot be pushed to. Where it moved on, start the workflow again: what ran is in the remote" >&2
     exit 1
   fi
@@ -40,6 +49,6 @@ push() {
 
 case ${1:-} in
   run) run ;;
-  push) push "${2:?the branch that is checked out}" ;;
-  *) echo "gpu: run, or push BRANCH" >&2; exit 2 ;;
+  push) push "${2:?the branch}" "${3:?the commit that ran}" "${4:?the folder of its results}" ;;
+  *) echo "gpu: run, or push BRANCH COMMIT RESULTS" >&2; exit 2 ;;
 esac

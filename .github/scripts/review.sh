@@ -43,7 +43,8 @@ while text:  # a list a page, one after the other
     page, end = decoder.raw_decode(text)
     text = text[end:].strip()
     for comment in page:
-        if comment["user"]["login"] == author and comment["body"].startswith("<!-- made by tools/review.py -->"):
+        login = (comment["user"] or {}).get("login")  # a deleted account is null
+        if login == author and comment["body"].startswith("<!-- made by tools/review.py -->"):
             print(comment["id"])
             sys.exit()' "$comment_author"
 }

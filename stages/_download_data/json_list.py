@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 CHUNK = 1 << 20  # characters
+CUT = 16  # characters, more than any literal or escape: where the end tears one, the error is that near to it
 BLANKS = re.compile(r"[ \t\n\r]*")  # json's, fewer than str.strip's
 
 
@@ -19,7 +20,8 @@ class Text:
     def more(self) -> bool:
         """Reads on, as much again as is held: an element of any length is so parsed a few times at most."""
         new = self.file.read(max(CHUNK, len(self.text) - self.at))
-        self.text, self.at = self.text[self.at :] + new, 0
+        if new:
+            self.text, self.at = self.text[self.at :] + new, 0
         return bool(new)
 
     def next(self) -> str:
@@ -36,8 +38,9 @@ class Text:
         while True:
             try:
                 value, end = decoder.raw_decode(self.text, self.at)
-            except json.JSONDecodeError:
-                if self.more():
+            except json.JSONDecodeError as error:
+                torn = error.pos >= len(self.text) - CUT or error.msg.startswith("Unterminated string")
+                if torn and self.more():
                     continue
                 raise
             follows = BLANKS.match(self.text, end).end()

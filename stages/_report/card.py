@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from stages._report.figures import comparison, headline, merging, versions
 from stages._report.parts import NOTHING, Section, Table
-from stages.shared.card import base_name, front_matter
+from stages.shared.card import base_name, front_matter, precision
 
 
 def without_machine_paths(params: dict) -> dict:
@@ -31,8 +31,8 @@ def data_origin(data: dict) -> str:
 
 
 def adapter_origin(params: dict) -> str:
-    lora, quantization = params["lora"], params["quantization"]
-    return f"rank {lora['r']}, alpha {lora['alpha']}, on the base in {quantization['quant_type']}"
+    lora = params["lora"]
+    return f"rank {lora['r']}, alpha {lora['alpha']}, on the base in {precision(params['quantization'])}"
 
 
 def provenance(inputs: dict, params: dict) -> Section:

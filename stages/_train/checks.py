@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages._train.checkpoints import Checkpoints
+from stages._train.fingerprint import MEND_BASE, base_files
 from stages.shared.errors import UserError
 from stages.shared.models import pick_device
 from stages.shared.params import Lora, Machine
@@ -135,18 +136,25 @@ def adapter_parameters(lora: Lora) -> int:
     return sum(lora.r * (width + height) + (height if lora.variant == "dora" else 0) for width, height in layers)
 
 
+def digest(path: Path) -> str | None:
+    """None where the file is absent or its disk cannot read it."""
+    try:
+        return sha256(path)
+    except PermissionError:
+        raise
+    except OSError:
+        return None
+
+
 def check_base() -> None:
     """Compares models/base with its manifest. DVC goes by size and time, so what rots on the disk escapes it; training
     on it would take hours, and reading it once takes seconds."""
-    expected = read_json(BASE / "manifest.json")["files"]
+    expected = base_files()
     with ThreadPoolExecutor(4) as pool:
-        found = dict(zip(expected, pool.map(lambda name: sha256(BASE / name), expected), strict=True))
+        found = dict(zip(expected, pool.map(lambda name: digest(BASE / name), expected), strict=True))
     damaged = [str(BASE / name) for name in expected if found[name] != expected[name]]
     if damaged:
-        raise UserError(
-            f"{', '.join(damaged)} has other bytes than its manifest says. Run `python -m tools.doctor --deep` and "
-            f"remove what it names in the cache, then `rm -rf {BASE}` and `dvc repro`"
-        )
+        raise UserError(f"{', '.join(damaged)} has other bytes than its manifest says, or is missing. {MEND_BASE}")
 
 
 def existing(path: Path) -> Path:

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 from stages._train.distributed import world
+from stages.shared.errors import UserError
 from stages.shared.models import pick_attention, pick_device
 from stages.shared.params import Params
 from stages.shared.paths import ADAPTERS, BASE, read_json
@@ -15,6 +16,9 @@ from stages.shared.stage import declaration
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 BELOW = ("accelerate", "datasets", "numpy", "safetensors")
 HASH = "sha256:"
+MEND_BASE = (
+    f"Run `python -m tools.doctor --deep` and remove what it names in the cache, then `rm -rf {BASE}` and `dvc repro`"
+)
 
 
 def sha256(path: Path) -> str:
@@ -35,10 +39,19 @@ def adapter_contents(name: str | None) -> dict[str, str]:
     return {str(path): contents(path) for path in files}
 
 
+def base_files() -> dict[str, str]:
+    """{file of models/base: sha256}, as its manifest says."""
+    path = BASE / "manifest.json"
+    try:
+        return dict(read_json(path)["files"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is missing or damaged. {MEND_BASE}") from None
+
+
 def contents(dep: Path) -> str:
     """Of models/base the hash of its manifest's hashes: 14.5 GB need no second reading."""
     if dep == BASE:
-        files = json.dumps(read_json(BASE / "manifest.json")["files"], sort_keys=True)
+        files = json.dumps(base_files(), sort_keys=True)
         return HASH + hashlib.sha256(files.encode()).hexdigest()
     return HASH + sha256(dep)
 

@@ -9,6 +9,11 @@ def base_name(manifest: dict) -> str:
     return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
+def precision(quantization: dict) -> str:
+    """In what the base was held for training. quantization: the section of the params."""
+    return {4: f"4 bits ({quantization['quant_type']})", 8: "8 bits (LLM.int8)", 16: "16 bits"}[quantization["bits"]]
+
+
 def front_matter(manifest: dict, datasets: list[str] | None = None) -> str:
     """The YAML block that hubs read, with its fences. Only what lies on the hub is named as base_model."""
     from huggingface_hub import ModelCardData

@@ -16,7 +16,9 @@ from pydantic import (
     model_validator,
 )
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import Node
 
 from stages.shared.errors import UserError
 from stages.shared.paths import PARAMS
@@ -28,6 +30,7 @@ Number = StrictFloat | StrictInt
 Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
+MOST_VALUES = 100_000  # of a YAML file; dvc.lock has about 2,500
 RESERVED = ("id", "messages", "source", "length", "tests", "reason", "detail")
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
@@ -332,9 +335,31 @@ class Params(Section):
         return self
 
 
+def expanded(node: Node, known: dict[int, float]) -> float:
+    """How many values a node stands for; an alias counts as all that it repeats. known: {id of a node: that}."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # as long as it is within itself
+        children = node.value if isinstance(node.value, list) else []
+        inner = [each for child in children for each in (child if isinstance(child, tuple) else (child,))]
+        known[id(node)] = 1 + sum(expanded(each, known) for each in inner)
+    return known[id(node)]
+
+
+class Bounded(Composer):
+    """A few hundred bytes of aliases to aliases may stand for millions of values, in a file that a stranger wrote."""
+
+    def get_single_node(self) -> Node | None:
+        node = super().get_single_node()
+        if node is not None and expanded(node, {}) > MOST_VALUES:
+            raise YAMLError(f"with its aliases (*name) it stands for more than {MOST_VALUES:,} values")
+        return node
+
+
 def read_yaml_text(text: str) -> dict:
     """YAML 1.2, so that 2e-4 is a number."""
-    return YAML(typ="safe", pure=True).load(text)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = Bounded
+    return yaml.load(text)
 
 
 def read_yaml(path: Path) -> dict:

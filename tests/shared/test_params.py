@@ -4,9 +4,10 @@ import re
 
 import pytest
 from pydantic import BaseModel
+from ruamel.yaml.error import YAMLError
 
 from stages.shared.errors import UserError
-from stages.shared.params import Params, load_params, read_yaml
+from stages.shared.params import Params, load_params, read_yaml, read_yaml_text
 
 
 @pytest.fixture
@@ -278,3 +279,19 @@ def test_a_slice_is_one_that_there_is_or_a_kept_field(edited):
 @pytest.mark.parametrize("fields", ["[tests]", "[source]", "[a.b]", "['']", "[level, level]", "level"])
 def test_kept_fields_are_columns_beside_the_records_own(edited, fields):
     assert "clean.keep_fields" in message(edited(("clean.keep_fields", fields)))
+
+
+def test_aliases_that_stand_for_too_much_are_refused_and_others_are_not():
+    assert read_yaml_text("a: &one {x: [1, 2]}\nb: *one\nc: {<<: *one, y: 2e-4}\n") == {
+        **{"a": {"x": [1, 2]}, "b": {"x": [1, 2]}},
+        "c": {"x": [1, 2], "y": 2e-4},
+    }
+    for start, many in (("[1]", "[{}]"), ("{x: 1}", "{{{}}}")):
+        pairs = "{key}: *a{n}" if "x" in start else "*a{n}"
+        lines = [many.format(", ".join(pairs.format(key=key, n=n) for key in "bcdefghijk")) for n in range(5)]
+        text = f"a0: &a0 {start}\n" + "".join(f"a{n}: &a{n} {line}\n" for n, line in enumerate(lines, 1))
+        assert len(text) < 600
+        with pytest.raises(YAMLError, match="more than 100,000 values"):
+            read_yaml_text(text)
+    with pytest.raises(YAMLError, match="more than 100,000 values"):
+        read_yaml_text("a: &a [*a]\n")

@@ -14,8 +14,8 @@ class Finding:
     remedy: str = ""
 
     def __str__(self) -> str:
-        mark, tail = ("✗", f". {self.remedy}") if self.remedy else ("✓", "")
-        return f"{mark} {self.about}: {self.text}{tail}"
+        text = " ".join(self.text.splitlines())  # params.yaml has a line for each mistake, and DVC its own
+        return f"✗ {self.about}: {text.rstrip('.')}. {self.remedy}" if self.remedy else f"✓ {self.about}: {text}"
 
 
 def in_bytes(size: float) -> str:

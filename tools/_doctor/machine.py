@@ -12,18 +12,25 @@ from tools._doctor.finding import Finding, in_bytes
 LARGE = 1_000_000_000  # parameters from which training on a CPU would take weeks
 
 
+def downloaded(model: Model, base: Path = BASE) -> tuple[int, int] | None:
+    """Parameters and bytes of models/base, or None where it is not there or is another than params.yaml names."""
+    origin = ("source", "id", "revision") if model.source == "hub" else ("source", "path")
+    try:
+        manifest = read_json(base / "manifest.json")
+        if all(manifest[key] == getattr(model, key) for key in origin):
+            return manifest["parameters"], manifest["bytes"]
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    return None
+
+
 def base_size(model: Model, base: Path = BASE) -> tuple[int, int] | None:
     """Parameters and bytes of the base that params.yaml names, or None where it is not on this machine.
 
     The files' headers are read, so that a folder needs no manifest.
     """
-    try:
-        manifest = read_json(base / "manifest.json")
-    except (OSError, ValueError):
-        manifest = {}
-    origin = ("id", "revision") if model.source == "hub" else ("path",)
-    if manifest.get("source") == model.source and all(manifest.get(key) == getattr(model, key) for key in origin):
-        return manifest["parameters"], manifest["bytes"]
+    if found := downloaded(model, base):
+        return found
     if model.source == "hub":
         return None
     from stages._download_model.checks import tensor_shapes, weight_files
@@ -90,8 +97,17 @@ def driver() -> str | None:
     return said if done.returncode == 0 else f"nvidia-smi failed: {said[:200]}"
 
 
+def without_gpu(why: str, parameters: int | None) -> Finding:
+    if (parameters or 0) < LARGE:
+        return Finding("GPU", f"{why}; this base trains on the CPU")
+    advice = "Train on a machine with a GPU, with machine.device: auto; see docs/gpu-box.md"
+    return Finding("GPU", f"{why}, and the base has {parameters:,} parameters", advice)
+
+
 def check_gpu(device: str, said: str | None, cuda: bool, bf16: bool, parameters: int | None) -> Finding:
     """said: by the driver; cuda, bf16: what PyTorch can use."""
+    if device == "cpu":
+        return without_gpu("not used, as machine.device is cpu", parameters)
     if said is not None and not cuda:
         return Finding(
             "GPU",
@@ -101,12 +117,8 @@ def check_gpu(device: str, said: str | None, cuda: bool, bf16: bool, parameters:
         )
     if not cuda and device == "cuda":
         return Finding("GPU", "none, and machine.device is cuda", "Set it to auto, or take a machine with a GPU")
-    if not cuda and (parameters or 0) >= LARGE:
-        return Finding(
-            "GPU", f"none, and the base has {parameters:,} parameters", "Take a machine with a GPU: docs/gpu-box.md"
-        )
     if not cuda:
-        return Finding("GPU", "none; this base trains on the CPU")
+        return without_gpu("none", parameters)
     if not bf16:
         return Finding("GPU", f"{said or 'there'}, without bfloat16", "Take one of the Ampere generation or later")
     return Finding("GPU", f"{said or 'there'}, with bfloat16")
@@ -118,5 +130,5 @@ def machine_findings(params: Params, cores: int, available: int, free: int) -> l
     return [
         check_cores(cores, params.machine.workers),
         check_memory(available, parameters, params.quantization.bits),
-        check_disk(free, weights, (BASE / "manifest.json").is_file()),
+        check_disk(free, weights, downloaded(params.model) is not None),
     ]

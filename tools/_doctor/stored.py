@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from stages.shared.params import holds_credentials
 from tools._doctor.finding import Finding
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
+# Of the keys in dvc.config_schema. A name of a user or a path to a file with a key is no secret.
 SECRETS = {
-    *("access_key_id", "account_key", "client_secret", "connection_string", "password", "passphrase", "sas_token"),
-    *("secret_access_key", "session_token", "token"),
+    *("access_key_id", "account_key", "client_secret", "connection_string", "gdrive_client_secret", "oss_key_id"),
+    *("oss_key_secret", "password", "passphrase", "sas_token", "secret_access_key", "session_token"),
+    *("sse_customer_key", "token"),
 }
 
 
@@ -82,7 +86,17 @@ def damage(stored: Stored, deep: bool) -> list[Path] | None:
 def check_cache(stored: list[Stored], deep: bool) -> list[Finding]:
     found, absent = [], []
     for one in stored:
-        damaged = damage(one, deep)
+        try:
+            damaged = damage(one, deep)
+        except OSError as error:
+            found.append(
+                Finding(
+                    "cache",
+                    f"the copy of {one.output} cannot be read ({error.strerror}: {error.filename or one.path})",
+                    "Allow this user to read it, or check the disk",
+                )
+            )
+            continue
         if damaged is None:
             absent.append(one.output)
         elif damaged:
@@ -102,6 +116,21 @@ def check_cache(stored: list[Stored], deep: bool) -> list[Finding]:
     return [Finding("cache", f"{text}; `dvc pull` or `dvc repro` brings the others" if absent else text)]
 
 
+def secrets_in(settings: dict) -> list[str]:
+    """The keys of a remote whose values nobody else may know: secrets themselves, and addresses that hold one."""
+
+    def tells(value: object) -> bool:
+        if not isinstance(value, str) or "://" not in value:
+            return False
+        try:
+            parts = urlsplit(value)
+            return bool(parts.password) or holds_credentials(parts._replace(netloc="").geturl())
+        except ValueError:
+            return "@" in value
+
+    return sorted(key for key, value in settings.items() if key in SECRETS or tells(value))
+
+
 def check_remotes(remotes: dict[str, dict], tracked: dict[str, dict]) -> list[Finding]:
     """remotes: as all configuration files together have them; tracked: as .dvc/config has, which Git shares."""
     found = []
@@ -114,12 +143,14 @@ def check_remotes(remotes: dict[str, dict], tracked: dict[str, dict]) -> list[Fi
                     f"dvc remote modify {name} verify true",
                 )
             )
-        if shared := sorted(SECRETS & tracked.get(name, {}).keys()):
+        if shared := secrets_in(tracked.get(name, {})):
+            mend = " ".join(["dvc remote modify", *([] if shared[0] == "url" else ["--unset"]), name, shared[0]])
             found.append(
                 Finding(
                     "remotes",
                     f"{name} has its {', '.join(shared)} in .dvc/config, which Git shares",
-                    f"Make it void, then: dvc remote modify --unset {name} {shared[0]}, and set a new one with --local",
+                    f"Make it void, then: {mend}{' with an address without it' * (shared[0] == 'url')}, and set a new "
+                    "one with --local",
                 )
             )
     if not remotes:

@@ -121,6 +121,10 @@ def check_settings(job: Job) -> None:
         before = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{job.answers} holds rows, but {path} is missing, which says how. {advice}") from None
+    except ValueError:
+        before = None
+    if not isinstance(before, dict):
+        raise UserError(f"{path}, which says how the rows of {job.answers} were made, is damaged. {advice}")
     for name in sorted(job.settings.keys() | before.keys()):
         if before.get(name) != job.settings.get(name):
             was, now = (json.dumps(each.get(name), ensure_ascii=False) for each in (before, job.settings))
@@ -131,7 +135,12 @@ def check_settings(job: Job) -> None:
 @contextmanager
 def answers_file(job: Job) -> Iterator[BinaryIO]:
     """The output, opened for this process alone; a last line that a kill tore is gone."""
-    job.answers.parent.mkdir(parents=True, exist_ok=True)
+    if job.answers.is_dir():
+        raise UserError(f"--output {job.answers} is a folder. Name a file")
+    try:
+        job.answers.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--output {job.answers} lies below a file, not a folder. Name another") from None
     with open(job.answers, "a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages._download_model.checks import json_file, weight_files
 from stages.shared.errors import UserError
 from stages.shared.generation import Decoding, Streamer, continuations
 from stages.shared.models import load_model
 from stages.shared.params import Params
-from stages.shared.paths import ADAPTER, BASE, MERGED, read_json, sha256
+from stages.shared.paths import ADAPTER, BASE, MERGED, sha256
 from stages.shared.prompts import Encoder, check_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
 MADE_BY = {BASE: "download_model", MERGED: "merge", ADAPTER: "train"}
 NAMED = {"base": BASE, "tuned": MERGED, "adapter": ADAPTER}
 
@@ -59,12 +60,19 @@ class Speaker:
 
 
 def folder_of(name: str) -> Path:
-    """The folder that base, tuned, adapter or a path names, which must hold a model or an adapter."""
+    """The folder that base, tuned, adapter or a path names, which must hold a model or an adapter with its weights."""
     folder = NAMED.get(name) or Path(name)
+    stage = MADE_BY.get(folder)
+    advice = f"`dvc repro {stage}` makes it, or `dvc pull {folder}` brings it" if stage else "Correct --model"
     if not any((folder / config).is_file() for config in (CONFIG, ADAPTER_CONFIG)):
-        stage = MADE_BY.get(folder)
-        advice = f"`dvc repro {stage}` makes it, or `dvc pull {folder}` brings it" if stage else "Correct --model"
         raise UserError(f"{folder} holds no model ({CONFIG} or {ADAPTER_CONFIG}). {advice}")
+    if not is_adapter(folder):
+        try:
+            weight_files(folder)
+        except UserError as error:
+            raise UserError(f"{error}. {advice}") from None
+    elif not (folder / ADAPTER_WEIGHTS).is_file():
+        raise UserError(f"{folder} lacks {ADAPTER_WEIGHTS}. {advice}")
     return folder
 
 
@@ -86,7 +94,10 @@ def prompts_for(name: str, encoder: Encoder, decoding: Decoding) -> Prompts:
     folder = folder_of(name)
     folder = folder_of("base") if is_adapter(folder) else folder
     check_base(encoder, folder)
-    return Prompts(encoder, decoding, read_json(folder / CONFIG)["max_position_embeddings"])
+    context = json_file(folder / CONFIG).get("max_position_embeddings")
+    if type(context) is not int:
+        raise UserError(f"{folder / CONFIG}: max_position_embeddings is {context!r}, not a whole number. Correct it")
+    return Prompts(encoder, decoding, context)
 
 
 def load(name: str, params: Params, prompts: Prompts) -> Speaker:

@@ -12,6 +12,12 @@ from stages.shared.prompts import CHAT_TEMPLATES
 FOLDERS = {"merged": (MERGED, "merge"), "adapter": (ADAPTER, "train")}
 CARD = REPORTS / "model-card.md"
 ALLOWED = (".safetensors", ".json", ".jinja")  # and beside them the card
+# What the stages call their files, in models/merged and models/adapter.
+OWN = re.compile(
+    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|config\.json|generation_config\.json|"
+    r"adapter_model\.safetensors|adapter_config\.json|base_values\.json|chat_template\.jinja|"
+    r"tokenizer\.json|tokenizer_config\.json|tokenizer\.model(\.v3)?|special_tokens_map\.json|added_tokens\.json"
+)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib")
 ADAPTER_USE = """## Use
 
@@ -44,7 +50,7 @@ def files_of(folder: Path, stage: str) -> dict[str, Path | bytes]:
                 f"{folder / name} may be a pickle, which runs code when it is loaded. Remove it; weights go as "
                 "safetensors"
             )
-        if not name.endswith(ALLOWED):
+        if not (name.endswith(ALLOWED) or OWN.fullmatch(name)):
             raise UserError(f"{folder / name} is none of the pipeline's files ({', '.join(ALLOWED)}). Remove it")
     check_weights([path for name, path in found.items() if name.endswith(".safetensors")], folder, stage)
     return found
@@ -92,6 +98,11 @@ def prepare(name: str, commit: str, forced: str | None) -> Upload:
         f"{folder} of Git commit {commit[:12]}{' and changes' if forced else ''}",
         f"Git commit {commit}{doubt}",
     )
+
+
+def left_over(there: list[str], upload: Upload) -> list[str]:
+    """Of the files that are there, those of an earlier upload that this one does not write anew."""
+    return [name for name in there if OWN.fullmatch(name) and name not in upload.files]
 
 
 def size(content: Path | bytes) -> int:

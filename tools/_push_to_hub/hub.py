@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stages.shared.errors import UserError
 from stages.shared.hub import ANSWER_SECONDS, offline
-from tools._push_to_hub.files import ALLOWED, CARD, Upload
+from tools._push_to_hub.files import CARD, Upload, left_over
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -64,14 +64,13 @@ def repository(repo_id: str, public: bool) -> "ModelInfo":
 
 
 def push(repo_id: str, upload: Upload, public: bool) -> str:
-    """One commit with all files; of earlier uploads, model files of other names go. Returns the commit's address."""
+    """One commit with all files; those of earlier uploads that are not among them go. Returns the commit's address."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     if not get_token():
         raise UserError(f"there is no token: {TOKEN}")
     info = repository(repo_id, public)
-    left = [each.rfilename for each in info.siblings or []]
-    old = [name for name in left if name.endswith(ALLOWED) and name not in upload.files]
+    old = left_over([each.rfilename for each in info.siblings or []], upload)
     operations = [CommitOperationDelete(name) for name in old]
     operations += [CommitOperationAdd(name, content) for name, content in upload.files.items()]
     done = HfApi().create_commit(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from stages._report.figures import MEASURES
@@ -32,9 +33,7 @@ class Figure(NamedTuple):
 
 def figures(metrics: dict) -> dict[str, Figure]:
     """The numbers of metrics.json by their dotted names, each with its interval where it has one."""
-    values = {
-        name: value for name, value in flat(metrics).items() if isinstance(value, int | float) and value is not None
-    }
+    values = {name: value for name, value in flat(metrics).items() if isinstance(value, int | float)}
     found = {}
     for name, value in values.items():
         if name.endswith(("_lo", "_hi")) and name[:-3] in values:
@@ -129,6 +128,7 @@ class Tree:
     """The files that Git has at a commit, and their hashes as DVC takes them."""
 
     def __init__(self, commit: str) -> None:
+        self.commit = commit
         lines = git("ls-tree", "-r", "-z", commit).decode(errors="surrogateescape").split("\0")
         entries = (line.partition("\t") for line in lines if line)
         self.blobs = {path: meta.split()[2] for meta, _, path in entries if meta.split()[1] == "blob"}
@@ -150,6 +150,15 @@ class Tree:
         listing = [{"md5": self.file(name), "relpath": name[len(path) + 1 :]} for name in inside]
         return md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
 
+    def lost(self, path: str, made: dict) -> bool:
+        """Whether Git had it once, and has neither it now nor a file of DVC's in its place, nor a stage made it."""
+        inside = PurePosixPath(path)
+        if inside.is_absolute() or ".." in inside.parts or self.hash(path):
+            return False
+        if any(str(each) in made or f"{each}.dvc" in self.blobs for each in (inside, *inside.parents)):
+            return False
+        return bool(git("--literal-pathspecs", "log", "-1", "--format=%H", self.commit, "--", path))
+
 
 def staleness(head: Revision, commit: str) -> list[str]:
     """Why metrics.json or dvc.lock are not what this commit's code, params and data make; empty where they are.
@@ -164,7 +173,7 @@ def staleness(head: Revision, commit: str) -> list[str]:
         wrong = [
             path
             for path, digest in hashes(entry, "deps").items()
-            if digest != made.get(path, tree.hash(path) or digest) and digest is not None
+            if digest is not None and (digest != made.get(path, tree.hash(path) or digest) or tree.lost(path, made))
         ]
         recorded = flat(entry.get("params", {}).get(str(PARAMS), {}))
         wrong += [name for name, value in recorded.items() if params.get(name) != value]

@@ -15,6 +15,11 @@ CHARACTERS = 1200  # of a prompt or an answer
 EACH_WAY = 3  # best and worst answers
 
 
+def same(base: Revision, head: Revision, path: object) -> bool:
+    """Whether both locks name the same output; a lock without it says nothing."""
+    return base.hash_of(path) == head.hash_of(path) is not None
+
+
 def rows_of(revision: Revision) -> dict[str, dict[str, str]] | None:
     """{split or "rejected": {where a row stood: its reason, or nothing}} of data/clean."""
     import pyarrow.parquet
@@ -35,7 +40,7 @@ def rows_of(revision: Revision) -> dict[str, dict[str, str]] | None:
 
 def data_rows(base: Revision, head: Revision) -> str | None:
     """Rows that came and went, by split, and why those that went to the rejected ones did."""
-    if base.hash_of(CLEAN) == head.hash_of(CLEAN):
+    if same(base, head, CLEAN):
         return "No row was added, removed or rejected: `data/clean` is the same.\n"
     before, after = (rows_of(each) for each in (base, head))
     if before is None or after is None:
@@ -73,7 +78,7 @@ def loss_curves(base: Revision, head: Revision) -> str | None:
         drawn = {name: curve(each, path) for name, each in (("before", base), ("now", head))}
         drawn = {name: values for name, values in drawn.items() if values}
         everything = [value for values in drawn.values() for value in values]
-        if base.hash_of(path) == head.hash_of(path):
+        if same(base, head, path):
             drawn.pop("before", None)
         for name, values in drawn.items():
             spark = sparkline(values, min(everything), max(everything))
@@ -113,7 +118,7 @@ def block_name(text: str) -> str:
 
 def samples(base: Revision, head: Revision) -> str | None:
     paths = [f"metrics/evaluate/tuned.{kind}.jsonl" for kind in ("rows", "predictions")]
-    if all(base.hash_of(path) == head.hash_of(path) for path in paths):
+    if all(same(base, head, path) for path in paths):
         return "The tuned model's answers are the same, to the letter.\n"
     changes = answer_changes(base, head)
     if changes is None:
