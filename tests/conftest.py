@@ -24,7 +24,7 @@ from stages.clean import clean
 from stages.shared.params import Clean, Params, read_yaml
 from stages.shared.records import SPLITS, Record, read_records, record_file, record_table
 from stages.tokenize import BATCH
-from tests.pipeline import ALL, ROOT, Repository, make
+from tests.pipeline import ALL, ROOT, Repository, make, running
 from tests.uploads import Received, Uploads
 
 TOKEN = "hf_ThisIsTheTokenThatNobodyMaySee"
@@ -95,9 +95,13 @@ def made(tmp_path_factory, small_base) -> Callable[[str], Repository]:
 
 @pytest.fixture(scope="session")
 def first_run(made) -> Repository:
-    """A clone in which everything has run once, committed. Several files read it: change a clone of it."""
+    """A clone in which everything has run once, committed. Several files read it: change a clone of it.
+
+    Model and data come from files, so it ran without the network; test_reliability.py looks at what tried to reach it.
+    """
     repository = made("first")
-    assert sorted(repository.ran("repro")) == sorted(ALL)
+    printed = repository.cut_off(repository.folder.parent / "attempts", "dvc", "repro")
+    assert sorted(running(printed)) == sorted(ALL)
     repository.commit()
     return repository
 

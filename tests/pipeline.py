@@ -36,6 +36,22 @@ SMALLER = {
 }
 
 
+OFFLINE = ROOT / "tests/offline"
+
+
+def succeeds(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def without_network() -> list[str]:
+    """The beginning of a command whose processes have no network, where this system allows that; else nothing."""
+    ways = (["unshare", "--net"], ["unshare", "--map-root-user", "--net"])
+    return next((way for way in ways if succeeds(*way, "true")), [])
+
+
 def running(printed: str) -> list[str]:
     """The stages that DVC says it starts."""
     return re.findall(r"^Running stage '(.+)':$", printed, re.MULTILINE)
@@ -74,6 +90,16 @@ class Repository:
     def ran(self, *command: str) -> list[str]:
         """The stages that DVC says it ran."""
         return running(self.run("dvc", *command))
+
+    def cut_off(self, log: Path, *command: str, code: int = 0) -> str:
+        """As run(), without the network; each attempt to reach it is written to the file `log` and fails."""
+        log.touch()
+        open_to_all = self.environment
+        self.environment = open_to_all | {"PYTHONPATH": str(OFFLINE), "NETWORK_LOG": str(log)}
+        try:
+            return self.run(*without_network(), *command, code=code)
+        finally:
+            self.environment = open_to_all
 
     def killed(self, stage: str, fault: str) -> str:
         """What `dvc repro` printed until SIGKILL ended its process group. fault: module:function:n, the n-th call."""

@@ -3,6 +3,7 @@
 tests/test_pipeline.py runs their code, and tests/test_serving.py the server in serving.md.
 """
 
+import ast
 import re
 import shlex
 import shutil
@@ -56,6 +57,24 @@ def test_every_link_of_a_page_leads_somewhere(page):
     ]
     for target in re.findall(r"\]\(([^)]+)\)", text):
         assert target.removeprefix("#") in headings if target[0] == "#" else (page.parent / target).exists(), target
+
+
+NAMED_TESTS = {page.name: re.findall(r"`(test_\w+)::(\w+)`", page.read_text()) for page in PAGES}
+
+
+@pytest.mark.parametrize("page", [page for page, named in NAMED_TESTS.items() if named])
+def test_every_test_that_a_page_names_exists(page):
+    for module, function in NAMED_TESTS[page]:
+        (path,) = (ROOT / "tests").rglob(f"{module}.py")
+        names = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+        assert function in names, f"{module}::{function}"
+
+
+def test_every_fault_of_the_page_on_reliability_names_its_tests():
+    rows = re.findall(r"(?m)^\| (.+) \|$", (ROOT / "docs/reliability.md").read_text())
+    faults = [row for row in rows if not row.startswith("fault |")]
+    assert len(faults) > 20
+    assert not [row for row in faults if not re.search(r"\| (`test_\w+::test_\w+`(, |$))+$", row)]
 
 
 def test_the_page_on_own_data_explains_every_key_of_clean_and_every_reason():

@@ -3,15 +3,10 @@
 import sys
 from itertools import groupby, islice
 
-from stages.shared.errors import UserError
+from stages.shared.errors import UserError, readable
 from stages.shared.params import load_params
 from stages.shared.paths import TOKENIZED
 from stages.shared.prompts import IGNORED, Encoder
-
-
-def readable(text: str) -> str:
-    """Text of unknown origin for a terminal: control characters, newlines apart, are spelled out."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def highlight(ids: list[int], labels: list[int], encoder: Encoder, colour: bool) -> str:

@@ -5,15 +5,15 @@ import socket
 import sys
 import traceback
 
+ATTEMPTS = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname")
+
 
 def watch(event, arguments):
-    if event == "socket.connect" and arguments[0].family not in (socket.AF_INET, socket.AF_INET6):
+    if event not in ATTEMPTS or getattr(arguments[0], "family", socket.AF_INET) == socket.AF_UNIX:
         return
-    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
-        caller = "".join(traceback.format_stack(limit=12))
-        with open(os.environ["NETWORK_LOG"], "a") as log:
-            log.write(f"{sys.argv} {event} {arguments[1:]!r}\n{caller}\n")
-        raise OSError(101, "the network is cut off")
+    with open(os.environ["NETWORK_LOG"], "a") as log:
+        log.write(f"{sys.argv} {event} {arguments[1:]!r}\n{''.join(traceback.format_stack(limit=12))}\n")
+    raise OSError(101, "the network is cut off")
 
 
 if "NETWORK_LOG" in os.environ:
