@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from stages.shared.errors import UserError
 from stages.shared.params import read_yaml_text
-from stages.shared.paths import EVALUATIONS, PARAMS, RESULT
+from stages.shared.paths import EVALUATIONS, RESULT
 
 # What a file that is not of its kind may do to code that reads it.
 OTHER_KIND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, YAMLError)
@@ -153,7 +153,7 @@ class Revision:
     @property
     def evaluation(self) -> dict:
         """The params of `evaluate` that the tuned model was evaluated with."""
-        return self.stages.get("evaluate@tuned", {}).get("params", {}).get(str(PARAMS), {}).get("evaluate", {})
+        return self.stages.get("evaluate@tuned", {}).get("params", {}).get("params.yaml", {}).get("evaluate", {})
 
     def hash_of(self, path: Path | str) -> str | None:
         """Of an output, or of a file in an output that is a folder."""
