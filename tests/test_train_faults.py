@@ -92,6 +92,16 @@ class Repository:
     def checkpoints(self):
         return sorted(path.name for path in self.folder.glob(".dvc/tmp/checkpoints/*/step-*"))
 
+    def hashes(self, experiment=None):
+        """{out: md5} of OUTS in dvc.lock, or in that of an experiment."""
+        if experiment:
+            reference = re.search(rf"refs/exps/\S+/{experiment}\n", self.run("git", "for-each-ref"))[0].strip()
+            lock = YAML(typ="safe").load(self.run("git", "show", f"{reference}:dvc.lock"))
+        else:
+            lock = read_yaml(self.folder / "dvc.lock")
+        outs = {out["path"]: out["md5"] for out in lock["stages"]["train"]["outs"]}
+        return {path: outs[path] for path in OUTS}
+
     def results(self):
         """{file: sha256} of all that the stage writes, timing apart."""
         files = [path for out in OUTS for path in [self.folder / out, *(self.folder / out).glob("*")] if path.is_file()]
@@ -201,8 +211,27 @@ def test_an_experiment_in_a_temporary_folder_goes_on_where_a_killed_one_stopped(
     repository.run("dvc", "exp", "run", "--temp", "--name", "one", fault=fault, code=-signal.SIGKILL)
     printed = repository.run("dvc", "exp", "run", "--temp", "--name", "two")
     assert "train: goes on from step 4\n" in printed
-    reference = re.search(r"refs/exps/\S+/two", repository.run("git", "for-each-ref"))[0]
-    lock = repository.run("git", "show", f"{reference}:dvc.lock")
-    expected = read_yaml(uninterrupted.folder / "dvc.lock")["stages"]["train"]["outs"]
-    hashes = {out["path"]: out["md5"] for out in YAML(typ="safe").load(lock)["stages"]["train"]["outs"]}
-    assert {out["path"]: out["md5"] for out in expected if out["path"] in OUTS} == {path: hashes[path] for path in OUTS}
+    assert repository.hashes("two") == uninterrupted.hashes()
+
+
+def test_a_queued_experiment_goes_on_where_one_stopped_that_was_killed_with_its_worker(made, uninterrupted):
+    repository = made("queued")
+    repository.run("dvc", "exp", "run", "--queue", "--name", "one")
+    repository.run("dvc", "queue", "start", fault="stages._train.watch:Watch.on_step_begin:7:SIGKILL")
+    wait_for(repository.checkpoints)
+    (lock,) = repository.folder.glob(".dvc/tmp/checkpoints/*/lock")
+    assert ended(int(lock.read_text()))
+    repository.run("dvc", "exp", "run", "--queue", "--name", "two")
+    repository.run("dvc", "queue", "start")
+    wait_for(lambda: "/two\n" in repository.run("git", "for-each-ref"))
+    assert "train: goes on from step 4\n" in repository.run("dvc", "queue", "logs", "two")
+    assert repository.hashes("two") == uninterrupted.hashes()
+
+
+def wait_for(condition):
+    """For at most 300 s."""
+    for _ in range(1500):
+        if condition():
+            return
+        time.sleep(0.2)
+    raise AssertionError("not within 300 s")

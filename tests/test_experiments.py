@@ -1,0 +1,216 @@
+"""What docs/experiments.md says of experiments, with its own commands, and the traps it names."""
+
+import json
+import re
+import shlex
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+
+from stages.shared.params import read_yaml
+from tests.pipeline import ROOT, Repository, blocks, running
+
+PAGE = "docs/experiments.md"
+TEXT = (ROOT / PAGE).read_text()
+KEPT = ("grid-1", "grid-4")  # of the grid: what is trained here. The other four are taken out of the queue
+
+
+def commands(start: str) -> list[list[str]]:
+    """The words of each command in the page's bash block that begins so."""
+    (found,) = [text for text in blocks(PAGE, "bash") if text.startswith(start)]
+    return [words for line in found.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def cheaper(words: list[str], samples: int) -> list[str]:
+    """The command with a value that runs `report` alone in place of one that trains."""
+    assert sum(word.startswith("train.") for word in words) == 1
+    return [f"report.samples={samples}" if word.startswith("train.") else word for word in words]
+
+
+def restore(repository: Repository) -> None:
+    repository.run("git", "reset", "--quiet", "--hard")
+    repository.run("dvc", "checkout")
+
+
+def experiments(repository: Repository) -> set[str]:
+    return set(repository.run("dvc", "exp", "list", "--name-only").split())
+
+
+def samples(repository: Repository) -> int:
+    return read_yaml(repository.folder / "params.yaml")["report"]["samples"]
+
+
+@pytest.fixture(scope="module")
+def repository(first_run, tmp_path_factory) -> Repository:
+    """A clone with storage and an origin, and the experiment `early` of before it had storage."""
+    folder = tmp_path_factory.mktemp("experiments")
+    made = first_run.clone(folder / "clone", with_data=True)
+    made.run("dvc", "exp", "run", "--name", "early", "-S", "report.samples=1")
+    restore(made)
+    made.run("dvc", "remote", "add", "--default", "storage", str(folder / "storage"))
+    made.run("dvc", "config", "remote.storage.verify", "true")
+    made.run("git", "commit", "--quiet", "--message", "Storage", ".dvc/config")
+    made.run("git", "init", "--quiet", "--bare", "--initial-branch=main", str(folder / "origin.git"))
+    made.run("git", "remote", "add", "origin", str(folder / "origin.git"))
+    made.run("git", "push", "--quiet", "origin", "main")
+    made.run("dvc", "push")
+    return made
+
+
+@pytest.fixture(scope="module")
+def grid(repository) -> Repository:
+    """The page's grid is queued, and the two of KEPT have run."""
+    queue, run = commands("dvc exp run --queue")
+    printed = repository.run(*queue)
+    names = re.findall(r"Queued experiment '(\S+)'", printed)
+    assert names == [f"grid-{number}" for number in range(1, 7)]
+    both = re.findall(r"\['train.learning_rate=(\S+)', 'lora.r=(\S+)'\]", printed)
+    assert [(float(rate), int(rank)) for rate, rank in both] == [(row["rate"], row["rank"]) for row in measured()]
+    repository.run("dvc", "queue", "remove", *sorted(set(names) - set(KEPT)))
+    assert set(re.findall(r"Reproducing experiment '(\S+)'", repository.run(*run))) == set(KEPT)
+    return repository
+
+
+def measured() -> list[dict[str, float]]:
+    """The rows of the page's table of the grid, as they were queued."""
+    rows = re.findall(r"(?m)^\| \S+ \[grid-(\d)\] +\| (\S+) +\| (\S+) +\| (\S+) +\|$", TEXT)
+    assert len(rows) == 6
+    return [
+        {"loss": float(loss), "rank": int(rank), "rate": float(rate)}
+        for number, loss, rank, rate in sorted(rows, key=lambda row: int(row[0]))
+    ]
+
+
+def test_the_chart_of_the_grid_shows_the_figures_of_its_table():
+    chart = (ROOT / "docs/experiments-grid.svg").read_text()
+    assert "](experiments-grid.svg)" in TEXT
+    labels = sorted(float(text) for text in re.findall(r'class="value"[^>]*>([\d.]+)<', chart))
+    assert labels == sorted(row["loss"] for row in measured())
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_in_the_workspace_or_with_temp_beside_it(repository):
+    here, beside = commands("dvc exp run --name")
+    head = repository.run("git", "rev-parse", "HEAD")
+    assert running(repository.run(*cheaper(here, 3))) == ["report"]
+    assert samples(repository) == 3
+    assert repository.run("git", "rev-parse", "HEAD") == head
+    assert running(repository.run(*cheaper(beside, 0))) == ["report"]
+    assert samples(repository) == 3, "the workspace is as it was"
+    assert experiments(repository) == {"slower", "longer"}
+    restore(repository)
+    assert samples(repository) == 2
+
+
+@pytest.mark.slow
+def test_a_range_is_queued_without_its_end(repository):
+    for command in commands("dvc exp run --queue --name ranks"):
+        printed = repository.run(*command)
+    repository.run("dvc", "queue", "remove", "--queued")
+    assert [int(rank) for rank in re.findall(r"lora.r=(\d+)", printed)] == [4, 8, 12, 16]
+
+
+@pytest.mark.slow
+def test_a_grid_is_queued_and_run_beside_the_workspace_and_stands_in_a_table(grid):
+    assert grid.run("git", "status", "--porcelain") == ""
+    assert set(KEPT) < experiments(grid)
+    show, *_ = commands("dvc exp show")
+    rows = {
+        name: [cell.strip() for cell in cells.split("|")]
+        for name, cells in re.findall(r"(?m)^\| \S+ \S+ \[(grid-\d)\] +\|(.+)\|$", grid.run(*show))
+    }
+    assert rows.keys() == set(KEPT)
+    queued = {f"grid-{number}": row for number, row in enumerate(measured(), start=1)}
+    for name, (loss, rank, rate) in rows.items():
+        assert (float(rate), int(rank)) == (queued[name]["rate"], queued[name]["rank"])
+        metrics = json.loads(grid.run("git", "show", f"{reference(grid, name)}:metrics.json"))
+        assert float(loss) == pytest.approx(metrics["evaluate"]["tuned"]["loss"], rel=1e-4)
+    assert len({loss for loss, _, _ in rows.values()}) == 2
+
+
+def reference(repository: Repository, name: str) -> str:
+    """The experiment's ref in Git."""
+    return re.search(rf"refs/exps/\S+/{name}\n", repository.run("git", "for-each-ref"))[0].strip()
+
+
+@pytest.mark.slow
+def test_an_experiment_is_taken_over_by_apply_or_by_branch(grid):
+    compare, *_ = commands("dvc params diff")
+    assert "train.learning_rate" in grid.run(*compare)
+    apply, commit, branch = commands("dvc exp apply")
+    grid.run("git", "switch", "--quiet", "--create", "taken")
+    grid.run(*apply)
+    assert grid.ran("repro") == []
+    grid.run(*commit)
+    assert grid.run("git", "status", "--porcelain") == ""
+    grid.run(*branch)
+    assert grid.run("git", "diff", "taken", branch[-1]) == ""
+    grid.run("git", "switch", "--quiet", "main")
+    grid.run("dvc", "checkout")
+    assert grid.ran("repro") == []
+
+
+@pytest.mark.slow
+def test_an_experiment_is_pushed_and_a_colleagues_clone_of_git_alone_has_all_its_results(grid, tmp_path):
+    push, look, pull, apply, repro = commands("dvc exp push")
+    name = push[-1]
+    assert name in KEPT
+    assert re.search(r"\d+ files uploaded", grid.run(*push))
+    origin = grid.run("git", "remote", "get-url", "origin").strip()
+    grid.run("git", "clone", "--quiet", origin, str(tmp_path / "clone"))
+    colleague = Repository(tmp_path / "clone", tmp_path / "site-cache")
+    assert name in colleague.run(*look)
+    colleague.run(*pull)
+    said = colleague.run(*apply, code=255)  # the base is not pushed
+    assert said.partition("following targets:\n")[2].split("Is your")[0].split() == ["models/base"]
+    assert running(colleague.run(*repro)) == ["download_model"]
+    lock = grid.run("git", "show", f"{reference(grid, name)}:dvc.lock")
+    assert (colleague.folder / "dvc.lock").read_text() == lock
+    assert (colleague.folder / "reports/report.html").is_file()
+
+
+@pytest.mark.slow
+def test_apply_takes_uncommitted_edits_away_and_the_page_brings_them_back(repository):
+    repository.change("train.epochs", 3)
+    (repository.folder / "README.md").write_text("mine\n")
+    repository.run("dvc", "exp", "apply", "early")
+    assert read_yaml(repository.folder / "params.yaml")["train"]["epochs"] == 1
+    for command in commands("git reset --hard"):
+        repository.run(*command)
+    assert read_yaml(repository.folder / "params.yaml")["train"]["epochs"] == 3
+    assert (repository.folder / "README.md").read_text() == "mine\n"
+    assert samples(repository) == 2
+    restore(repository)
+
+
+@pytest.mark.slow
+def test_a_failed_run_leaves_its_value_in_params_and_with_temp_it_does_not(repository):
+    before = experiments(repository)
+    failing = ["dvc", "exp", "run", "-S", "merge.max_kl=0"]
+    assert "merge.max_kl is 0" in repository.run(*failing, "--temp", code=255)
+    assert repository.run("git", "status", "--porcelain") == ""
+    assert "merge.max_kl is 0" in repository.run(*failing, code=255)
+    assert read_yaml(repository.folder / "params.yaml")["merge"]["max_kl"] == 0
+    (back,) = commands("git checkout params.yaml")
+    repository.run(*back)
+    assert repository.run("git", "status", "--porcelain") == ""
+    restore(repository)
+    assert experiments(repository) == before
+
+
+@pytest.mark.slow
+def test_an_experiment_of_before_the_storage_is_pushed_without_its_results_and_the_same_once_more_with_them(repository):
+    printed = repository.run("dvc", "exp", "push", "origin", "early")
+    assert "Pushed experiment early" in printed
+    assert "uploaded" not in printed
+    again = repository.run("dvc", "exp", "run", "--name", "again", "-S", "report.samples=1")
+    assert running(again) == [], "from the run cache"
+    restore(repository)
+    assert re.search(r"\d+ files uploaded", repository.run("dvc", "exp", "push", "origin", "again"))
+
+
+def test_what_dvc_writes_to_params_for_an_experiment_means_the_same(tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text((ROOT / "params.yaml").read_text())
+    apply_overrides(params, ["seed=7"])
+    assert read_yaml(params) == {**read_yaml(ROOT / "params.yaml"), "seed": 7}
