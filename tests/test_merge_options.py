@@ -4,7 +4,7 @@ import pytest
 
 from stages import merge
 from stages.shared.four_bit import VALUES, value_hashes
-from stages.shared.paths import ADAPTER, METRICS, TOKENIZED, read_json, write_json
+from stages.shared.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, write_json
 from tests.conftest import write_rows
 from tests.test_train import rows
 from tests.test_train_options import BITS, OPTIONS, options_of, place, saved, trainer_of  # noqa: F401  (fixtures)
@@ -43,3 +43,18 @@ def test_of_8_bits_the_merge_onto_the_16_bit_weights_is_compared(options_of, pla
     bounds = {"parity_rows": 2, "max_loss_gap": 1.0, "max_kl": 1.0}
     params = options_of(quantization={"bits": 8}, merge=BITS[8]["merge"] | bounds)
     assert 0 < merged(params, trainer_of, place)["parity"]["kl"] < 1
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"bits": 4, "quant_type": "fp4"}, "in 4 bits (fp4), merged onto those 4-bit values, kept in 16 bits."),
+        ({"bits": 16}, "in 16 bits, merged onto the base's 16-bit weights."),
+    ],
+)
+def test_the_merged_models_card_says_in_what_the_base_was_held(params_of, tmp_path, monkeypatch, values, said):
+    monkeypatch.chdir(tmp_path)
+    write_json(BASE / "manifest.json", {"id": "owner/base", "revision": None, "license": None})
+    params = params_of(quantization=values, merge={"base": "dequantized"})
+    parity = {"tokens": 1, "loss_gap": 0.0, "kl": 0.0, "top1_agreement": 1.0}
+    assert f"trained on owner/base {said}" in merge.card(params, {"r": 4, "lora_alpha": 8}, parity)
