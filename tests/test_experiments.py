@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from typing import NamedTuple
 
 import pytest
 from dvc.utils.hydra import apply_overrides
@@ -12,13 +13,21 @@ from tests.pipeline import ROOT, Repository, blocks, running
 
 PAGE = "docs/experiments.md"
 TEXT = (ROOT / PAGE).read_text()
-KEPT = ("grid-1", "grid-4")  # of the grid: what is trained here. The other four are taken out of the queue
+# Of the grid, what is run here; the other four are taken out of the queue. The fixture has grid-3's own values, so that
+# what the page does with grid-3 is done with grid-4.
+KEPT = ("grid-3", "grid-4")
 
 
 def commands(start: str) -> list[list[str]]:
     """The words of each command in the page's bash block that begins so."""
     (found,) = [text for text in blocks(PAGE, "bash") if text.startswith(start)]
     return [words for line in found.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def trained(start: str) -> list[list[str]]:
+    """The same with what has been trained here."""
+    assert any("grid-3" in words for words in commands(start))
+    return [["grid-4" if word == "grid-3" else word for word in words] for words in commands(start)]
 
 
 def cheaper(words: list[str], samples: int) -> list[str]:
@@ -60,32 +69,39 @@ def repository(first_run, tmp_path_factory) -> Repository:
 @pytest.fixture(scope="module")
 def grid(repository) -> Repository:
     """The page's grid is queued, and the two of KEPT have run."""
-    queue, run = commands("dvc exp run --queue")
+    queue, run = commands("dvc exp run --queue --name grid")
     printed = repository.run(*queue)
     names = re.findall(r"Queued experiment '(\S+)'", printed)
     assert names == [f"grid-{number}" for number in range(1, 7)]
     both = re.findall(r"\['train.learning_rate=(\S+)', 'lora.r=(\S+)'\]", printed)
-    assert [(float(rate), int(rank)) for rate, rank in both] == [(row["rate"], row["rank"]) for row in measured()]
+    shown = table(TEXT)
+    assert [(float(rate), int(rank)) for rate, rank in both] == [(shown[name].rate, shown[name].rank) for name in names]
     repository.run("dvc", "queue", "remove", *sorted(set(names) - set(KEPT)))
     assert set(re.findall(r"Reproducing experiment '(\S+)'", repository.run(*run))) == set(KEPT)
     return repository
 
 
-def measured() -> list[dict[str, float]]:
-    """The rows of the page's table of the grid, as they were queued."""
-    rows = re.findall(r"(?m)^\| \S+ \[grid-(\d)\] +\| (\S+) +\| (\S+) +\| (\S+) +\|$", TEXT)
-    assert len(rows) == 6
-    return [
-        {"loss": float(loss), "rank": int(rank), "rate": float(rate)}
-        for number, loss, rank, rate in sorted(rows, key=lambda row: int(row[0]))
-    ]
+class Row(NamedTuple):
+    test_loss: float
+    loss: float
+    rank: int
+    rate: float
+
+
+def table(text: str) -> dict[str, Row]:
+    """The rows of the grid in what `dvc exp show` prints with the page's columns."""
+    rows = re.findall(r"(?m)^\| \S+ \S+ \[(grid-\d)\] +\|" + r" (\S+) +\|" * 4 + "$", text)
+    return {
+        name: Row(float(test_loss), float(loss), int(rank), float(rate)) for name, test_loss, loss, rank, rate in rows
+    }
 
 
 def test_the_chart_of_the_grid_shows_the_figures_of_its_table():
     chart = (ROOT / "docs/experiments-grid.svg").read_text()
     assert "](experiments-grid.svg)" in TEXT
     labels = sorted(float(text) for text in re.findall(r'class="value"[^>]*>([\d.]+)<', chart))
-    assert labels == sorted(row["loss"] for row in measured())
+    assert labels == sorted(row.loss for row in table(TEXT).values())
+    assert len(labels) == 6
 
 
 @pytest.mark.slow
@@ -113,19 +129,16 @@ def test_a_range_is_queued_without_its_end(repository):
 @pytest.mark.slow
 def test_a_grid_is_queued_and_run_beside_the_workspace_and_stands_in_a_table(grid):
     assert grid.run("git", "status", "--porcelain") == ""
-    assert set(KEPT) < experiments(grid)
-    show, *_ = commands("dvc exp show")
-    rows = {
-        name: [cell.strip() for cell in cells.split("|")]
-        for name, cells in re.findall(r"(?m)^\| \S+ \S+ \[(grid-\d)\] +\|(.+)\|$", grid.run(*show))
-    }
+    assert set(KEPT) <= experiments(grid)
+    (show,) = commands("dvc exp show")
+    rows = table(grid.run(*show))
     assert rows.keys() == set(KEPT)
-    queued = {f"grid-{number}": row for number, row in enumerate(measured(), start=1)}
-    for name, (loss, rank, rate) in rows.items():
-        assert (float(rate), int(rank)) == (queued[name]["rate"], queued[name]["rank"])
+    for name, row in rows.items():
+        assert (row.rate, row.rank) == (table(TEXT)[name].rate, table(TEXT)[name].rank)
         metrics = json.loads(grid.run("git", "show", f"{reference(grid, name)}:metrics.json"))
-        assert float(loss) == pytest.approx(metrics["evaluate"]["tuned"]["loss"], rel=1e-4)
-    assert len({loss for loss, _, _ in rows.values()}) == 2
+        assert row.loss == pytest.approx(metrics["train"]["validation_loss"], rel=1e-4)
+        assert row.test_loss == pytest.approx(metrics["evaluate"]["tuned"]["loss"], rel=1e-4)
+    assert rows["grid-3"].loss != rows["grid-4"].loss
 
 
 def reference(repository: Repository, name: str) -> str:
@@ -135,9 +148,10 @@ def reference(repository: Repository, name: str) -> str:
 
 @pytest.mark.slow
 def test_an_experiment_is_taken_over_by_apply_or_by_branch(grid):
-    compare, *_ = commands("dvc params diff")
-    assert "train.learning_rate" in grid.run(*compare)
-    apply, commit, branch = commands("dvc exp apply")
+    compare, curves = trained("dvc params diff")
+    assert re.search(r"\| lora.r +\| 4 +\| 16 +\|", grid.run(*compare))
+    assert "index.html" in grid.run(*curves)
+    apply, commit, branch = trained("dvc exp apply")
     grid.run("git", "switch", "--quiet", "--create", "taken")
     grid.run(*apply)
     assert grid.ran("repro") == []
@@ -152,9 +166,8 @@ def test_an_experiment_is_taken_over_by_apply_or_by_branch(grid):
 
 @pytest.mark.slow
 def test_an_experiment_is_pushed_and_a_colleagues_clone_of_git_alone_has_all_its_results(grid, tmp_path):
-    push, look, pull, apply, repro = commands("dvc exp push")
+    push, look, pull, apply, repro = trained("dvc exp push")
     name = push[-1]
-    assert name in KEPT
     assert re.search(r"\d+ files uploaded", grid.run(*push))
     origin = grid.run("git", "remote", "get-url", "origin").strip()
     grid.run("git", "clone", "--quiet", origin, str(tmp_path / "clone"))
