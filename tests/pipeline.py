@@ -126,7 +126,10 @@ class Repository:
         for name in parents:
             section = section[name]
         section[last] = value
-        yaml.dump(values, path)
+        # As another file: an edit that keeps the length, within a second of a checkout, Git may overlook.
+        edited = path.with_suffix(".new")
+        yaml.dump(values, edited)
+        edited.replace(path)
 
     def clone(self, folder: Path, *, with_data: bool = False) -> "Repository":
         """Another clone: of what is in Git alone, or a copy of everything, DVC's cache included."""

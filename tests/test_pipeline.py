@@ -196,7 +196,7 @@ def test_the_page_on_pull_requests_leads_through_a_review_and_a_conflict(reposit
     assert "Not shown" not in printed
 
     clone.run("git", "switch", "--quiet", "main")
-    clone.change("merge.max_kl", 0.25)  # not as long as 0.2: Git may overlook an edit within a second of its checkout
+    clone.change("merge.max_kl", 0.25)
     assert clone.ran("repro")[0] == "merge"
     clone.commit()
     clone.run("git", "switch", "--quiet", "slower-rate")
