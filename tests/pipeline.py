@@ -1,5 +1,6 @@
 """The whole pipeline in a clone of the working tree, small enough for tests; conftest.py runs it once for all."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,7 +9,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 
+import psutil
 from ruamel.yaml import YAML
 
 from stages.shared.params import read_yaml
@@ -57,6 +60,17 @@ def running(printed: str) -> list[str]:
     return re.findall(r"^Running stage '(.+)':$", printed, re.MULTILINE)
 
 
+def queue_workers(folder: Path) -> list[psutil.Process]:
+    """The workers of DVC's queue in a repository that have not ended."""
+    found = []
+    for file in (folder / ".dvc/tmp/exps/celery").glob("*.pid"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(file.read_text()))
+            if "queue-worker" in process.cmdline():
+                found.append(process)
+    return found
+
+
 class Repository:
     """A clone with DVC in it, whose caches are its own."""
 
@@ -73,19 +87,24 @@ class Repository:
         }
 
     def run(self, *command: str, code: int = 0) -> str:
-        """Standard output and error of a command, whose exit code must be `code`."""
-        done = subprocess.run(
-            command,
-            check=False,
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert done.returncode == code, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
-        return done.stdout
+        """Standard output and error of a command, whose exit code must be `code`.
+
+        They go to a file: a pipe would end only with the last worker of DVC's queue that holds it.
+        """
+        with TemporaryFile("w+") as printed:
+            done = subprocess.run(
+                command,
+                check=False,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                timeout=PATIENCE,
+            )
+            printed.seek(0)
+            text = printed.read()
+        assert done.returncode == code, f"{' '.join(command)} ended with {done.returncode}:\n{text}"
+        return text
 
     def ran(self, *command: str) -> list[str]:
         """The stages that DVC says it ran."""

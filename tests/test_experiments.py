@@ -3,13 +3,14 @@
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 from dvc.utils.hydra import apply_overrides
 
 from stages.shared.params import read_yaml
-from tests.pipeline import ROOT, Repository, blocks, running
+from tests.pipeline import ROOT, Repository, blocks, queue_workers, running
 
 PAGE = "docs/experiments.md"
 TEXT = (ROOT / PAGE).read_text()
@@ -50,7 +51,7 @@ def samples(repository: Repository) -> int:
 
 
 @pytest.fixture(scope="module")
-def repository(first_run, tmp_path_factory) -> Repository:
+def repository(first_run, tmp_path_factory) -> Iterator[Repository]:
     """A clone with storage and an origin, and the experiment `early` of before it had storage."""
     folder = tmp_path_factory.mktemp("experiments")
     made = first_run.clone(folder / "clone", with_data=True)
@@ -63,7 +64,9 @@ def repository(first_run, tmp_path_factory) -> Repository:
     made.run("git", "remote", "add", "origin", str(folder / "origin.git"))
     made.run("git", "push", "--quiet", "origin", "main")
     made.run("dvc", "push")
-    return made
+    yield made
+    for worker in queue_workers(made.folder):
+        worker.kill()
 
 
 @pytest.fixture(scope="module")

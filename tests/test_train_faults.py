@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ from ruamel.yaml import YAML
 
 from stages.shared.params import read_yaml
 from tests.conftest import ROOT, write_rows
+from tests.pipeline import queue_workers
 from tests.test_train import rows
 
 pytestmark = pytest.mark.slow
@@ -68,13 +70,13 @@ class Repository:
         for command in ("git init --quiet", "dvc init --quiet", "git add --all", "git commit --quiet -m start"):
             subprocess.run(command.split(), cwd=folder, env=self.environment, check=True, capture_output=True)
 
-    def start(self, *command, fault=None):
+    def start(self, *command, fault=None, printed=subprocess.PIPE):
         environment = self.environment | ({"FAULT": fault} if fault else {})
         process = subprocess.Popen(
             command,
             cwd=self.folder,
             env=environment,
-            stdout=subprocess.PIPE,
+            stdout=printed,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
@@ -83,11 +85,14 @@ class Repository:
         return process
 
     def run(self, *command, fault=None, code=0):
-        """What a command prints, which ends with `code`."""
-        process = self.start(*command, fault=fault)
-        printed = process.communicate(timeout=600)[0]
-        assert process.returncode == code, printed
-        return printed
+        """What a command prints, which ends with `code`, to a file: the queue's workers would hold a pipe open."""
+        with TemporaryFile("w+") as printed:
+            process = self.start(*command, fault=fault, printed=printed)
+            process.wait(timeout=600)
+            printed.seek(0)
+            text = printed.read()
+        assert process.returncode == code, text
+        return text
 
     def checkpoints(self):
         return sorted(path.name for path in self.folder.glob(".dvc/tmp/checkpoints/*/step-*"))
@@ -117,6 +122,8 @@ def made(tmp_path_factory, small_base):
         return repositories[-1]
 
     yield make
+    for worker in (worker for repository in repositories for worker in queue_workers(repository.folder)):
+        worker.kill()
     for group in (group for repository in repositories for group in repository.groups):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
