@@ -65,6 +65,11 @@ class Pipeline:
             values[section][name] = value
         YAML().dump(values, folder / "params.yaml")
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)  # noqa: S607
+        self.environment = {
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(folder / "site-cache"),
+            "OMP_NUM_THREADS": "1",  # a model this small has several threads wait for each other
+        }
 
     def repro(self, stage: str, patience: float | None = None) -> tuple[str, bool]:
         """What `dvc repro` printed, and whether it was killed, `patience` seconds after its start."""
@@ -72,7 +77,7 @@ class Pipeline:
             # The run cache knows the result of the uninterrupted run, and would bring it back.
             ["dvc", "repro", "--no-run-cache", stage],  # noqa: S607
             cwd=self.folder,
-            env=os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(self.folder / "site-cache")},
+            env=os.environ | self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -96,9 +96,9 @@ def stopped(repository, moment):
     try:
         yield process, stopped_below(process)
     finally:
-        with contextlib.suppress(ProcessLookupError):
+        if process.returncode is None:  # once it is waited for, its number may be another's
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+            process.communicate()
 
 
 def stopped_below(process):
