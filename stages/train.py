@@ -30,7 +30,7 @@ from stages._train.distributed import join, leave, rank, refuse_divergence, with
 from stages._train.failures import in_words
 from stages._train.fingerprint import LIBRARIES, fingerprint
 from stages._train.launch import launch
-from stages._train.memory import CHOICES
+from stages._train.memory import is_fused
 from stages._train.model import pick_memory, prepare_model
 from stages._train.plan import budget_of, plan
 from stages._train.results import curves, losses, sizes, speed
@@ -116,9 +116,10 @@ def main(stop: Stop, params: Params) -> Outcome:
     stop.saved = step_of(checkpoint) if checkpoint else 0
     manifest = read_json(BASE / "manifest.json")
     make_deterministic(params.seed, params.train.deterministic, warn_only=False)
-    memory = pick_memory(params, counts.longest_row)
-    model, base_bytes, values = prepare_model(params, manifest, memory)
-    trainer = make_trainer(model, load_rows(), params, checkpoints, stop, CHOICES[memory])
+    keep = pick_memory(params, counts.longest_row)
+    model, base_bytes, values = prepare_model(params, manifest, keep)
+    again = not is_fused(params) and not keep.activations  # fused layers do it themselves
+    trainer = make_trainer(model, load_rows(), params, checkpoints, stop, again)
     trainer.add_callback(LiveCurves())
     train(trainer, checkpoint, values)
     if rank():
@@ -136,7 +137,7 @@ def main(stop: Stop, params: Params) -> Outcome:
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     write_json(METRICS / "train.json", metrics)
-    timing = speed(trainer, tokens, trained) | {"attention": model.config._attn_implementation, "memory": memory}
+    timing = speed(trainer, tokens, trained) | {"attention": model.config._attn_implementation, "memory": str(keep)}
     return Outcome(
         f"{metrics['steps']} steps, validation loss {metrics['validation_loss_start']:.3f} → "
         f"{metrics['validation_loss']:.3f}, {timing['tokens_per_second']:.0f} tokens/s, adapter in {ADAPTER}",

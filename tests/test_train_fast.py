@@ -9,14 +9,16 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from stages._train import attention
 from stages._train.attention import collate, flat_batch, register
-from stages._train.lora import fuse
-from stages._train.memory import CHOICES, GIB, choose, estimate, layer_activations, shape_of
+from stages._train.layer import fuse
+from stages._train.memory import GIB, PINNED, Keep, choose, estimate, layer_activations, pinned, shape_of
 from stages._train.model import prepare_model
 from stages._train.plan import budget_of, plan
 from stages.shared.errors import UserError
-from stages.shared.models import load_model, packed_batch, pick_attention
+from stages.shared.models import load_model, pick_attention
 from stages.shared.prompts import IGNORED
 from tests.test_train import MANIFEST, rows
+
+ALL = Keep(activations=2, weights=0)
 
 
 def reference(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):  # noqa: PLR0917
@@ -35,10 +37,13 @@ def reference(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size
     return torch.cat(out)
 
 
-@pytest.fixture
-def with_varlen(monkeypatch):
+@pytest.fixture(params=["one by one", "by a kernel"])
+def with_varlen(request, monkeypatch):
+    """As on the CPU, and as on CUDA with a stand-in for its kernel."""
     register()
-    monkeypatch.setattr(attention.varlen, "varlen_attn", reference)
+    if request.param == "by a kernel":
+        monkeypatch.setattr(attention.varlen, "varlen_attn", reference)
+        monkeypatch.setattr(attention, "one_by_one", attention.by_kernel)
 
 
 def small(implementation, window=None):
@@ -113,11 +118,10 @@ def test_a_flat_batch_has_no_padding_and_trains_the_same_tokens():
     assert (flat["input_ids"].flatten()[flat["places"] + 1] == flat["targets"]).all()
 
 
-def test_varlen_needs_cuda_and_auto_does_without(params_of):
-    machine = params_of(machine={"device": "cpu", "attention": "auto"}).machine
-    assert pick_attention(machine, packed=True) == "sdpa"
-    with pytest.raises(UserError, match=r"machine\.attention is varlen, which needs CUDA"):
-        pick_attention(machine.model_copy(update={"attention": "varlen"}), packed=True)
+@pytest.mark.parametrize("attention", ["auto", "varlen"])
+def test_only_packed_rows_have_bounds_for_varlen(params_of, attention):
+    machine = params_of(machine={"device": "cpu", "attention": attention}).machine
+    assert [pick_attention(machine, packed) for packed in (True, False)] == ["varlen", "sdpa"]
 
 
 def adapted(base, params, **options):
@@ -138,11 +142,11 @@ def adapted(base, params, **options):
 def measured(model, seed=3):
     """(states, gradients of the adapter, gradient of the input, a draw after it)"""
     torch.manual_seed(seed)
-    batch = packed_batch(rows(2))
-    inputs = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
+    batch = flat_batch(rows(2))
+    inputs = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()
+    del batch["labels"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        backbone = model.get_base_model().model
-        states = backbone(inputs_embeds=inputs, position_ids=batch["position_ids"], use_cache=False).last_hidden_state
+        states = model.get_base_model().model(inputs_embeds=inputs, use_cache=False, **batch).last_hidden_state
     (states.float() * torch.linspace(-1, 1, states.shape[-1])).sum().backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
     return states.detach().float(), gradients, inputs.grad.float(), torch.rand(1)
@@ -157,39 +161,38 @@ def test_a_fused_adapter_has_the_values_the_gradients_and_the_draws_of_pefts(sma
     params = params_of(machine={"device": "cpu"})
     theirs = measured(adapted(small_base, params, **options))
     model = adapted(small_base, params, **options)
-    assert fuse(model, hold=False) == 0
+    assert fuse(model, ALL)
     ours = measured(model)
     assert all(near(found, expected, 0.03) for found, expected in zip(ours[:3], theirs[:3], strict=True))
     assert torch.equal(ours[3], theirs[3])
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
-def test_kept_weights_give_the_same_bits_as_4_bit_ones(small_base, params_of, targets):
+def test_whatever_is_kept_the_bits_are_the_same(small_base, params_of, targets):
     params = params_of(machine={"device": "cpu"})
     found = []
-    for hold in (False, True):
+    for keep in (ALL, Keep(0, 0), Keep(1, 0), Keep(2, 1), Keep(0, 2)):
         model = adapted(small_base, params, target_modules=targets, lora_dropout=0.1)
-        fuse(model, hold=hold)
+        assert fuse(model, keep)
         found.append(measured(model))
         packed = [p for p in model.parameters() if p.dtype == torch.uint8]
-        assert bool(packed) is not hold
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        assert len(packed) == 7 * (2 - keep.weights)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
 def test_dora_keeps_pefts_own_forward(small_base, params_of):
     params = params_of(machine={"device": "cpu"})
     theirs = measured(adapted(small_base, params, use_dora=True))
     model = adapted(small_base, params, use_dora=True)
-    assert fuse(model, hold=True) == 2 * 7
+    assert not fuse(model, ALL)
     assert all(torch.equal(a, b) for a, b in zip(measured(model), theirs, strict=True))
 
 
-def test_activations_computed_again_give_the_same_bits(small_base, params_of):
+def test_what_pefts_forward_computes_again_gives_the_same_bits(small_base, params_of):
     params = params_of(machine={"device": "cpu"})
     found = []
     for again in (False, True):
-        model = adapted(small_base, params, lora_dropout=0.1)
-        fuse(model, hold=False)
+        model = adapted(small_base, params, lora_dropout=0.1, use_dora=True)
         if again:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
@@ -197,14 +200,24 @@ def test_activations_computed_again_give_the_same_bits(small_base, params_of):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+def operations(node):
+    """The layers' operations in the graph that ends in `node`."""
+    nodes = [node]
+    while nodes:
+        if hasattr(node := nodes.pop(), "activations"):
+            yield node
+        nodes += [below for below, _ in node.next_functions if below]
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_the_estimate_counts_what_a_layer_keeps(small_base, params_of, dropout, monkeypatch):
     monkeypatch.chdir(small_base.parents[1])
     params = params_of(machine={"device": "cpu"}, lora={"r": 4, "dropout": dropout})
-    model, *_ = prepare_model(params, MANIFEST, "low")
+    model, *_ = prepare_model(params, MANIFEST, ALL)
     model.train()
     known = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    batch = packed_batch(rows(2))
+    batch = flat_batch(rows(2))
+    inputs, tokens = batch.pop("input_ids"), batch.pop("labels").numel()
     kept = {}
 
     def keep(tensor):
@@ -219,17 +232,26 @@ def test_the_estimate_counts_what_a_layer_keeps(small_base, params_of, dropout, 
         kept.clear()
         backbone.config.num_hidden_layers = layers
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            inputs = backbone.embed_tokens(batch["input_ids"]).requires_grad_()
+            embedded = backbone.embed_tokens(inputs).requires_grad_()
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                out = backbone(inputs_embeds=inputs, position_ids=batch["position_ids"], use_cache=False)
+                out = backbone(inputs_embeds=embedded, use_cache=False, **batch)
+        for node in operations(out.last_hidden_state.grad_fn):
+            found = node.activations
+            for tensor in (
+                found.middle,
+                found.gate,
+                found.up,
+                *(t for u in found.used.values() for t in vars(u).values()),
+            ):
+                if tensor is not None:
+                    keep(tensor)
         found = sum(size for size, _ in kept.values())
         del out
         return found
 
-    tokens = batch["input_ids"].numel()
     each = (kept_by(2) - kept_by(1)) / tokens
     shape = shape_of(json.loads((small_base / "config.json").read_text()))
-    assert layer_activations(shape, params, varlen=False) == pytest.approx(each, rel=0.1)
+    assert layer_activations(shape, params, varlen=True) == pytest.approx(each, rel=0.1)
 
 
 SEVEN = {
@@ -244,12 +266,13 @@ SEVEN = {
 
 def test_a_smaller_budget_takes_a_setting_that_keeps_less(params_of):
     params = params_of(train={"batch_size": 2})
-    picked = [choose(shape_of(SEVEN), params, 2048, True, budget * GIB) for budget in (200, 80, 40, 24, 12, 1)]
-    order = list(CHOICES)
-    assert [order.index(name) for name in picked] == sorted(order.index(name) for name in picked)
-    assert (picked[0], picked[-1]) == ("both", "low")
-    pinned = params_of(machine={"memory": "weights"})
-    assert choose(shape_of(SEVEN), pinned, 2048, True, GIB) == "weights"
+    picked = [choose(shape_of(SEVEN), params, 2048, True, budget * GIB) for budget in (80, 40, 24, 12, 1)]
+    kept = [(keep.activations, keep.weights) for keep in picked]
+    assert kept == sorted(kept, reverse=True) and len(set(kept)) == 4
+    assert (kept[0], kept[-1]) == ((32, 32), (0, 0))
+    assert any(0 < activations < 32 for activations, _ in kept)
+    weights = params_of(machine={"memory": "weights"})
+    assert choose(shape_of(SEVEN), weights, 2048, True, GIB) == Keep(0, 32)
 
 
 @pytest.mark.parametrize(
@@ -267,14 +290,15 @@ def test_a_smaller_budget_takes_a_setting_that_keeps_less(params_of):
 def test_the_estimate_of_a_7b_is_near_what_was_measured(params_of, memory, rows, dropout, measured):
     """Peaks in GiB on an H100 (docs/performance.md), rows of 2,048 tokens. Too low would end out of memory."""
     params = params_of(train={"batch_size": rows}, lora={"dropout": dropout})
-    found = estimate(shape_of(SEVEN), params, CHOICES[memory], 2048, varlen=True).total / GIB
+    shape = shape_of(SEVEN)
+    found = estimate(shape, params, pinned(memory, shape, params), 2048, varlen=True).total / GIB
     assert measured <= found < 1.08 * measured
 
 
 def test_the_plan_names_the_setting_and_every_alternative(small_base, params_of, monkeypatch, tmp_path):
     monkeypatch.chdir(small_base.parents[1])
     text = plan(params_of(), 24 * GIB)
-    assert all(sum(line.startswith(name + " ") for line in text.splitlines()) == 1 for name in CHOICES)
+    assert all(sum(line.startswith(name + " ") for line in text.splitlines()) == 1 for name in ("auto", *PINNED))
     assert text.count("← taken") == 1 and "budget of 24.0 GiB" in text
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="dvc repro download_model"):

@@ -11,8 +11,8 @@ from bench._train.base import load_base, masked, packed_rows
 from stages._train.assemble import make_trainer
 from stages._train.attention import register
 from stages._train.checkpoints import Checkpoints
-from stages._train.lora import fuse
-from stages._train.memory import CHOICES, choose, shape_of
+from stages._train.layer import fuse
+from stages._train.memory import choose, shape_of
 from stages._train.signals import Stop
 from stages.shared.models import make_deterministic, pick_attention
 from stages.shared.params import Params
@@ -54,14 +54,15 @@ class Ours:
             budget = budget or card
         varlen = pick_attention(params.machine, packed=True) == "varlen"
         shape = shape_of(read_json(folder / "config.json"))
-        memory = choose(shape, params, params.tokenize.max_length, varlen, budget or 2**40)
-        print(f"  memory {memory}", flush=True)
+        keep = choose(shape, params, params.tokenize.max_length, varlen, budget or 2**40)
+        print(f"  keeps {keep}", flush=True)
         model = load_base(folder, params, packed=True)
         if self.fused:
-            fuse(model, hold=CHOICES[memory].weights)
+            fuse(model, keep)
         rows = Dataset.from_list(packed_rows(some, params.tokenize.max_length))
         checkpoints = Checkpoints({"bench": str(self)}, 1)
-        trainer = make_trainer(model, {"train": rows, "validation": rows}, params, checkpoints, Stop(), CHOICES[memory])
+        again = not self.fused and not keep.activations
+        trainer = make_trainer(model, {"train": rows, "validation": rows}, params, checkpoints, Stop(), again)
         trainer.args.eval_strategy, trainer.args.eval_on_start, trainer.args.save_strategy = "no", False, "no"
         trainer.args.include_num_input_tokens_seen = "no"
         return trainer

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from stages._train.checkpoints import Checkpoints
 from stages._train.distributed import world
-from stages._train.memory import CHOICES, Keep
 from stages._train.signals import Stop
 from stages.shared.models import pick_device
 from stages.shared.params import Params
@@ -70,7 +69,7 @@ def make_trainer(  # noqa: PLR0913, PLR0917 the parts of a training
     params: Params,
     checkpoints: Checkpoints,
     stop: Stop,
-    keep: Keep = CHOICES["activations"],
+    recompute: bool = False,
 ) -> "Trainer":
     from transformers import AutoTokenizer
 
@@ -80,7 +79,7 @@ def make_trainer(  # noqa: PLR0913, PLR0917 the parts of a training
 
     return Trainer(
         model=model,
-        args=training_arguments(params, recompute=not keep.activations),
+        args=training_arguments(params, recompute=recompute),
         data_collator=functools.partial(collate, attention=model.config._attn_implementation),
         train_dataset=even(rows["train"]),
         eval_dataset=even(rows["validation"]),

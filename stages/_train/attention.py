@@ -32,20 +32,47 @@ def attend(  # noqa: PLR0913 as transformers calls it
     """An attention function of transformers: query (1, heads, tokens, size), key and value with fewer heads → (1,
     tokens, heads, size). cu_seq_lens_q (conversations + 1,) int32 says where in `tokens` each begins and the last ends.
     """
+    compute = by_kernel if query.is_cuda else one_by_one
+    return compute(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
+
+
+def by_kernel(  # noqa: PLR0913, PLR0917
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scaling: float,
+    window: int | None,
+) -> torch.Tensor:
     queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
-    out = varlen.varlen_attn(
-        queries,
-        keys,
-        values,
-        cu_seq_lens_q,
-        cu_seq_lens_q,
-        max_length_q,
-        max_length_q,
-        scale=scaling,
-        window_size=(sliding_window - 1 if sliding_window else -1, 0),  # tokens before and after that each one sees
-        **GROUPED,
-    )
-    return out[None], None
+    seen = (window - 1 if window else -1, 0)  # tokens before and after that each one sees
+    return varlen.varlen_attn(
+        queries, keys, values, bounds, bounds, longest, longest, scale=scaling, window_size=seen, **GROUPED
+    )[None]
+
+
+def one_by_one(  # noqa: PLR0913, PLR0917
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scaling: float,
+    window: int | None,
+) -> torch.Tensor:
+    """The same on the CPU, which has no such kernel."""
+    parts = []
+    for states in zip(*(states.split(bounds.diff().tolist(), dim=2) for states in (query, key, value)), strict=True):
+        length, mask = states[0].shape[2], None
+        if window and window < longest:
+            mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(1 - window)
+        parts.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                *states, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+            )
+        )
+    return torch.cat(parts, dim=2).transpose(1, 2)
 
 
 def register() -> None:

@@ -1,4 +1,4 @@
-"""The forward and backward pass of a frozen layer with a LoRA adapter, in as few passes over memory as they need.
+"""A frozen linear layer with a LoRA adapter, forward and backward, in as few passes over memory as they need.
 
 PEFT's 4-bit forward copies the base's output, scales the adapter's and adds the two, each in a pass of its own. Here
 the adapter's second product is added where the base's output lies, its scale a factor of that product. The base's
@@ -7,6 +7,7 @@ weight is dequantized for each use, or was once and is kept (`hold`): the number
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import bitsandbytes
 import torch
@@ -14,61 +15,6 @@ from bitsandbytes.functional import dequantize_4bit
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 
 Weight = Callable[[], torch.Tensor]
-
-
-class FrozenLinear(torch.autograd.Function):
-    """x (…, in) and weight() (out, in) → (…, out). The weight is not kept for the backward pass but asked for again."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: Weight) -> torch.Tensor:
-        ctx.weight = weight
-        return torch.nn.functional.linear(x, weight())
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
-        return gradient @ ctx.weight(), None
-
-
-class LoraLinear(torch.autograd.Function):
-    """x @ W.T + scale · dropout(x) @ a.T @ b.T for x (…, in), W (out, in) frozen, a (r, in), b (out, r).
-
-    The products are computed in the dtype of x, the gradients of a and b are in theirs. Of dropout the backward pass
-    keeps one byte a value, not the values; its draws are those that PEFT's own forward would take.
-    """
-
-    @staticmethod
-    def forward(  # noqa: PLR0913, PLR0917 apply() takes no names
-        ctx, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, weight: Weight, scale: float, dropout: float
-    ):
-        flat = x.reshape(-1, x.shape[-1])
-        out = torch.nn.functional.linear(flat, weight())
-        mask, kept = None, flat
-        if dropout:
-            kept, mask = torch.native_dropout(flat, dropout, True)
-        small = kept @ a.to(x.dtype).T
-        out.addmm_(small, b.to(x.dtype).T, alpha=scale)
-        ctx.save_for_backward(flat, mask, small, a, b)
-        ctx.weight, ctx.scale, ctx.rescale, ctx.shape = weight, scale, 1 / (1 - dropout), x.shape
-        return out.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
-        flat, mask, small, a, b = ctx.saved_tensors
-        gradient = gradient.reshape(-1, gradient.shape[-1])
-        small_gradient = gradient @ b.to(flat.dtype)
-        of_b = (gradient.T @ small).to(b.dtype).mul_(ctx.scale)
-        kept = flat if mask is None else torch.ops.aten.native_dropout_backward(flat, mask, ctx.rescale)
-        of_a = (small_gradient.T @ kept).to(a.dtype).mul_(ctx.scale)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = gradient @ ctx.weight()
-            if mask is None:
-                of_x.addmm_(small_gradient, a.to(flat.dtype), alpha=ctx.scale)
-            else:
-                through = small_gradient @ a.to(flat.dtype)
-                of_x.add_(torch.ops.aten.native_dropout_backward(through, mask, ctx.scale * ctx.rescale))
-            of_x = of_x.view(ctx.shape)
-        return of_x, of_a, of_b, None, None, None
 
 
 def weight_of(base: torch.nn.Module, hold: bool) -> Weight:
@@ -82,7 +28,9 @@ def weight_of(base: torch.nn.Module, hold: bool) -> Weight:
 
 
 def is_plain(module: torch.nn.Module) -> bool:
-    """Whether PEFT would compute just what LoraLinear does; DoRA and other variants keep PEFT's forward."""
+    """Whether Linear computes what this layer does: 4 bits, no bias, and either no adapter or one LoRA, not DoRA."""
+    if not isinstance(module, LoraLinear4bit):
+        return isinstance(module, bitsandbytes.nn.Linear4bit) and module.bias is None
     names = module.active_adapters
     return (
         len(names) == 1
@@ -93,37 +41,75 @@ def is_plain(module: torch.nn.Module) -> bool:
     )
 
 
-def forward_of(module: LoraLinear4bit, weight: Weight) -> Callable[[torch.Tensor], torch.Tensor]:
-    name = module.active_adapters[0]
-    rate = getattr(module.lora_dropout[name], "p", 0.0)  # without dropout PEFT has an Identity there
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        a, b, scale = module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
-        return LoraLinear.apply(x, a, b, weight, scale, rate if module.training else 0.0)
-
-    return forward
-
-
-def fuse(model: torch.nn.Module, hold: bool) -> int:
-    """Gives the 4-bit layers of a PEFT model the passes above, and returns how many layers keep PEFT's own.
-
-    To be called when the adapters have the dtype and device they are trained in. With `hold` those that keep PEFT's
-    forward stay in 4 bits too, since PEFT looks at these.
+@dataclass
+class Used:
+    """Of one forward pass, what the backward pass needs beside the input x (tokens, in): of the adapter dropout(x) @
+    a.T (tokens, r), and dropout's mask, a byte a value. Its draws are those that PEFT's own forward would take.
     """
-    adapted, left = set(), 0
-    for module in model.modules():
-        if isinstance(module, LoraLinear4bit):
-            adapted.add(module.base_layer)
-            if is_plain(module):
-                module.forward = forward_of(module, weight_of(module.base_layer, hold))
-            else:
-                left += 1
-    for module in model.modules():
-        plain = isinstance(module, bitsandbytes.nn.Linear4bit) and module.bias is None
-        if plain and module not in adapted:
-            module.forward = frozen_forward(weight_of(module, hold))
-    return left
+
+    small: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
 
 
-def frozen_forward(weight: Weight) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda x: FrozenLinear.apply(x, weight)
+class Linear:
+    """x @ W.T + scale · dropout(x) @ a.T @ b.T for W (out, in) frozen, a (r, in), b (out, r); or x @ W.T alone.
+
+    The products are computed in the dtype of x, the gradients of a and b are in theirs.
+    """
+
+    def __init__(self, module: torch.nn.Module, hold: bool):
+        self.module = module
+        self.adapted = isinstance(module, LoraLinear4bit)
+        self.name = module.active_adapters[0] if self.adapted else None
+        self.weight = weight_of(module.base_layer if self.adapted else module, hold)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """[a, b], or nothing."""
+        return [self.module.lora_A[self.name].weight, self.module.lora_B[self.name].weight] if self.adapted else []
+
+    @property
+    def scale(self) -> float:
+        return self.module.scaling[self.name]
+
+    @property
+    def rate(self) -> float:
+        # Without dropout PEFT has an Identity there.
+        return getattr(self.module.lora_dropout[self.name], "p", 0.0) if self.module.training else 0.0
+
+    def adapter(self, x: torch.Tensor) -> Used:
+        if not self.adapted:
+            return Used()
+        a, _ = self.parameters()
+        kept, mask = torch.native_dropout(x, self.rate, True) if self.rate else (x, None)
+        return Used(kept @ a.to(x.dtype).T, mask)
+
+    def product(self, x: torch.Tensor, used: Used) -> torch.Tensor:
+        out = torch.nn.functional.linear(x, self.weight())
+        if self.adapted:
+            out.addmm_(used.small, self.parameters()[1].to(x.dtype).T, alpha=self.scale)
+        return out
+
+    def of_input(self, gradient: torch.Tensor, used: Used, total: torch.Tensor | None = None) -> torch.Tensor:
+        """The gradient of x, added to `total` in place where one is given. gradient: (tokens, out)."""
+        weight = self.weight()
+        total = gradient @ weight if total is None else total.addmm_(gradient, weight)
+        if not self.adapted:
+            return total
+        a, b = (parameter.to(gradient.dtype) for parameter in self.parameters())
+        small = gradient @ b
+        if used.mask is None:
+            return total.addmm_(small, a, alpha=self.scale)
+        rescale = self.scale / (1 - self.rate)
+        return total.add_(torch.ops.aten.native_dropout_backward(small @ a, used.mask, rescale))
+
+    def of_adapter(self, gradient: torch.Tensor, x: torch.Tensor, used: Used) -> list[torch.Tensor]:
+        """The gradients of parameters()."""
+        if not self.adapted:
+            return []
+        a, b = self.parameters()
+        kept = x
+        if used.mask is not None:
+            kept = torch.ops.aten.native_dropout_backward(x, used.mask, 1 / (1 - self.rate))
+        of_a = ((gradient @ b.to(x.dtype)).T @ kept).to(a.dtype).mul_(self.scale)
+        of_b = (gradient.T @ used.small).to(b.dtype).mul_(self.scale)
+        return [of_a, of_b]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from stages._train.adapter import add_adapter, quantized_bytes
 from stages._train.distributed import rank
-from stages._train.memory import CHOICES, choose, device_memory, shape_of
+from stages._train.memory import Keep, choose, device_memory, shape_of
 from stages._train.sharding import shard
 from stages.shared.four_bit import value_hashes
 from stages.shared.models import load_model, pick_attention, pick_device
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def prepare_model(params: Params, manifest: dict, memory: str) -> "tuple[PeftModel, int, dict[str, str]]":
+def prepare_model(params: Params, manifest: dict, keep: Keep) -> "tuple[PeftModel, int, dict[str, str]]":
     """The base with a fresh adapter, ready to train, the bytes of the base as quantized, and the hashes of its values
     (in rank 0)."""
     from stages._train.attention import register
-    from stages._train.lora import fuse
+    from stages._train.layer import fuse
 
     register()
     model = load_model(BASE, params.machine, params.quantization, packed=True)
@@ -29,18 +29,17 @@ def prepare_model(params: Params, manifest: dict, memory: str) -> "tuple[PeftMod
     if params.machine.sharding == "fsdp":
         shard(model)  # a layer's weights are whole only while its own forward runs
     else:
-        fuse(model, hold=CHOICES[memory].weights)
+        fuse(model, keep)
     return model, base_bytes, values
 
 
-def pick_memory(params: Params, longest_row: int) -> str:
+def pick_memory(params: Params, longest_row: int) -> Keep:
     varlen = pick_attention(params.machine, packed=True) == "varlen"
     cuda = pick_device(params.machine).type == "cuda"
-    memory = choose(shape_of(read_json(BASE / "config.json")), params, longest_row, varlen, device_memory(cuda))
-    keep = CHOICES[memory]
+    keep = choose(shape_of(read_json(BASE / "config.json")), params, longest_row, varlen, device_memory(cuda))
     print(
-        f"train: machine.memory {memory}: base weights {'in 16 bits' if keep.weights else 'dequantized for each use'}, "
-        f"activations {'kept' if keep.activations else 'computed again'} (python -m stages.train --plan says why)",
+        f"train: machine.memory {params.machine.memory} keeps {keep}; the rest is computed again "
+        "(python -m stages.train --plan says why)",
         flush=True,
     )
-    return memory
+    return keep

@@ -1,6 +1,6 @@
 """`python -m stages.train --plan [GIB]`: what the training will take of memory, before anything is loaded."""
 
-from stages._train.memory import CHOICES, GIB, OVERHEAD, Estimate, choose, device_memory, estimate, shape_of
+from stages._train.memory import GIB, OVERHEAD, PINNED, Estimate, choose, device_memory, estimate, pinned, shape_of
 from stages.shared.errors import UserError
 from stages.shared.models import pick_device
 from stages.shared.params import Params
@@ -15,7 +15,7 @@ def line(name: str, parts: Estimate, verdict: str) -> str:
 
 
 def plan(everything: Params, budget: int | None = None) -> str:
-    """A table in GiB of the four values of machine.memory. budget: bytes; without it the memory of this device.
+    """A table in GiB of the values of machine.memory. budget: bytes; without it the memory of this device.
 
     Raises:
         UserError: there is no models/base/config.json.
@@ -29,16 +29,18 @@ def plan(everything: Params, budget: int | None = None) -> str:
     varlen = everything.machine.attention in ("auto", "varlen") and (cuda or budget is not None)
     where = "a budget" if budget is not None else "this GPU" if cuda else "this machine's memory"
     budget = device_memory(cuda) if budget is None else budget
-    picked = choose(shape, everything, length, varlen, budget)
     lines = [
         f"{everything.train.batch_size} rows of {length} tokens in a forward pass, "
         f"lora.r {everything.lora.r}, {'varlen' if varlen else 'sdpa or eager'} attention; GiB",
         f"{'memory':<12}" + "".join(f"{part:>12}" for part in (*PARTS, "total")),
     ]
-    for name, keep in CHOICES.items():
+    automatic = everything.model_copy(update={"machine": everything.machine.model_copy(update={"memory": "auto"})})
+    choices = {"auto": choose(shape, automatic, length, varlen, budget)}
+    for name, keep in (choices | {name: pinned(name, shape, everything) for name in PINNED}).items():
         parts = estimate(shape, everything, keep, length, varlen)
-        verdict = ("fits" if parts.fits(budget) else "does not fit") + (" ← taken" if name == picked else "")
-        lines.append(line(name, parts, verdict))
+        verdict = "fits" if parts.fits(budget) else "does not fit"
+        taken = " ← taken" if name == everything.machine.memory else ""
+        lines.append(line(name, parts, f"{verdict}: {keep}{taken}"))
     lines.append(
         f"Beside {where} of {budget / GIB:.1f} GiB, with {OVERHEAD / GIB:.0f} GiB and a tenth left for CUDA and the "
         "allocator. In every row the trained bytes are the same"

@@ -7,7 +7,6 @@ import functools
 from pathlib import Path
 
 import torch
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from transformers import PrinterCallback, TrainerState
 from trl import SFTTrainer
@@ -50,7 +49,7 @@ class Trainer(SFTTrainer):
         self.watch = Watch(checkpoints.opened, stop, self.args.device.type == "cuda")
         self.add_callback(self.watch)
         # Adapters that keep PEFT's forward would run in fp32 without autocast, which costs time at every operation.
-        self.autocast = any(isinstance(m, LoraLayer) and "forward" not in vars(m) for m in self.model.modules())
+        self.autocast = any("forward" not in vars(layer) for layer in self.model.get_base_model().model.layers)
         # SFTTrainer casts adapters on a quantized base to bf16, where small updates are lost to rounding.
         for parameter in self.model.parameters():
             if parameter.requires_grad:

@@ -28,11 +28,8 @@ def pick_device(machine: Machine) -> "torch.device":
 
 def pick_attention(machine: Machine, packed: bool) -> str:
     """The attention function, of transformers or of stages/_train/attention.py. Only `packed` rows may take varlen."""
-    cuda = pick_device(machine).type == "cuda"
-    if machine.attention == "varlen" and not cuda:
-        raise UserError("machine.attention is varlen, which needs CUDA. Set it to auto or sdpa")
     if machine.attention in ("auto", "varlen"):
-        return "varlen" if packed and cuda else "sdpa"
+        return "varlen" if packed else "sdpa"
     return machine.attention
 
 
