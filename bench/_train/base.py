@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -94,3 +95,7 @@ def masked(some: list[dict]) -> list[dict]:
         }
         for each in some
     ]
+
+
+if __name__ == "__main__":
+    random_7b(Path(sys.argv[1]))

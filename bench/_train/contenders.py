@@ -28,22 +28,25 @@ class Ours:
     fused: bool = True
     deterministic: bool = False
     dropout: float | None = None
-    batch: tuple[int, int] | None = None  # rows, batches to an optimizer step
     budget: float | None = None  # GiB, of which the allocator takes no more
+    litgpt: bool = False  # r 32 on q and v, 2 rows of 512 tokens, no double quantization
+
+    def params(self, params: Params) -> Params:
+        changes: dict[str, dict] = {
+            "train": {"deterministic": self.deterministic},
+            "lora": {} if self.dropout is None else {"dropout": self.dropout},
+            "machine": {"attention": self.attention, "memory": self.memory},
+        }
+        if self.litgpt:
+            changes["train"] |= {"batch_size": 2}
+            changes["lora"] |= {"r": 32, "target_modules": ("q_proj", "v_proj")}
+            changes |= {"tokenize": {"max_length": 512}, "quantization": {"double_quant": False}}
+        return params.model_copy(
+            update={name: getattr(params, name).model_copy(update=values) for name, values in changes.items()}
+        )
 
     def trainer(self, folder: Path, some: list[dict], params: Params) -> Any:
-        train, lora = {"deterministic": self.deterministic}, {}
-        if self.batch:
-            train |= {"batch_size": self.batch[0], "gradient_accumulation_steps": self.batch[1]}
-        if self.dropout is not None:
-            lora = {"dropout": self.dropout}
-        params = params.model_copy(
-            update={
-                "train": params.train.model_copy(update=train),
-                "lora": params.lora.model_copy(update=lora),
-                "machine": params.machine.model_copy(update={"attention": self.attention, "memory": self.memory}),
-            }
-        )
+        params = self.params(params)
         make_deterministic(params.seed, self.deterministic, warn_only=False)
         register()
         cuda = torch.cuda.is_available()
@@ -68,6 +71,39 @@ class Ours:
         return trainer
 
 
+def trl_trainer(model: Any, tokenizer: Any, some: list[dict], params: Params, packing: bool, **options) -> Any:
+    """TRL's SFTTrainer with the values that all contenders share."""
+    from trl import SFTConfig, SFTTrainer
+
+    train = params.train
+    batch = train.batch_size
+    if not packing:  # about as many tokens to a step
+        mean = sum(len(each["input_ids"]) for each in some) / len(some)
+        batch = max(1, round(batch * params.tokenize.max_length / mean))
+    arguments = SFTConfig(
+        output_dir=".dvc/tmp/trainer",
+        num_train_epochs=1,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.lr_scheduler,
+        warmup_steps=train.warmup_steps,
+        max_length=params.tokenize.max_length,
+        packing=packing,
+        completion_only_loss=True,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        seed=params.seed,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **options,
+    )
+    rows = Dataset.from_list(masked(some))
+    return SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+
+
 @dataclass(frozen=True)
 class Trl:
     """TRL's SFTTrainer with its defaults, but for what is named here and the values all contenders share."""
@@ -75,68 +111,56 @@ class Trl:
     packing: bool = False
     liger: bool = False
     recompute: bool = True  # its default
-    padding_free: bool = False
-    batch: tuple[int, int] | None = None
 
     def trainer(self, folder: Path, some: list[dict], params: Params) -> Any:
         from transformers import AutoTokenizer
-        from trl import SFTConfig, SFTTrainer
 
         make_deterministic(params.seed, False, warn_only=False)
-        if torch.cuda.is_available():
-            torch.cuda.set_per_process_memory_fraction(1.0)
-        train = params.train
-        batch, accumulated = self.batch or (train.batch_size, train.gradient_accumulation_steps)
-        if not self.packing:  # about as many tokens to a step
-            mean = sum(len(each["input_ids"]) for each in some) / len(some)
-            batch = max(1, round(batch * params.tokenize.max_length / mean))
-        arguments = SFTConfig(
-            output_dir=".dvc/tmp/trainer",
-            num_train_epochs=1,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulated,
-            learning_rate=train.learning_rate,
-            lr_scheduler_type=train.lr_scheduler,
-            warmup_steps=train.warmup_steps,
-            max_length=params.tokenize.max_length,
-            packing=self.packing,
-            padding_free=self.padding_free,
-            completion_only_loss=True,
-            gradient_checkpointing=self.recompute,
-            use_liger_kernel=self.liger,
-            bf16=True,
-            use_cpu=not torch.cuda.is_available(),
-            seed=params.seed,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
         machine = params.machine.model_copy(update={"attention": "sdpa"})
         model = load_base(folder, params.model_copy(update={"machine": machine}), packed=False)
-        return SFTTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list(masked(some)),
-            processing_class=AutoTokenizer.from_pretrained(folder),
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        options = {"gradient_checkpointing": self.recompute, "use_liger_kernel": self.liger}
+        return trl_trainer(model, tokenizer, some, params, self.packing, **options)
+
+
+@dataclass(frozen=True)
+class Unsloth:
+    """As Unsloth's documentation has it: its model and checkpointing, TRL's trainer with packing."""
+
+    def trainer(self, folder: Path, some: list[dict], params: Params) -> Any:
+        from unsloth import FastLanguageModel
+
+        lora, length = params.lora, params.tokenize.max_length
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            str(folder), max_seq_length=length, dtype=torch.bfloat16, load_in_4bit=True, local_files_only=True
         )
+        model = FastLanguageModel.get_peft_model(
+            model,
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            use_gradient_checkpointing="unsloth",
+            random_state=params.seed,
+            max_seq_length=length,
+        )
+        return trl_trainer(model, tokenizer, some, params, packing=True)
 
 
-CONTENDERS: dict[str, Ours | Trl] = {
+CONTENDERS: dict[str, Ours | Trl | Unsloth] = {
     "ours": Ours(),
-    "ours, PEFT's forward on 4 bits": Ours(attention="sdpa", memory="activations", fused=False),
     "TRL as documented": Trl(),
     "TRL, packing": Trl(packing=True),
-    "TRL, packing, no recompute": Trl(packing=True, recompute=False),
     "TRL, packing, Liger": Trl(packing=True, liger=True),
 }
 
-STEPWISE: dict[str, Ours | Trl] = {  # on a GPU: what each change brings
-    "sdpa, recompute, PEFT's forward": Ours("sdpa", "low", fused=False),
-    "+ varlen": Ours("varlen", "low", fused=False),
-    "+ fused adapters": Ours("varlen", "low"),
-    "+ activations kept": Ours("varlen", "activations"),
-    "+ weights in 16 bits": Ours("varlen", "both"),
-    "auto within 24 GiB": Ours(budget=24),
-    "auto, deterministic": Ours(deterministic=True),
+ON_A_GPU: dict[str, Ours | Trl | Unsloth] = {
+    "ours, as little as possible": Ours(memory="low"),
+    "ours, within 24 GiB": Ours(budget=24),
+    "ours, within 80 GB": Ours(budget=80e9 / 2**30),
+    "ours, deterministic": Ours(deterministic=True),
+    "ours, dropout 0.05": Ours(dropout=0.05),
+    "ours, PEFT's forward, recomputed": Ours(memory="low", fused=False),
+    "ours, as litgpt's setting": Ours(memory="low", litgpt=True),
+    "Unsloth, packing": Unsloth(),
 }

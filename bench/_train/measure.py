@@ -9,7 +9,6 @@ import torch
 from transformers import TrainerCallback
 
 from stages._train.attention import collate
-from stages._train.loss import LinearCrossEntropy
 from stages.shared.prompts import IGNORED
 from stages.shared.stage import peak_memory
 
@@ -58,24 +57,24 @@ def counting(collator: Callable, counts: list[tuple[int, int]]) -> Callable:
     return collated
 
 
-def held_out(model: torch.nn.Module, rows: list[dict]) -> float:
+def held_out(model: torch.nn.Module, some: list[dict]) -> float:
+    """Nats a trained token of these conversations, one at a time, so that nobody's packing is in the way."""
     model.eval()
-    backbone = model.get_base_model()
-    device, total, count = backbone.lm_head.weight.device, 0.0, 0
+    implementation = model.get_base_model().config._attn_implementation
+    device, total, count = model.get_input_embeddings().weight.device, 0.0, 0
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
-        for row in rows:
-            batch = collate([row], backbone.config._attn_implementation)
+        for each in some:
+            batch = collate([each | {"seq_lengths": [len(each["input_ids"])]}], implementation)
+            trained = len(batch.pop("places"))
+            del batch["targets"]
             batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
-            places, targets = batch.pop("places"), batch.pop("targets")
-            del batch["labels"]
-            states = backbone.model(**batch, use_cache=False).last_hidden_state.flatten(0, 1)[places]
-            total += LinearCrossEntropy.apply(states, backbone.lm_head.weight, targets).item()
-            count += len(targets)
+            total += trained * model(**batch, use_cache=False).loss.item()
+            count += trained
     return total / count
 
 
-def run(trainer, rows: list[dict]) -> Result:
-    """Trains to the end. rows: held-out packed rows."""
+def run(trainer, held: list[dict]) -> Result:
+    """Trains to the end. held: conversations that are not trained."""
     steps, counts = Steps(), []
     trainer.add_callback(steps)
     trainer.data_collator = counting(trainer.data_collator, counts)
@@ -93,7 +92,7 @@ def run(trainer, rows: list[dict]) -> Result:
         trained / seconds,
         seconds / len(batches),
         peak,
-        held_out(trainer.model, rows),
+        held_out(trainer.model, held),
         sum(trained for _, trained in counts),
         losses,
     )

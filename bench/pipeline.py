@@ -1,0 +1,194 @@
+"""The pipeline itself on a base of Mistral-7B's shape with random weights: is all of it there, what does it take?
+
+    python -m bench.pipeline [--config 7b|tiny] [--steps N] [--parts PART...] [--folder FOLDER]
+
+In a copy of the working tree, with DVC where it is installed and else stage by stage. Parts: `stages` runs download to
+evaluate; `kill` trains once more, is killed with SIGKILL behind a checkpoint, goes on, and compares the adapters'
+bytes; `merge` writes the merged weights once more on this device and on the CPU, and says how many modules have other
+4-bit values than in training; `devices` trains with one process and with two, replicated and sharded. Prints what the
+stages noted of themselves. 7b needs a GPU, about 60 GB of disk in FOLDER (default: a temporary one) and half an hour,
+and models/base for its tokenizer; tiny is the rehearsal.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from bench.faults import ROOT, copy_tree
+from stages.shared.params import read_yaml
+from stages.shared.paths import sha256
+
+BASE_FOLDER = "random-7b"
+STAGES = ("download_model", "download_data", "clean", "tokenize", "train", "merge", "evaluate@base", "evaluate@tuned")
+ADAPTER = "models/adapter/adapter_model.safetensors"
+CHANGES = {  # of profiles/mistral-7b.yaml: a local base, local data, few rows
+    "model": {"source": "path", "path": BASE_FOLDER, "id": None, "revision": None},
+    "data": {"source": "stdlib", "id": None, "revision": None, "limit": 1500},
+    "train": {"gradient_accumulation_steps": 2, "eval_steps": 1000, "warmup_steps": 2},
+    "merge": {"parity_rows": 16, "max_loss_gap": 1.0, "max_kl": 1.0},  # random weights predict nothing
+    "evaluate": {"max_rows": 64, "generate_rows": 64, "max_new_tokens": 128, "batch_size": 64},
+    "machine": {"save_steps": 2},
+}
+SMALLER = {  # of the rehearsal
+    "model": {"path": "assets/tiny-mistral"},
+    "data": {"limit": 200},
+    "tokenize": {"max_length": 512},
+    "train": {"batch_size": 2},
+    "evaluate": {"max_rows": 12, "generate_rows": 4, "max_new_tokens": 8, "batch_size": 4},
+}
+
+
+class Copy:
+    def __init__(self, folder: Path, config: str, steps: int):
+        self.folder, self.steps = folder, steps
+        copy_tree(folder)
+        self.values = read_yaml(ROOT / "profiles/mistral-7b.yaml")
+        for changes in (CHANGES, SMALLER if config == "tiny" else {}):
+            for section, values in changes.items():
+                self.values[section].update(values)
+        self.write()
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)  # noqa: S607
+        self.dvc = shutil.which("dvc") is not None
+        self.environment = os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder / "site-cache")}
+
+    def write(self) -> None:
+        YAML().dump(self.values, self.folder / "params.yaml")
+
+    def start(self, stage: str, *options: str) -> subprocess.Popen:
+        name, _, item = stage.partition("@")
+        command = ["dvc", "repro", "--single-item", *options, stage]
+        if not self.dvc:
+            command = [sys.executable, "-m", f"stages.{name}", *([item] if item else [])]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True)  # noqa: S603
+
+    def run(self, stage: str, *options: str) -> float:
+        started = time.monotonic()
+        if self.start(stage, *options).wait():
+            sys.exit(f"{stage} failed")
+        return time.monotonic() - started
+
+    def notes(self, path: str) -> dict:
+        return json.loads((self.folder / "metrics" / path).read_text())
+
+    def limit_steps(self) -> None:
+        """train.epochs for so many optimizer steps of the rows that tokenize has made."""
+        rows, train = self.notes("tokenize.json")["train"]["packed_rows"], self.values["train"]
+        train["epochs"] = self.steps * train["batch_size"] * train["gradient_accumulation_steps"] / rows
+        self.write()
+
+    def adapter(self) -> str:
+        return sha256(self.folder / ADAPTER)
+
+
+def show(title: str, seconds: float, *notes: dict) -> None:
+    print(f"{title}: {seconds:.1f} s {json.dumps({k: v for note in notes for k, v in note.items()})}", flush=True)
+
+
+def stages(copy: Copy) -> None:
+    for stage in STAGES:
+        seconds = copy.run(stage)
+        if stage == "tokenize":
+            copy.limit_steps()
+        name = stage.replace("@", "/")
+        found = copy.notes(f"{name}.json") if stage in ("train", "merge") else {}
+        show(stage, seconds, copy.notes(f"{name}.timing.json"), found)
+
+
+def kill(copy: Copy) -> None:
+    """Behind the first checkpoint, so that the second start has one to go on from."""
+    expected = copy.adapter()
+    (copy.folder / ADAPTER).unlink()
+    process = copy.start("train", "--force", "--no-run-cache")
+    checkpoints = copy.folder / ".dvc/tmp/checkpoints"
+    while not list(checkpoints.glob("*/step-*/manifest.json")):
+        if process.poll() is not None:
+            sys.exit("train ended before a checkpoint was there")
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = sorted(path.parent.name for path in checkpoints.glob("*/step-*/manifest.json"))
+    seconds = copy.run("train", "--force", "--no-run-cache")
+    same = "the same bytes" if copy.adapter() == expected else "OTHER BYTES"
+    show(f"killed with {', '.join(kept)} written, went on, {same}", seconds, copy.notes("train.timing.json"))
+
+
+def merge(copy: Copy) -> None:
+    for device in ("cuda", "cpu"):
+        command = [sys.executable, "-m", "bench.pipeline", "--write-merged", device, str(copy.folder)]
+        subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603
+
+
+def write_merged_on(device: str, folder: Path) -> None:
+    """In a process of its own, for its peak of memory."""
+    os.chdir(folder)
+    import torch
+
+    from stages._merge.adapter import Adapter
+    from stages._merge.stream import Plan, write_merged
+    from stages.merge import trained_values
+    from stages.shared.params import load_params
+    from stages.shared.paths import ADAPTER, BASE
+    from stages.shared.stage import peak_memory
+
+    if device == "cuda" and not torch.cuda.is_available():
+        print("merge on cuda: there is no CUDA device")
+        return
+    hashes = trained_values()
+    with tempfile.TemporaryDirectory(dir=folder) as target:
+        started = time.monotonic()
+        plan = Plan(BASE, Adapter(ADAPTER), load_params().quantization, hashes, torch.device(device))
+        different = write_merged(plan, Path(target))
+        notes = {"modules": len(hashes), "other values": len(different), "peak_rss_bytes": peak_memory()}
+        show(f"merged weights written on {device}", time.monotonic() - started, notes)
+
+
+def devices(copy: Copy) -> None:
+    copy.values["machine"]["save_steps"] = 1000
+    for count, sharding in ((1, "none"), (2, "none"), (2, "fsdp")):
+        copy.values["machine"].update(devices=count, sharding=sharding)
+        copy.write()
+        seconds = copy.run("train", "--force", "--no-run-cache")
+        found = copy.notes("train.json")
+        losses = {name: found[name] for name in ("loss_first", "loss_last", "validation_loss")}
+        show(f"{count} processes, sharding {sharding}", seconds, copy.notes("train.timing.json"), losses)
+
+
+PARTS = {part.__name__: part for part in (stages, kill, merge, devices)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.pipeline")
+    parser.add_argument("--config", choices=("7b", "tiny"), default="7b")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--write-merged", nargs=2, metavar=("DEVICE", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.write_merged:
+        write_merged_on(options.write_merged[0], Path(options.write_merged[1]))
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        copy = Copy(Path(temporary), options.config, options.steps)
+        if options.config == "7b":
+            # In a process of its own, which gives the GPU's memory back.
+            command = [sys.executable, "-m", "bench._train.base", str(copy.folder / BASE_FOLDER)]
+            subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603
+        if "stages" not in options.parts:
+            for stage in STAGES[:4]:
+                copy.run(stage)
+            copy.limit_steps()
+        for part in options.parts:
+            PARTS[part](copy)
+
+
+if __name__ == "__main__":
+    main()
