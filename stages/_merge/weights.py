@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from stages._merge.nf4 import BLOCKSIZE, quantized
 from stages.shared.errors import UserError
 from stages.shared.four_bit import raw_bytes
 from stages.shared.params import Quantization
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 BLOCK = 1 << 19  # elements in a block, of which several copies in fp32 are made
 COPY = 1 << 22  # bytes
-BLOCKSIZE = 64  # weights that share a constant: bitsandbytes' default, which transformers has no option for
 NESTED_BLOCKSIZE = 256  # constants that share a second one
 
 
@@ -101,7 +101,7 @@ class FourBit:
 
     def __init__(self, stored: Stored, device: "torch.device | str", quantization: Quantization):
         import torch
-        from bitsandbytes.functional import dequantize_blockwise, quantize_4bit, quantize_blockwise
+        from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
         self.stored, self.quant_type, self.digest = stored, quantization.quant_type, hashlib.sha256()
         count = math.prod(stored.shape)
@@ -109,10 +109,8 @@ class FourBit:
         self.packed = torch.empty(((count + 1) // 2, 1), dtype=torch.uint8, device=device)
         self.constants = torch.empty(-(count // -BLOCKSIZE), device=device)
         for first, rows in Original(stored, device).blocks():
-            packed, state = quantize_4bit(
-                rows.to(torch.bfloat16), blocksize=BLOCKSIZE, quant_type=quantization.quant_type
-            )
-            for part, whole in zip((packed, state.absmax), self.parts(first, len(rows)), strict=True):
+            found = quantized(rows.to(torch.bfloat16), quantization.quant_type)
+            for part, whole in zip(found, self.parts(first, len(rows)), strict=True):
                 whole.copy_(part)
         if quantization.double_quant:
             offset = self.constants.mean()
