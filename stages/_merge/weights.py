@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,19 +153,29 @@ def start_file(source: Path, target: Path) -> None:
     target.chmod(0o644)  # servers run as others
 
 
-def put(target: int, data: memoryview, position: int) -> None:
-    """Writes all of `data` into the open file at `position`."""
-    while data:
-        written = os.pwrite(target, data, position)
-        data, position = data[written:], position + written
+class Target:
+    """An open file that several threads fill, one at a time.
+
+    The kernel lets only one write to a file, and has the others spin meanwhile; here they sleep.
+    """
+
+    def __init__(self, number: int):
+        self.number, self.lock = number, threading.Lock()
+
+    def put(self, data: memoryview, position: int) -> None:
+        """Writes all of `data` at `position`."""
+        with self.lock:
+            while data:
+                written = os.pwrite(self.number, data, position)
+                data, position = data[written:], position + written
 
 
-def copy(stored: Stored, target: int) -> None:
+def copy(stored: Stored, target: Target) -> None:
     """The tensor as it is."""
     with open(stored.path, "rb", buffering=0) as file:
         file.seek(stored.start)
         position = stored.start
         while position < stored.end:
             data = file.read(min(COPY, stored.end - position)) or stored.cut_short()
-            put(target, memoryview(data), position)
+            target.put(memoryview(data), position)
             position += len(data)
