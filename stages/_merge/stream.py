@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._merge.adapter import Adapter
-from stages._merge.weights import FourBit, Original, Stored, Target, copy, start_file, stored_tensors
+from stages._merge.four_bit import FourBit
+from stages._merge.weights import Original, Stored, Target, copy, start_file, stored_tensors
 from stages.shared.errors import UserError
 from stages.shared.four_bit import raw_bytes
 from stages.shared.params import Quantization
