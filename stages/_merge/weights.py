@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-BLOCK = 1 << 19  # elements in a block, of which several copies in fp32 are made
+BLOCK = 1 << 18  # elements in a block, of which several copies in fp32 are made
 COPY = 1 << 22  # bytes
 
 
