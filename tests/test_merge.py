@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from stages import merge as merge_stage
 from stages._merge import stream, weights
 from stages._merge.adapter import Adapter
+from stages._merge.four_bit import FourBit
 from stages._merge.parity import Reference, compare, merge_in_memory, reference_bytes
 from stages._merge.stream import Plan, refuse_full_disk, write_merged
-from stages._merge.weights import FourBit, stored_tensors
+from stages._merge.weights import stored_tensors
 from stages._tokenize.packing import row_schema
 from stages._train.adapter import save_adapter
 from stages.download_model import download_model

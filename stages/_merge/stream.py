@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._merge.adapter import Adapter
-from stages._merge.weights import FourBit, Original, Stored, copy, put, start_file, stored_tensors
+from stages._merge.four_bit import FourBit
+from stages._merge.weights import Original, Stored, Target, copy, start_file, stored_tensors
 from stages.shared.errors import UserError
 from stages.shared.four_bit import raw_bytes
 from stages.shared.params import Quantization
@@ -84,7 +85,7 @@ def merged_blocks(plan: Plan, name: str, values: "Original | FourBit") -> "Itera
         yield first, merged.to(getattr(torch, DTYPES[stored.dtype]))
 
 
-def write_tensor(plan: Plan, name: str, stored: Stored, target: int) -> str | None:
+def write_tensor(plan: Plan, name: str, stored: Stored, target: Target) -> str | None:
     """Writes one tensor into the open file; the sha256 of its 4-bit values where it had such."""
     if name not in plan.adapter and name not in plan.hashes:
         copy(stored, target)
@@ -93,7 +94,7 @@ def write_tensor(plan: Plan, name: str, stored: Stored, target: int) -> str | No
     position = stored.start
     for _, rows in merged_blocks(plan, name, four_bit or Original(stored, plan.device)):
         data = raw_bytes(rows)
-        put(target, data, position)
+        target.put(data, position)
         position += len(data)
     return four_bit.digest.hexdigest() if four_bit else None
 
@@ -122,12 +123,12 @@ def write_merged(plan: Plan, folder: Path) -> list[str]:
         targets = {}
         for path in shards(plan.base):
             start_file(path, folder / path.name)
-            targets[path] = stack.enter_context(open(folder / path.name, "r+b", buffering=0))
+            targets[path] = Target(stack.enter_context(open(folder / path.name, "r+b", buffering=0)).fileno())
         executor = stack.enter_context(workers())
         shown = stack.enter_context(progress("merge", len(tensors), " tensors"))
 
         def write(name: str) -> str | None:
-            return write_tensor(plan, name, tensors[name], targets[tensors[name].path].fileno())
+            return write_tensor(plan, name, tensors[name], targets[tensors[name].path])
 
         different = []
         for name, digest in zip(tensors, executor.map(write, tensors), strict=True):

@@ -6,27 +6,24 @@ base's header is written as it is, and each tensor goes to the place that the ba
 and several threads can fill one file.
 """
 
-import hashlib
 import json
-import math
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from stages._merge.nf4 import BLOCKSIZE
 from stages.shared.errors import UserError
 from stages.shared.four_bit import raw_bytes
-from stages.shared.params import Quantization
 
 if TYPE_CHECKING:
     import torch
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-BLOCK = 1 << 19  # elements in a block, of which several copies in fp32 are made
+BLOCK = 1 << 18  # elements in a block, of which several copies in fp32 are made
 COPY = 1 << 22  # bytes
-BLOCKSIZE = 64  # weights that share a constant: bitsandbytes' default, which transformers has no option for
-NESTED_BLOCKSIZE = 256  # constants that share a second one
 
 
 @dataclass(frozen=True)
@@ -93,58 +90,6 @@ class Original:
             yield first, self.stored.read(first, last).to(self.device)
 
 
-class FourBit:
-    """The values of a weight after quantization, which bitsandbytes' own functions make as Linear4bit does.
-
-    Only the second quantization, of the constants, needs to see the whole weight: the first one goes block by block.
-    """
-
-    def __init__(self, stored: Stored, device: "torch.device | str", quantization: Quantization):
-        import torch
-        from bitsandbytes.functional import dequantize_blockwise, quantize_4bit, quantize_blockwise
-
-        self.stored, self.quant_type, self.digest = stored, quantization.quant_type, hashlib.sha256()
-        count = math.prod(stored.shape)
-        # Each in one piece from the start: what lasts, strewn among what does not, keeps the allocator from reusing it.
-        self.packed = torch.empty(((count + 1) // 2, 1), dtype=torch.uint8, device=device)
-        self.constants = torch.empty(-(count // -BLOCKSIZE), device=device)
-        for first, rows in Original(stored, device).blocks():
-            packed, state = quantize_4bit(
-                rows.to(torch.bfloat16), blocksize=BLOCKSIZE, quant_type=quantization.quant_type
-            )
-            for part, whole in zip((packed, state.absmax), self.parts(first, len(rows)), strict=True):
-                whole.copy_(part)
-        if quantization.double_quant:
-            offset = self.constants.mean()
-            self.constants = dequantize_blockwise(
-                *quantize_blockwise(self.constants - offset, blocksize=NESTED_BLOCKSIZE)
-            )
-            self.constants += offset
-
-    def parts(self, first: int, count: int) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Of `count` rows, which begin between quantized blocks, the packed values and the constants."""
-        start, end = (row * self.stored.shape[1] for row in (first, first + count))
-        return self.packed[start // 2 : -(end // -2)], self.constants[start // BLOCKSIZE : -(end // -BLOCKSIZE)]
-
-    def blocks(self) -> "Iterator[tuple[int, torch.Tensor]]":
-        """(first row, rows in bf16) from top to bottom. `digest` is their sha256 afterwards."""
-        import torch
-        from bitsandbytes.functional import QuantState, dequantize_4bit
-
-        for first, last in self.stored.blocks():
-            packed, constants = self.parts(first, last - first)
-            state = QuantState(
-                absmax=constants,
-                shape=torch.Size((last - first, self.stored.shape[1])),
-                dtype=torch.bfloat16,
-                blocksize=BLOCKSIZE,
-                quant_type=self.quant_type,
-            )
-            rows = dequantize_4bit(packed, state)
-            self.digest.update(raw_bytes(rows))
-            yield first, rows
-
-
 def start_file(source: Path, target: Path) -> None:
     """A file with the header of `source`, as long as that, and without the tensors yet."""
     with open(source, "rb") as old, open(target, "wb") as new:
@@ -154,19 +99,29 @@ def start_file(source: Path, target: Path) -> None:
     target.chmod(0o644)  # servers run as others
 
 
-def put(target: int, data: memoryview, position: int) -> None:
-    """Writes all of `data` into the open file at `position`."""
-    while data:
-        written = os.pwrite(target, data, position)
-        data, position = data[written:], position + written
+class Target:
+    """An open file that several threads fill, one at a time.
+
+    The kernel lets only one write to a file, and has the others spin meanwhile; here they sleep.
+    """
+
+    def __init__(self, number: int):
+        self.number, self.lock = number, threading.Lock()
+
+    def put(self, data: memoryview, position: int) -> None:
+        """Writes all of `data` at `position`."""
+        with self.lock:
+            while data:
+                written = os.pwrite(self.number, data, position)
+                data, position = data[written:], position + written
 
 
-def copy(stored: Stored, target: int) -> None:
+def copy(stored: Stored, target: Target) -> None:
     """The tensor as it is."""
     with open(stored.path, "rb", buffering=0) as file:
         file.seek(stored.start)
         position = stored.start
         while position < stored.end:
             data = file.read(min(COPY, stored.end - position)) or stored.cut_short()
-            put(target, memoryview(data), position)
+            target.put(memoryview(data), position)
             position += len(data)

@@ -1,0 +1,66 @@
+"""The values that a base's weights have in 4 bits, a block of rows at a time."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from stages._merge.nf4 import BLOCKSIZE, quantized
+from stages._merge.weights import Original, Stored
+from stages.shared.four_bit import raw_bytes
+from stages.shared.params import Quantization
+
+if TYPE_CHECKING:
+    import torch
+
+NESTED_BLOCKSIZE = 256  # constants that share a second one
+
+
+class FourBit:
+    """The values of a weight after quantization, which bitsandbytes' own functions make as Linear4bit does.
+
+    Only the second quantization, of the constants, needs to see the whole weight: the first one goes block by block.
+    """
+
+    def __init__(self, stored: Stored, device: "torch.device | str", quantization: Quantization):
+        import torch
+        from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
+
+        self.stored, self.quant_type, self.digest = stored, quantization.quant_type, hashlib.sha256()
+        count = math.prod(stored.shape)
+        # Each in one piece from the start: what lasts, strewn among what does not, keeps the allocator from reusing it.
+        self.packed = torch.empty(((count + 1) // 2, 1), dtype=torch.uint8, device=device)
+        self.constants = torch.empty(-(count // -BLOCKSIZE), device=device)
+        for first, rows in Original(stored, device).blocks():
+            found = quantized(rows.to(torch.bfloat16), quantization.quant_type)
+            for part, whole in zip(found, self.parts(first, len(rows)), strict=True):
+                whole.copy_(part)
+        if quantization.double_quant:
+            offset = self.constants.mean()
+            self.constants = dequantize_blockwise(
+                *quantize_blockwise(self.constants - offset, blocksize=NESTED_BLOCKSIZE)
+            )
+            self.constants += offset
+
+    def parts(self, first: int, count: int) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Of `count` rows, which begin between quantized blocks, the packed values and the constants."""
+        start, end = (row * self.stored.shape[1] for row in (first, first + count))
+        return self.packed[start // 2 : -(end // -2)], self.constants[start // BLOCKSIZE : -(end // -BLOCKSIZE)]
+
+    def blocks(self) -> "Iterator[tuple[int, torch.Tensor]]":
+        """(first row, rows in bf16) from top to bottom. `digest` is their sha256 afterwards."""
+        import torch
+        from bitsandbytes.functional import QuantState, dequantize_4bit
+
+        for first, last in self.stored.blocks():
+            packed, constants = self.parts(first, last - first)
+            state = QuantState(
+                absmax=constants,
+                shape=torch.Size((last - first, self.stored.shape[1])),
+                dtype=torch.bfloat16,
+                blocksize=BLOCKSIZE,
+                quant_type=self.quant_type,
+            )
+            rows = dequantize_4bit(packed, state)
+            self.digest.update(raw_bytes(rows))
+            yield first, rows
