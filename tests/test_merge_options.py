@@ -3,7 +3,7 @@
 import pytest
 
 from stages import merge
-from stages.shared.four_bit import VALUES, value_hashes
+from stages.shared.four_bit import VALUES
 from stages.shared.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, write_json
 from tests.conftest import write_rows
 from tests.test_train import rows
@@ -17,7 +17,7 @@ def merged(params, trained_by, folder) -> dict:
     trainer = trained_by(params)
     trainer.run(None)
     saved(trainer, ADAPTER)
-    write_json(ADAPTER / VALUES, value_hashes(trainer.model.get_base_model()))
+    write_json(ADAPTER / VALUES, trainer.values)
     (folder / TOKENIZED).mkdir(parents=True)
     write_rows(TOKENIZED / "validation.arrow", rows(2))
     merge.main(params)

@@ -229,7 +229,7 @@ def changed_base():
         ({"lora": {"dropout": 0.5}}, "lora.dropout 0.0 → 0.5"),
         ({"train": {"epochs": 3, "eval_steps": 7}}, "train.epochs 1.0 → 3, train.eval_steps 50 → 7"),
         ({"quantization": {"double_quant": False}}, "quantization.double_quant True → False"),
-        ({"machine": {"attention": "eager"}}, "machine.attention sdpa → eager"),
+        ({"machine": {"attention": "eager"}}, "machine.attention varlen → eager"),
         ({"machine": {"devices": 2}}, ""),  # the processes there are count, not those asked for
         (changed_code, "stages/shared/progress.py"),
         (changed_rows, "data/tokenized/validation.arrow"),

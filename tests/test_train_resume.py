@@ -9,19 +9,15 @@ import sys
 import numpy
 import pytest
 import torch
-from datasets import Dataset
 from transformers import TrainerCallback
 
-from stages._train.adapter import add_adapter, check_saved, save_adapter
-from stages._train.assemble import make_trainer
+from stages._train.adapter import check_saved, save_adapter
 from stages._train.checkpoints import MANIFEST, Checkpoints, root, steps
 from stages._train.results import curves, losses
-from stages._train.signals import Stop
 from stages.shared.errors import UserError
-from stages.shared.models import load_model, make_deterministic
 from stages.train import train
 from tests.test_train import MANIFEST as BASE_MANIFEST
-from tests.test_train import rows
+from tests.test_train import new_trainer, rows
 
 STEPS = 8  # 10 rows are 5 batches, of which an epoch makes 3 steps, the last of one batch; 2.5 epochs
 
@@ -46,12 +42,10 @@ def trainer_of(small_base, params):
 
     def build(checkpoints, save_steps=1):
         machine = params.machine.model_copy(update={"save_steps": save_steps})
-        make_deterministic(params.seed, wanted=True, warn_only=False)
-        model = add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, BASE_MANIFEST)
-        data = {"train": Dataset.from_list(rows(10)), "validation": Dataset.from_list(rows(3, seed=1))}
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(small_base.parents[1])
-            return make_trainer(model, data, params.model_copy(update={"machine": machine}), checkpoints, Stop())
+            changed = params.model_copy(update={"machine": machine})
+            return new_trainer(changed, rows(10), rows(3, seed=1), checkpoints)
 
     return build
 
