@@ -1,6 +1,7 @@
 """Early stopping, and what can be watched while a training runs."""
 
 import csv
+import errno
 import os
 import sys
 from pathlib import Path
@@ -109,6 +110,27 @@ def test_the_curves_files_follow_the_training(trainer_of, options_of, monkeypatc
     assert all(written == (step if behind == 0 else 0) for step, written in reader.seen)
     if behind == 0:
         assert {path: path.read_text() for path in (CURVE, VALIDATION_CURVE)} == curves(trainer.state.log_history)
+
+
+def test_curves_that_cannot_be_written_do_not_end_the_training_and_are_said_once(
+    trainer_of,  # noqa: F811
+    options_of,  # noqa: F811
+    monkeypatch,
+    capsys,
+):
+    def refuse(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(live, "EVERY", 0)
+    monkeypatch.setattr(live, "write_text", refuse)
+    trainer = trainer_of(options_of(train={"epochs": 2}))
+    trainer.add_callback(LiveCurves())
+    trainer.run(None)
+    assert trainer.state.global_step == trainer.state.max_steps
+    said = [line for line in capsys.readouterr().out.splitlines() if "curves" in line]
+    assert said == [
+        f"train: the curves cannot be shown ([Errno 28] No space left on device: '{CURVE}'); the training goes on"
+    ]
 
 
 def with_tracker(options_of, *names):  # noqa: F811
