@@ -119,7 +119,7 @@ def main(stop: Stop, params: Params) -> Outcome:
     keep = pick_memory(params, counts.longest_row)
     model, base_bytes, values = prepare_model(params, manifest, keep)
     again = not is_fused(params) and not keep.activations  # fused layers do it themselves
-    trainer = make_trainer(model, load_rows(), params, checkpoints, stop, again)
+    trainer = make_trainer(model, load_rows(), params, checkpoints, stop, again, str(keep))
     trainer.add_callback(LiveCurves())
     train(trainer, checkpoint, values)
     if rank():

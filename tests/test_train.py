@@ -44,7 +44,7 @@ def new_trainer(params, train, validation, checkpoints, keep=KEEP):
     model, _, values = prepare_model(params, MANIFEST, keep)
     data = {"train": Dataset.from_list(train), "validation": Dataset.from_list(validation)}
     again = not is_fused(params) and not keep.activations
-    trainer = make_trainer(model, data, params, checkpoints, Stop(), again)
+    trainer = make_trainer(model, data, params, checkpoints, Stop(), again, str(keep))
     trainer.values = values
     assert trainer.autocast != is_fused(params)  # else it would be PEFT's forward that these tests see
     return trainer
