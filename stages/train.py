@@ -23,6 +23,7 @@ from stages._train.checks import (
     check_disk,
     check_dtype,
     check_rows,
+    check_validation,
     count_rows,
     end_token,
 )
@@ -92,6 +93,7 @@ def prepare(params: Params) -> "tuple[Rows, Checkpoints | NoCheckpoints, Path | 
     if rank() == 0:
         check_base()
         counts = check_rows(TOKENIZED / "train.arrow")
+        check_validation(TOKENIZED / "validation.arrow")
         checkpoints = Checkpoints(parts, params.machine.save_total_limit)
         checkpoints.tidy()
         prepare_trackers(params.machine, checkpoints.folder.name)
