@@ -1,20 +1,23 @@
 """What makes training fast changes nothing that is trained: attention without padding, fused adapters, kept weights."""
 
 import json
+import re
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
+import stages._train.model
 from stages._train import attention
 from stages._train.attention import collate, flat_batch, register
 from stages._train.layer import fuse
 from stages._train.memory import GIB, PINNED, Keep, choose, estimate, layer_activations, pinned, shape_of
-from stages._train.model import prepare_model
+from stages._train.model import pick_memory, prepare_model
 from stages._train.plan import budget_of, plan
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, pick_attention
+from stages.shared.paths import write_json
 from stages.shared.prompts import IGNORED
 from tests.test_train import MANIFEST, rows
 
@@ -303,6 +306,48 @@ def test_the_plan_names_the_setting_and_every_alternative(small_base, params_of,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="dvc repro download_model"):
         plan(params_of())
+
+
+@pytest.fixture
+def seven(tmp_path, monkeypatch):
+    """A repository whose base has the shape of Mistral-7B."""
+    write_json(tmp_path / "models/base/config.json", SEVEN)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("seven")
+def test_the_plans_figures_are_those_of_the_estimate_under_their_headers(params_of):
+    params = params_of(train={"batch_size": 2}, tokenize={"max_length": 2048})
+    _, headers, *lines = plan(params, 24 * GIB).splitlines()
+    assert headers.split() == ["memory", "base", "adapter", "optimizer", "activations", "logits", "total"]
+    low = next(line.split() for line in lines if line.startswith("low "))
+    expected = estimate(shape_of(SEVEN), params, Keep(0, 0), 2048, varlen=True)
+    assert low[1:7] == [f"{getattr(expected, name) / GIB:.2f}" for name in headers.split()[1:]]
+    assert not any("None of them" in line for line in lines)
+
+
+@pytest.mark.usefixtures("seven")
+def test_where_nothing_fits_the_plan_names_the_largest_batch_that_does(params_of):
+    params = params_of(train={"batch_size": 64}, tokenize={"max_length": 2048})
+    said = re.search(
+        r"^None of them fits\. train\.batch_size: (\d+) is the largest", plan(params, 24 * GIB), re.MULTILINE
+    )
+    for size, fits in ((int(said[1]), True), (int(said[1]) + 1, False)):
+        params = params_of(train={"batch_size": size})
+        assert estimate(shape_of(SEVEN), params, Keep(0, 0), 2048, varlen=True).fits(24 * GIB) == fits
+    assert "None of them fits, with no train.batch_size. Lower tokenize.max_length" in plan(params, 3 * GIB)
+
+
+@pytest.mark.usefixtures("seven")
+@pytest.mark.parametrize(("gib", "said"), [(80, False), (4, True)])
+def test_a_training_that_will_hardly_fit_its_gpu_says_so_before_it_loads_the_base(
+    params_of, monkeypatch, capsys, gib, said
+):
+    monkeypatch.setattr(stages._train.model, "pick_device", lambda machine: torch.device("cuda"))
+    monkeypatch.setattr(stages._train.model, "device_memory", lambda cuda: gib * GIB)
+    pick_memory(params_of(), 2048)
+    line = r"train: that needs about \d+\.\d GiB of the GPU's 4\.0\. .* lower train\.batch_size or tokenize\.max_length"
+    assert bool(re.search(line, capsys.readouterr().out)) == said
 
 
 def test_a_budget_is_a_number_of_gib():
