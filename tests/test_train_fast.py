@@ -145,14 +145,15 @@ def adapted(base, params, **options):
 def measured(model, seed=3):
     """(states, gradients of the adapter, gradient of the input, a draw after it)"""
     torch.manual_seed(seed)
-    batch = flat_batch(rows(2))
+    device = model.get_input_embeddings().weight.device
+    batch = {name: each.to(device) if torch.is_tensor(each) else each for name, each in flat_batch(rows(2)).items()}
     inputs = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()
     del batch["labels"]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         states = model.get_base_model().model(inputs_embeds=inputs, use_cache=False, **batch).last_hidden_state
     (states.float() * torch.linspace(-1, 1, states.shape[-1])).sum().backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
-    return states.detach().float(), gradients, inputs.grad.float(), torch.rand(1)
+    return states.detach().float(), gradients, inputs.grad.float(), torch.rand(1, device=device)
 
 
 def near(found, expected, limit):
@@ -181,6 +182,40 @@ def test_whatever_is_kept_the_bits_are_the_same(small_base, params_of, targets):
         packed = [p for p in model.parameters() if p.dtype == torch.uint8]
         assert len(packed) == 7 * (2 - keep.weights)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_compiled_layer_is_pefts_to_rounding_and_repeats_its_bits_whatever_is_kept(small_base, params_of):
+    params = params_of(machine={"device": "cuda"})
+    theirs = measured(adapted(small_base, params, lora_dropout=0.1))
+    found = []
+    for keep in (ALL, ALL, Keep(0, 0), Keep(1, 1), Keep(2, 2)):
+        model = adapted(small_base, params, lora_dropout=0.1)
+        assert fuse(model, keep)
+        found.append(measured(model))
+    assert all(near(ours, expected, 0.03) for ours, expected in zip(found[0][:3], theirs[:3], strict=True))
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 9])
+def test_on_cuda_packed_logits_are_those_of_the_conversations_one_by_one(window):
+    register()
+    model = small("varlen", window).to("cuda", torch.bfloat16)
+
+    def logits(row):
+        batch = {name: each.cuda() if torch.is_tensor(each) else each for name, each in flat_batch([row]).items()}
+        del batch["labels"]
+        with torch.no_grad():
+            return model(**batch, use_cache=False).logits[0].float()
+
+    (row,) = rows(1)
+    packed, start = logits(row), 0
+    for length in row["seq_lengths"]:
+        part = {name: row[name][start : start + length] for name in ("input_ids", "labels")}
+        alone = logits(part | {"seq_lengths": [length]})
+        assert near(packed[start : start + length], alone, 0.01)
+        start += length
 
 
 def test_dora_keeps_pefts_own_forward(small_base, params_of):
