@@ -131,8 +131,9 @@ class Trainer(SFTTrainer):
             return super()._get_eval_sampler(eval_dataset)
         return Even(len(eval_dataset), self.args.per_device_eval_batch_size, None)
 
-    def training_step(self, *arguments, **options) -> torch.Tensor:
-        loss = super().training_step(*arguments, **options)
+    def training_step(self, model, inputs, *arguments, **options) -> torch.Tensor:
+        self.watch.tokens += inputs["input_ids"].numel() * world()
+        loss = super().training_step(model, inputs, *arguments, **options)
         if self.accelerator.sync_gradients:  # set by the Trainer in the last batch of an optimizer step
             average_gradients(self.model)
         return loss

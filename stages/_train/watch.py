@@ -19,6 +19,7 @@ class Watch(TrainerCallback):
     def __init__(self, opened: float, stop: Stop, cuda: bool, memory: str):
         self.opened, self.stop, self.cuda, self.memory = opened, stop, cuda, memory
         self.seconds, self.loss, self.began, self.progress = 0.0, "", 0.0, None
+        self.tokens, self.passed = 0, 0.0  # of this run alone, by the shapes of its batches: no waiting for the GPU
         self.before = {"stage_seconds": 0.0, "runs": 0, "peak_memory_bytes": 0}
 
     def resume(self, before: dict[str, float | str]) -> None:
@@ -51,8 +52,9 @@ class Watch(TrainerCallback):
         self.began = time.monotonic()
 
     def on_step_end(self, args, state, control, **_):
-        self.seconds += time.monotonic() - self.began
-        self.progress.advance(loss=self.loss)
+        step = time.monotonic() - self.began
+        self.seconds, self.passed = self.seconds + step, self.passed + step
+        self.progress.advance(loss=self.loss, **{"tokens/s": f"{self.tokens / self.passed:.0f}"})
         self.stop.received = agree(self.stop.received)  # a signal may reach the processes in different steps
         control.should_save = control.should_save or bool(self.stop.received)
 
