@@ -32,6 +32,23 @@ def gradients(model):
     return torch.cat([p.grad.detach().flatten().float() for p in model.parameters() if p.requires_grad])
 
 
+def test_gradients_are_cut_to_the_norm_asked_for_and_the_log_has_the_norm_before(trainer_of, options_of):  # noqa: F811
+    found = {}
+    for norm in (1e9, 1e-3):
+        params = options_of(lora={"dropout": 0.0}, train={"epochs": 1, "batch_size": 4, "max_grad_norm": norm})
+        trainer, callback = trainer_of(params, Checkpoints({"norm": norm}, limit=1)), FirstStep()
+        trainer.args.eval_on_start, trainer.args.eval_strategy = False, "no"
+        trainer.add_callback(callback)
+        trainer.train()
+        logged = next(entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry)
+        found[norm] = callback.gradients, logged
+    whole, cut = found[1e9], found[1e-3]
+    assert cut[0].norm().item() == pytest.approx(1e-3, rel=1e-3)
+    assert torch.nn.functional.cosine_similarity(whole[0], cut[0], dim=0) > 0.9999
+    assert cut[1] == whole[1] == pytest.approx(whole[0].norm().item(), rel=1e-4)
+    assert cut[1] > 0.01
+
+
 def first_step(trainer):
     """(loss, gradients)"""
     callback = FirstStep()

@@ -38,6 +38,8 @@ OPTIONS = {
     "linear": {"train": {"lr_scheduler": "linear"}},
     "constant": {"train": {"lr_scheduler": "constant"}},
     "some targets": {"lora": {"target_modules": ["q_proj", "mlp.down_proj"]}},
+    "q and v": {"lora": {"target_modules": ["q_proj", "v_proj"]}},
+    "fp4": {"quantization": {"quant_type": "fp4", "double_quant": False}},
 }
 OVERFIT = {"epochs": 6, "learning_rate": 1e-2, "batch_size": 2, "gradient_accumulation_steps": 2}
 CPU = {"device": "cpu", "save_steps": 5}
