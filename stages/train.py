@@ -23,6 +23,7 @@ from stages._train.checks import (
     check_disk,
     check_dtype,
     check_rows,
+    check_validation,
     count_rows,
     end_token,
 )
@@ -92,6 +93,7 @@ def prepare(params: Params) -> "tuple[Rows, Checkpoints | NoCheckpoints, Path | 
     if rank() == 0:
         check_base()
         counts = check_rows(TOKENIZED / "train.arrow")
+        check_validation(TOKENIZED / "validation.arrow")
         checkpoints = Checkpoints(parts, params.machine.save_total_limit)
         checkpoints.tidy()
         prepare_trackers(params.machine, checkpoints.folder.name)
@@ -119,7 +121,7 @@ def main(stop: Stop, params: Params) -> Outcome:
     keep = pick_memory(params, counts.longest_row)
     model, base_bytes, values = prepare_model(params, manifest, keep)
     again = not is_fused(params) and not keep.activations  # fused layers do it themselves
-    trainer = make_trainer(model, load_rows(), params, checkpoints, stop, again)
+    trainer = make_trainer(model, load_rows(), params, checkpoints, stop, again, str(keep))
     trainer.add_callback(LiveCurves())
     train(trainer, checkpoint, values)
     if rank():

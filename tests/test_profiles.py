@@ -17,6 +17,30 @@ def comments(path):
     return {before.split(":")[0].strip(): comment.strip() for before, _, comment in lines if comment}
 
 
+def explained(path, wanted=("seed", "quantization", "lora", "train")):
+    """{"lora.r": its comment, or an empty string} of the keys in these sections."""
+    found, section = {}, ""
+    for line in path.read_text().splitlines():
+        before, _, comment = line.partition("#")
+        key, colon, value = before.partition(":")
+        if not colon:
+            continue
+        if not key.startswith(" "):
+            section = key
+        if section in wanted and (key.startswith(" ") or value.strip()):
+            found[key if key == section else f"{section}.{key.strip()}"] = comment.strip()
+    return found
+
+
+def test_every_key_of_the_training_is_explained_in_its_line_and_alike_in_both_profiles():
+    one, two = map(explained, PROFILES)
+    values = read_yaml(PROFILES[0])
+    keys = {f"{section}.{key}" for section in ("quantization", "lora", "train") for key in values[section]}
+    assert one.keys() == {"seed", *keys}
+    assert [key for key, comment in one.items() if not comment] == []
+    assert one == two
+
+
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_a_profile_is_valid(path):
     load_params(path)

@@ -13,12 +13,15 @@ from stages._train.adapter import add_adapter, save_adapter
 from stages._train.assemble import make_trainer
 from stages._train.checkpoints import Checkpoints
 from stages._train.loss import LinearCrossEntropy
+from stages._train.memory import Keep, is_fused
+from stages._train.model import prepare_model
 from stages._train.signals import Stop
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, make_deterministic, packed_batch, quantized_modules
 from stages.shared.prompts import IGNORED
 
 MANIFEST = {"id": "owner/name", "path": None, "revision": "a" * 40}
+KEEP = Keep(activations=1, weights=1)  # of two layers: a training here goes through what is kept and what is not
 
 
 def rows(count, seed=0):
@@ -33,6 +36,18 @@ def rows(count, seed=0):
             labels += [IGNORED] * (length // 2) + ids[len(labels) + length // 2 : len(labels) + length]
         made.append({"input_ids": ids, "labels": labels, "seq_lengths": lengths})
     return made
+
+
+def new_trainer(params, train, validation, checkpoints, keep=KEEP):
+    """What the stage makes in a new process, in a folder with models/base."""
+    make_deterministic(params.seed, wanted=True, warn_only=False)
+    model, _, values = prepare_model(params, MANIFEST, keep)
+    data = {"train": Dataset.from_list(train), "validation": Dataset.from_list(validation)}
+    again = not is_fused(params) and not keep.activations
+    trainer = make_trainer(model, data, params, checkpoints, Stop(), again, str(keep))
+    trainer.values = values
+    assert trainer.autocast != is_fused(params)  # else it would be PEFT's forward that these tests see
+    return trainer
 
 
 @pytest.fixture
@@ -57,10 +72,7 @@ def trainer_of(small_base, params, monkeypatch, tmp_path):
     numbers = itertools.count()
 
     def build(params=params):
-        make_deterministic(params.seed, wanted=True, warn_only=False)
-        model = add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, MANIFEST)
-        data = {"train": Dataset.from_list(rows(8)), "validation": Dataset.from_list(rows(3, seed=1))}
-        return make_trainer(model, data, params, Checkpoints({"number": next(numbers)}, limit=1), Stop())
+        return new_trainer(params, rows(8), rows(3, seed=1), Checkpoints({"number": next(numbers)}, limit=1))
 
     return build
 

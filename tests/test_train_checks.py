@@ -78,6 +78,14 @@ def test_rows_whose_answers_never_end_are_refused():
         check_rows(Path("data/tokenized/train.arrow"))
 
 
+@pytest.mark.parametrize("untrained", [[], [row | {"labels": [IGNORED] * len(row["labels"])} for row in rows(2)]])
+def test_validation_rows_that_train_no_token_are_refused(params_of, untrained):
+    write("train", [ending(row) for row in rows(4)])
+    write("validation", untrained)
+    with pytest.raises(UserError, match=r"no row of data/tokenized/validation.arrow has a token .*validation_fraction"):
+        main(Stop(), params_of(machine={"device": "cpu"}))
+
+
 def test_a_base_that_lost_a_file_or_a_byte_is_refused_with_what_brings_it_back():
     check_base()
     weights = sorted(Path("models/base").glob("*.safetensors"))[-1]
@@ -229,7 +237,7 @@ def changed_base():
         ({"lora": {"dropout": 0.5}}, "lora.dropout 0.0 → 0.5"),
         ({"train": {"epochs": 3, "eval_steps": 7}}, "train.epochs 1.0 → 3, train.eval_steps 50 → 7"),
         ({"quantization": {"double_quant": False}}, "quantization.double_quant True → False"),
-        ({"machine": {"attention": "eager"}}, "machine.attention sdpa → eager"),
+        ({"machine": {"attention": "eager"}}, "machine.attention varlen → eager"),
         ({"machine": {"devices": 2}}, ""),  # the processes there are count, not those asked for
         (changed_code, "stages/shared/progress.py"),
         (changed_rows, "data/tokenized/validation.arrow"),

@@ -1,20 +1,23 @@
 """What makes training fast changes nothing that is trained: attention without padding, fused adapters, kept weights."""
 
 import json
+import re
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
+import stages._train.model
 from stages._train import attention
 from stages._train.attention import collate, flat_batch, register
 from stages._train.layer import fuse
 from stages._train.memory import GIB, PINNED, Keep, choose, estimate, layer_activations, pinned, shape_of
-from stages._train.model import prepare_model
+from stages._train.model import pick_memory, prepare_model
 from stages._train.plan import budget_of, plan
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, pick_attention
+from stages.shared.paths import write_json
 from stages.shared.prompts import IGNORED
 from tests.test_train import MANIFEST, rows
 
@@ -142,14 +145,15 @@ def adapted(base, params, **options):
 def measured(model, seed=3):
     """(states, gradients of the adapter, gradient of the input, a draw after it)"""
     torch.manual_seed(seed)
-    batch = flat_batch(rows(2))
+    device = model.get_input_embeddings().weight.device
+    batch = {name: each.to(device) if torch.is_tensor(each) else each for name, each in flat_batch(rows(2)).items()}
     inputs = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()
     del batch["labels"]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         states = model.get_base_model().model(inputs_embeds=inputs, use_cache=False, **batch).last_hidden_state
     (states.float() * torch.linspace(-1, 1, states.shape[-1])).sum().backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
-    return states.detach().float(), gradients, inputs.grad.float(), torch.rand(1)
+    return states.detach().float(), gradients, inputs.grad.float(), torch.rand(1, device=device)
 
 
 def near(found, expected, limit):
@@ -178,6 +182,40 @@ def test_whatever_is_kept_the_bits_are_the_same(small_base, params_of, targets):
         packed = [p for p in model.parameters() if p.dtype == torch.uint8]
         assert len(packed) == 7 * (2 - keep.weights)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_compiled_layer_is_pefts_to_rounding_and_repeats_its_bits_whatever_is_kept(small_base, params_of):
+    params = params_of(machine={"device": "cuda"})
+    theirs = measured(adapted(small_base, params, lora_dropout=0.1))
+    found = []
+    for keep in (ALL, ALL, Keep(0, 0), Keep(1, 1), Keep(2, 2)):
+        model = adapted(small_base, params, lora_dropout=0.1)
+        assert fuse(model, keep)
+        found.append(measured(model))
+    assert all(near(ours, expected, 0.03) for ours, expected in zip(found[0][:3], theirs[:3], strict=True))
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 9])
+def test_on_cuda_packed_logits_are_those_of_the_conversations_one_by_one(window):
+    register()
+    model = small("varlen", window).to("cuda", torch.bfloat16)
+
+    def logits(row):
+        batch = {name: each.cuda() if torch.is_tensor(each) else each for name, each in flat_batch([row]).items()}
+        del batch["labels"]
+        with torch.no_grad():
+            return model(**batch, use_cache=False).logits[0].float()
+
+    (row,) = rows(1)
+    packed, start = logits(row), 0
+    for length in row["seq_lengths"]:
+        part = {name: row[name][start : start + length] for name in ("input_ids", "labels")}
+        alone = logits(part | {"seq_lengths": [length]})
+        assert near(packed[start : start + length], alone, 0.01)
+        start += length
 
 
 def test_dora_keeps_pefts_own_forward(small_base, params_of):
@@ -303,6 +341,48 @@ def test_the_plan_names_the_setting_and_every_alternative(small_base, params_of,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="dvc repro download_model"):
         plan(params_of())
+
+
+@pytest.fixture
+def seven(tmp_path, monkeypatch):
+    """A repository whose base has the shape of Mistral-7B."""
+    write_json(tmp_path / "models/base/config.json", SEVEN)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("seven")
+def test_the_plans_figures_are_those_of_the_estimate_under_their_headers(params_of):
+    params = params_of(train={"batch_size": 2}, tokenize={"max_length": 2048})
+    _, headers, *lines = plan(params, 24 * GIB).splitlines()
+    assert headers.split() == ["memory", "base", "adapter", "optimizer", "activations", "logits", "total"]
+    low = next(line.split() for line in lines if line.startswith("low "))
+    expected = estimate(shape_of(SEVEN), params, Keep(0, 0), 2048, varlen=True)
+    assert low[1:7] == [f"{getattr(expected, name) / GIB:.2f}" for name in headers.split()[1:]]
+    assert not any("None of them" in line for line in lines)
+
+
+@pytest.mark.usefixtures("seven")
+def test_where_nothing_fits_the_plan_names_the_largest_batch_that_does(params_of):
+    params = params_of(train={"batch_size": 64}, tokenize={"max_length": 2048})
+    said = re.search(
+        r"^None of them fits\. train\.batch_size: (\d+) is the largest", plan(params, 24 * GIB), re.MULTILINE
+    )
+    for size, fits in ((int(said[1]), True), (int(said[1]) + 1, False)):
+        params = params_of(train={"batch_size": size})
+        assert estimate(shape_of(SEVEN), params, Keep(0, 0), 2048, varlen=True).fits(24 * GIB) == fits
+    assert "None of them fits, with no train.batch_size. Lower tokenize.max_length" in plan(params, 3 * GIB)
+
+
+@pytest.mark.usefixtures("seven")
+@pytest.mark.parametrize(("gib", "said"), [(80, False), (4, True)])
+def test_a_training_that_will_hardly_fit_its_gpu_says_so_before_it_loads_the_base(
+    params_of, monkeypatch, capsys, gib, said
+):
+    monkeypatch.setattr(stages._train.model, "pick_device", lambda machine: torch.device("cuda"))
+    monkeypatch.setattr(stages._train.model, "device_memory", lambda cuda: gib * GIB)
+    pick_memory(params_of(), 2048)
+    line = r"train: that needs about \d+\.\d GiB of the GPU's 4\.0\. .* lower train\.batch_size or tokenize\.max_length"
+    assert bool(re.search(line, capsys.readouterr().out)) == said
 
 
 def test_a_budget_is_a_number_of_gib():

@@ -200,6 +200,26 @@ def test_sigterm_saves_the_step_it_came_in_and_a_trainer_whose_dvc_was_killed_do
     assert repository.results() == uninterrupted.results()
 
 
+SLURM = ("bash", "-c", 'trap "" TERM; exec dvc repro')  # as in tools/slurm/train.sbatch
+
+
+def test_what_slurm_or_ctrl_c_sends_to_dvc_and_training_alike_saves_a_step_to_go_on_from(made, uninterrupted):
+    repository = made("grouped")
+    fault = "stages._train.trainer:Trainer.training_step:3:SIGTERM:group"  # in the second step
+    printed = repository.run(*SLURM, fault=fault, code=255)
+    assert "train: stopped by SIGTERM. The next run with the same values goes on from step 2\n" in printed
+    assert "exited with 143" in printed
+    assert repository.checkpoints() == ["step-00000002"]
+    printed = repository.run(
+        "dvc", "repro", fault="stages._train.trainer:Trainer.training_step:3:SIGINT:group", code=255
+    )
+    assert "train: goes on from step 2\n" in printed
+    assert "train: stopped by SIGINT. The next run with the same values goes on from step 4\n" in printed
+    assert "Traceback" not in printed
+    assert "train: goes on from step 4\n" in repository.run("dvc", "repro")
+    assert repository.results() == uninterrupted.results()
+
+
 def stopped_below(dvc):
     """The trainer, DVC's child or its shell's, once it has stopped itself."""
     for _ in range(3000):

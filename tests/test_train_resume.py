@@ -9,19 +9,17 @@ import sys
 import numpy
 import pytest
 import torch
-from datasets import Dataset
 from transformers import TrainerCallback
 
-from stages._train.adapter import add_adapter, check_saved, save_adapter
-from stages._train.assemble import make_trainer
+from stages._train.adapter import check_saved, save_adapter
 from stages._train.checkpoints import MANIFEST, Checkpoints, root, steps
+from stages._train.memory import Keep
 from stages._train.results import curves, losses
-from stages._train.signals import Stop
 from stages.shared.errors import UserError
-from stages.shared.models import load_model, make_deterministic
 from stages.train import train
+from tests.conftest import ROOT
+from tests.test_train import KEEP, new_trainer, rows
 from tests.test_train import MANIFEST as BASE_MANIFEST
-from tests.test_train import rows
 
 STEPS = 8  # 10 rows are 5 batches, of which an epoch makes 3 steps, the last of one batch; 2.5 epochs
 
@@ -38,20 +36,19 @@ def params(params_of):
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def trainer_of(small_base, params):
     """trainer_of(checkpoints) is what the stage makes of a fresh process."""
 
-    def build(checkpoints, save_steps=1):
+    def build(checkpoints, save_steps=1, keep=KEEP):
         machine = params.machine.model_copy(update={"save_steps": save_steps})
-        make_deterministic(params.seed, wanted=True, warn_only=False)
-        model = add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, BASE_MANIFEST)
-        data = {"train": Dataset.from_list(rows(10)), "validation": Dataset.from_list(rows(3, seed=1))}
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(small_base.parents[1])
-            return make_trainer(model, data, params.model_copy(update={"machine": machine}), checkpoints, Stop())
+            changed = params.model_copy(update={"machine": machine})
+            return new_trainer(changed, rows(10), rows(3, seed=1), checkpoints, keep)
 
     return build
 
@@ -99,6 +96,26 @@ def test_a_resumed_training_equals_the_uninterrupted_one_from_each_of_its_steps(
     assert costs["train_seconds"] >= before["train_seconds"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [Keep(0, 0), Keep(1, 0), Keep(2, 2)])
+def test_whatever_is_kept_in_memory_the_bytes_are_the_same_and_a_resumed_training_may_keep_something_else(
+    uninterrupted, trainer_of, tmp_path, capsys, keep
+):
+    expected, folder = uninterrupted
+    whole = trainer_of(Checkpoints({"number": 0}, limit=1), keep=keep)
+    whole.run(None)
+    assert result(whole, tmp_path / "whole") == expected
+    capsys.readouterr()
+    again = trainer_of(Checkpoints({"number": 1}, limit=1), keep=keep)
+    again.run(folder / "step-00000003")
+    assert (
+        capsys.readouterr().out == f"train: until this checkpoint it kept {KEEP}; now {keep}. The bits are the same\n"
+    )
+    assert result(again, tmp_path / "again") == expected
+    (last,) = steps(again.checkpoints.folder)
+    assert json.loads((last / "costs.json").read_text())["memory"] == str(keep)
+
+
 @pytest.fixture
 def saved(uninterrupted, monkeypatch, tmp_path):
     """saved() opens a folder that holds the uninterrupted run's checkpoints of the steps 1, 2 and 3."""
@@ -132,6 +149,8 @@ DAMAGES = [
     ("rng_state.pth", lambda file: file.unlink(), "FileNotFoundError"),
     (MANIFEST, lambda file: file.unlink(), "FileNotFoundError"),
     (MANIFEST, cut, "JSONDecodeError"),
+    (MANIFEST, lambda file: file.write_text("[1]"), "manifest.json names no files"),
+    (MANIFEST, lambda file: file.write_text("{}"), "manifest.json names no files"),
 ]
 
 
@@ -153,16 +172,25 @@ def test_a_checkpoint_that_was_being_written_is_cleared_away(saved):
     assert not partial.exists()
 
 
-def test_a_checkpoint_that_cannot_be_written_stops_the_training_and_harms_no_other(saved):
+@pytest.fixture
+def disk():
+    """disk(full=True): a write that makes a file longer than 4 KiB fails, as on a full disk."""
     resource = pytest.importorskip("resource")
-    before = saved().folder
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # a write beyond fails, as on a full disk
-    try:
-        with pytest.raises(UserError, match=r"checkpoint of step 4 could not be written.*are kept: 3, 2, 1\. Free"):
-            saved().save(4, lambda folder: torch.save(torch.zeros(10_000), folder / "optimizer.pt"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    def set_limit(full):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096 if full else soft, hard))
+
+    yield set_limit
+    set_limit(full=False)
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_training_and_harms_no_other(saved, disk):
+    before = saved().folder
+    disk(full=True)
+    with pytest.raises(UserError, match=r"checkpoint of step 4 could not be written.*are kept: 3, 2, 1\. Free"):
+        saved().save(4, lambda folder: torch.save(torch.zeros(10_000), folder / "optimizer.pt"))
+    disk(full=False)
     assert sorted(path.name for path in before.iterdir() if "step" in path.name) == [
         *("step-00000001", "step-00000002", "step-00000003")
     ]
@@ -215,7 +243,8 @@ try:
 except UserError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert f"process {os.getpid()} is training with the same values and holds {folder}" in done.stdout
     assert f"`kill {os.getpid()}`" in done.stdout
 
@@ -259,10 +288,9 @@ class Greedy(TrainerCallback):
             torch.empty(1 << 50)
 
 
-def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrupted, trainer_of, tmp_path, monkeypatch):
+def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrupted, trainer_of, tmp_path):
     trainer = trainer_of(Checkpoints({}, 1))
     trainer.add_callback(Greedy)
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"out of memory in step 3 .*goes on from step 2\. .*train\.batch_size"):
         train(trainer, None, {})
     assert not (tmp_path / "models/adapter").exists()
@@ -271,6 +299,46 @@ def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrup
     assert result(again, tmp_path / "again") == uninterrupted[0]
     saved_adapter = (tmp_path / "models/adapter/adapter_model.safetensors").read_bytes()
     assert saved_adapter == uninterrupted[0][0]
+
+
+class Filling(TrainerCallback):
+    """Fills the disk in the middle of a step, or when the last one is over."""
+
+    def __init__(self, disk, step):
+        self.disk, self.step = disk, step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step:
+            self.disk(full=True)
+
+    def on_train_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            self.disk(full=True)
+
+
+FULL = [  # in the middle of which step, what is said, from where the next run goes on
+    (4, r"^the checkpoint of step 5 could not be written .* are kept: 4\. Free some space and run it again$", 4),
+    (STEPS, r"^models/adapter could not be written .*\. Free some space\. .* goes on from step 8, the last$", STEPS),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FULL, ids=["checkpoint", "adapter"])
+def test_a_full_disk_ends_a_training_with_what_to_do_and_the_next_run_ends_with_the_same_bytes(
+    uninterrupted, trainer_of, tmp_path, disk, case
+):
+    step, message, last = case
+    trainer = trainer_of(Checkpoints({}, 1))
+    trainer.add_callback(Filling(disk, step))
+    with pytest.raises(UserError, match=message):
+        train(trainer, None, {})
+    disk(full=False)
+    assert not (tmp_path / "models/adapter").exists()
+    again, checkpoint = trainer_of(trainer.checkpoints), trainer.checkpoints.newest()
+    assert checkpoint.name == f"step-{last:08}"
+    train(again, checkpoint, {})
+    assert result(again, tmp_path / "again") == uninterrupted[0]
+    assert (tmp_path / "models/adapter/adapter_model.safetensors").read_bytes() == uninterrupted[0][0]
 
 
 class Restless(TrainerCallback):

@@ -1,7 +1,9 @@
 """Early stopping, and what can be watched while a training runs."""
 
 import csv
+import errno
 import os
+import re
 import sys
 from pathlib import Path
 from typing import get_args
@@ -18,6 +20,7 @@ from stages._train.history import best, evaluations
 from stages._train.live import LiveCurves
 from stages._train.results import curves, losses
 from stages._train.trackers import places, prepare_trackers
+from stages.shared import progress
 from stages.shared.errors import UserError
 from stages.shared.params import Tracker
 from stages.shared.paths import CURVE, VALIDATION_CURVE
@@ -109,6 +112,45 @@ def test_the_curves_files_follow_the_training(trainer_of, options_of, monkeypatc
     assert all(written == (step if behind == 0 else 0) for step, written in reader.seen)
     if behind == 0:
         assert {path: path.read_text() for path in (CURVE, VALIDATION_CURVE)} == curves(trainer.state.log_history)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_or_lines_show_loss_speed_and_the_time_left(trainer_of, options_of, monkeypatch, capsys, terminal):  # noqa: F811
+    trainer = trainer_of(options_of(train={"epochs": 2}))
+    monkeypatch.setattr(progress, "EVERY", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    trainer.run(None)
+    printed = capsys.readouterr()
+    rate = trainer.watch.tokens / trainer.watch.passed
+    assert trainer.watch.tokens == 2 * sum(len(row["input_ids"]) for row in rows(8))
+    if terminal:
+        assert re.search(r"train: +0%.*0/4 \[", printed.err)
+        shown = trainer.watch.progress.bar.postfix  # tqdm draws it again when a tenth of a second has passed
+        assert re.fullmatch(rf"loss=\d+\.\d{{3}}, tokens/s={rate:.0f}", shown)
+    else:
+        last = printed.out.splitlines()[-1]
+        assert re.fullmatch(rf"train: 4 of 4 steps, loss \d+\.\d{{3}}, tokens/s {rate:.0f}, 0 s to go", last)
+
+
+def test_curves_that_cannot_be_written_do_not_end_the_training_and_are_said_once(
+    trainer_of,  # noqa: F811
+    options_of,  # noqa: F811
+    monkeypatch,
+    capsys,
+):
+    def refuse(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(live, "EVERY", 0)
+    monkeypatch.setattr(live, "write_text", refuse)
+    trainer = trainer_of(options_of(train={"epochs": 2}))
+    trainer.add_callback(LiveCurves())
+    trainer.run(None)
+    assert trainer.state.global_step == trainer.state.max_steps
+    said = [line for line in capsys.readouterr().out.splitlines() if "curves" in line]
+    assert said == [
+        f"train: the curves cannot be shown ([Errno 28] No space left on device: '{CURVE}'); the training goes on"
+    ]
 
 
 def with_tracker(options_of, *names):  # noqa: F811

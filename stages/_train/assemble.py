@@ -70,7 +70,9 @@ def make_trainer(  # noqa: PLR0913, PLR0917 the parts of a training
     checkpoints: Checkpoints,
     stop: Stop,
     recompute: bool = False,
+    memory: str = "",
 ) -> "Trainer":
+    """memory: what is kept, for the checkpoints' record."""
     from transformers import AutoTokenizer
 
     from stages._train.attention import collate
@@ -88,6 +90,7 @@ def make_trainer(  # noqa: PLR0913, PLR0917 the parts of a training
         patience=params.train.early_stopping_patience,
         checkpoints=checkpoints,
         stop=stop,
+        memory=memory,
     )
 
 

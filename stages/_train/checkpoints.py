@@ -52,6 +52,8 @@ def damage(checkpoint: Path) -> str:
     """What is wrong with a checkpoint, or an empty string."""
     try:
         files = read_json(checkpoint / MANIFEST)
+        if not isinstance(files, dict) or not files:
+            return f"{MANIFEST} names no files"
         for name, expected in files.items():
             if (checkpoint / name).stat().st_size != expected["size"]:
                 return f"{name} is cut short"

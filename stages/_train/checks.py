@@ -87,6 +87,15 @@ def check_rows(path: Path) -> Rows:
     return found
 
 
+def check_validation(path: Path) -> None:
+    """Raises UserError where the loss that is looked at would be a mean over nothing."""
+    if not count_rows(path, end_token()).trained:
+        raise UserError(
+            f"no row of {path} has a token that is trained, so there is no validation loss. Give it more rows (raise "
+            "clean.validation_fraction), or write them again: dvc repro --force tokenize"
+        )
+
+
 def linear_layers() -> dict[str, tuple[int, int]]:
     """{module of the base: (in_features, out_features)} of what an adapter can sit on: no embedding, no head."""
     import torch

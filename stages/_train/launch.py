@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.distributed.launcher import LaunchConfig
 
 PROCESSES = "TRAIN_PROCESSES"  # set for the processes started here: how many there must be on all machines
+ADDRESS = "TRAIN_ADDRESS"  # may be set on a machine with several addresses
 JOIN = 900  # seconds in which all machines must have been started
 
 
@@ -67,6 +68,8 @@ def refuse_other_launchers() -> None:
 
 def address(rendezvous: str) -> str:
     """The address of this machine under which the one at the rendezvous reaches it. Nothing is sent."""
+    if own := os.environ.get(ADDRESS):
+        return own
     host, _, port = rendezvous.rpartition(":")
     try:
         (family, kind, _, _, target), *_ = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)

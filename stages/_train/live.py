@@ -15,10 +15,15 @@ class LiveCurves(TrainerCallback):
     any time, and not yet the stage's result: DVC takes outs of stages that ended well only."""
 
     def __init__(self) -> None:
-        self.written = time.monotonic()
+        self.written, self.failed = time.monotonic(), False
 
     def on_log(self, args, state, control, **_):
         if state.is_world_process_zero and time.monotonic() - self.written >= EVERY:
-            for path, text in curves(state.log_history).items():
-                write_text(path, text)
+            try:
+                for path, text in curves(state.log_history).items():
+                    write_text(path, text)
+            except OSError as error:  # hours of training are worth more than a look at them
+                if not self.failed:
+                    print(f"train: the curves cannot be shown ({error}); the training goes on", flush=True)
+                self.failed = True
             self.written = time.monotonic()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from stages._train.adapter import add_adapter, quantized_bytes
 from stages._train.distributed import rank
-from stages._train.memory import Keep, choose, device_memory, shape_of
+from stages._train.memory import GIB, OVERHEAD, SLACK, Keep, choose, device_memory, estimate, shape_of
 from stages._train.sharding import shard
 from stages.shared.four_bit import value_hashes
 from stages.shared.models import load_model, pick_attention, pick_device
@@ -36,10 +36,18 @@ def prepare_model(params: Params, manifest: dict, keep: Keep) -> "tuple[PeftMode
 def pick_memory(params: Params, longest_row: int) -> Keep:
     varlen = pick_attention(params.machine, packed=True) == "varlen"
     cuda = pick_device(params.machine).type == "cuda"
-    keep = choose(shape_of(read_json(BASE / "config.json")), params, longest_row, varlen, device_memory(cuda))
+    shape, budget = shape_of(read_json(BASE / "config.json")), device_memory(cuda)
+    keep = choose(shape, params, longest_row, varlen, budget)
     print(
         f"train: machine.memory {params.machine.memory} keeps {keep}; the rest is computed again "
         "(python -m stages.train --plan says why)",
         flush=True,
     )
+    needed = estimate(shape, params, keep, longest_row, varlen)
+    if cuda and not needed.fits(budget):  # a line only: it is an estimate
+        print(
+            f"train: that needs about {(needed.total * SLACK + OVERHEAD) / GIB:.1f} GiB of the GPU's "
+            f"{budget / GIB:.1f}. If it runs out of memory, lower train.batch_size or tokenize.max_length",
+            flush=True,
+        )
     return keep

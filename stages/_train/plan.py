@@ -1,6 +1,17 @@
 """`python -m stages.train --plan [GIB]`: what the training will take of memory, before anything is loaded."""
 
-from stages._train.memory import GIB, OVERHEAD, PINNED, Estimate, choose, device_memory, estimate, pinned, shape_of
+from stages._train.memory import (
+    GIB,
+    OVERHEAD,
+    PINNED,
+    Estimate,
+    Shape,
+    choose,
+    device_memory,
+    estimate,
+    pinned,
+    shape_of,
+)
 from stages.shared.errors import UserError
 from stages.shared.models import pick_device
 from stages.shared.params import Params
@@ -12,6 +23,15 @@ PARTS = ("base", "adapter", "optimizer", "activations", "logits")
 def line(name: str, parts: Estimate, verdict: str) -> str:
     figures = "".join(f"{getattr(parts, part) / GIB:>12.2f}" for part in (*PARTS, "total"))
     return f"{name:<12}{figures}   {verdict}"
+
+
+def advice(shape: Shape, everything: Params, length: int, varlen: bool, budget: int) -> str:
+    """Where no setting fits: the largest batch that would."""
+    for rows in range(everything.train.batch_size - 1, 0, -1):
+        smaller = everything.model_copy(update={"train": everything.train.model_copy(update={"batch_size": rows})})
+        if estimate(shape, smaller, pinned("low", shape, smaller), length, varlen).fits(budget):
+            return f"None of them fits. train.batch_size: {rows} is the largest that does, with machine.memory: low"
+    return "None of them fits, with no train.batch_size. Lower tokenize.max_length, or take a smaller base"
 
 
 def plan(everything: Params, budget: int | None = None) -> str:
@@ -41,6 +61,8 @@ def plan(everything: Params, budget: int | None = None) -> str:
         verdict = "fits" if parts.fits(budget) else "does not fit"
         taken = " ← taken" if name == everything.machine.memory else ""
         lines.append(line(name, parts, f"{verdict}: {keep}{taken}"))
+    if not any("   fits: " in row for row in lines):
+        lines.append(advice(shape, everything, length, varlen, budget))
     lines.append(
         f"Beside {where} of {budget / GIB:.1f} GiB, with {OVERHEAD / GIB:.0f} GiB and a tenth left for CUDA and the "
         "allocator. In every row the trained bytes are the same"

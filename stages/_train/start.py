@@ -111,9 +111,16 @@ def take_out(model: "PeftModel", taken: "dict[str, torch.Tensor]") -> None:
         weight.data = (weight.data.float() - layer.scaling["default"] * b @ a).to(weight.dtype)
 
 
+def values_of(weight: "torch.nn.Parameter") -> "torch.Tensor":
+    """What 4 bits stand for; a weight that machine.memory keeps in 16 bits is that already."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    state = getattr(weight, "quant_state", None)
+    return weight.data if state is None else dequantize_4bit(weight.data, state)
+
+
 def make_up_for_quantization(model: "PeftModel") -> None:
     import torch
-    from bitsandbytes.functional import dequantize_4bit
     from safetensors import safe_open
 
     layers = dict(lora_layers(model))
@@ -124,7 +131,7 @@ def make_up_for_quantization(model: "PeftModel") -> None:
                     continue
                 weight, rank = layer.get_base_layer().weight, layer.r["default"]
                 original = file.get_tensor(key).to(weight.device).float()
-                lost = original - dequantize_4bit(weight.data, weight.quant_state).float()
+                lost = original - values_of(weight).float()
                 left, values, right = torch.linalg.svd(lost, full_matrices=False)
                 root = values[:rank].sqrt()
                 # Into the memory that is there: another layout of it would round products otherwise after a resume.

@@ -35,6 +35,7 @@ class Trainer(SFTTrainer):
         patience: int | None,
         checkpoints: Checkpoints | NoCheckpoints,
         stop: Stop,
+        memory: str,
         **options,
     ):
         self.lora, self.taken = lora, {}
@@ -46,7 +47,7 @@ class Trainer(SFTTrainer):
         self.early = EarlyStopping(patience) if patience else None
         if self.early:
             self.add_callback(self.early)
-        self.watch = Watch(checkpoints.opened, stop, self.args.device.type == "cuda")
+        self.watch = Watch(checkpoints.opened, stop, self.args.device.type == "cuda", memory)
         self.add_callback(self.watch)
         # Adapters that keep PEFT's forward would run in fp32 without autocast, which costs time at every operation.
         self.autocast = any("forward" not in vars(layer) for layer in self.model.get_base_model().model.layers)
@@ -66,8 +67,7 @@ class Trainer(SFTTrainer):
             self.early.restore(self.model)
 
     def resume(self, checkpoint: Path) -> None:
-        self.watch.before = read_json(checkpoint / "costs.json")
-        self.watch.seconds = self.watch.before["train_seconds"]
+        self.watch.resume(read_json(checkpoint / "costs.json"))
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if self.early:
             self.early.load(checkpoint)
@@ -131,8 +131,9 @@ class Trainer(SFTTrainer):
             return super()._get_eval_sampler(eval_dataset)
         return Even(len(eval_dataset), self.args.per_device_eval_batch_size, None)
 
-    def training_step(self, *arguments, **options) -> torch.Tensor:
-        loss = super().training_step(*arguments, **options)
+    def training_step(self, model, inputs, *arguments, **options) -> torch.Tensor:
+        self.watch.tokens += inputs["input_ids"].numel() * world()
+        loss = super().training_step(model, inputs, *arguments, **options)
         if self.accelerator.sync_gradients:  # set by the Trainer in the last batch of an optimizer step
             average_gradients(self.model)
         return loss

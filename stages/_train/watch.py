@@ -16,18 +16,29 @@ class Watch(TrainerCallback):
     """Shows progress, asks for a checkpoint when the process was told to stop, and sums up what the training cost:
     `seconds` in optimizer steps, evaluations left out, those of the stopped runs before this one included."""
 
-    def __init__(self, opened: float, stop: Stop, cuda: bool):
-        self.opened, self.stop, self.cuda = opened, stop, cuda
+    def __init__(self, opened: float, stop: Stop, cuda: bool, memory: str):
+        self.opened, self.stop, self.cuda, self.memory = opened, stop, cuda, memory
         self.seconds, self.loss, self.began, self.progress = 0.0, "", 0.0, None
+        self.tokens, self.passed = 0, 0.0  # of this run alone, by the shapes of its batches: no waiting for the GPU
         self.before = {"stage_seconds": 0.0, "runs": 0, "peak_memory_bytes": 0}
 
-    def costs(self) -> dict[str, float]:
+    def resume(self, before: dict[str, float | str]) -> None:
+        """before: costs() of the run that wrote the checkpoint."""
+        self.before, self.seconds = before, before["train_seconds"]
+        if before["memory"] != self.memory:
+            print(
+                f"train: until this checkpoint it kept {before['memory']}; now {self.memory}. The bits are the same",
+                flush=True,
+            )
+
+    def costs(self) -> dict[str, float | str]:
         peak = torch.cuda.max_memory_allocated() if self.cuda else peak_memory()
         return {
             "train_seconds": self.seconds,
             "stage_seconds": self.before["stage_seconds"] + time.monotonic() - self.opened,
             "runs": self.before["runs"] + 1,
             "peak_memory_bytes": max(self.before["peak_memory_bytes"], peak),
+            "memory": self.memory,
         }
 
     def on_train_begin(self, args, state, control, model, optimizer, **_):
@@ -41,8 +52,9 @@ class Watch(TrainerCallback):
         self.began = time.monotonic()
 
     def on_step_end(self, args, state, control, **_):
-        self.seconds += time.monotonic() - self.began
-        self.progress.advance(loss=self.loss)
+        step = time.monotonic() - self.began
+        self.seconds, self.passed = self.seconds + step, self.passed + step
+        self.progress.advance(loss=self.loss, **{"tokens/s": f"{self.tokens / self.passed:.0f}"})
         self.stop.received = agree(self.stop.received)  # a signal may reach the processes in different steps
         control.should_save = control.should_save or bool(self.stop.received)
 

@@ -1,5 +1,6 @@
 """With this folder on PYTHONPATH, FAULT=module:function:n:signal sends the signal at the n-th call of that function, to
-the whole process group where it is SIGKILL. So a real process ends at a moment that a test can choose."""
+the whole process group where it is SIGKILL or `:group` follows. So a real process ends at a moment that a test can
+choose."""
 
 import functools
 import importlib.util
@@ -11,8 +12,9 @@ import sys
 class Finder:
     """Finds one module, as the others would, and wraps one of its functions once it is loaded."""
 
-    def __init__(self, module, function, number, name):
+    def __init__(self, module, function, number, name, whom=None):
         self.module, self.function, self.left, self.signal = module, function, int(number), signal.Signals[name]
+        self.group = whom == "group" or self.signal == signal.SIGKILL
 
     def find_spec(self, name, path=None, target=None):
         if name != self.module:
@@ -31,7 +33,7 @@ class Finder:
         @functools.wraps(function)
         def wrapped(*arguments, **options):
             self.left -= 1
-            if self.left == 0 and self.signal == signal.SIGKILL:
+            if self.left == 0 and self.group:
                 os.killpg(os.getpgid(0), self.signal)
             elif self.left == 0:
                 os.kill(os.getpid(), self.signal)

@@ -1,0 +1,38 @@
+"""The benchmark of `train` runs, on a base of two layers and a few rows."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, write_rows
+from tests.test_train import rows
+
+# A process of its own, since the benchmark changes the environment and the warnings of its process.
+RUN = """
+import dataclasses, json
+from bench.train import one
+print(json.dumps([dataclasses.asdict(one(name, "tiny", 3)) for name in ("ours", "TRL, packing")]))
+"""
+
+
+@pytest.mark.slow
+def test_ours_and_trl_train_the_same_tokens_in_the_benchmark(small_base, tiny, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/base").symlink_to(small_base)
+    (tmp_path / "params.yaml").write_text(tiny.read_text().replace("device: auto", "device: cpu"))
+    (tmp_path / "data/tokenized").mkdir(parents=True)
+    for split, count in (("train", 100), ("validation", 4)):
+        write_rows(tmp_path / f"data/tokenized/{split}.arrow", rows(count))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RUN]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, trl = json.loads(done.stdout.splitlines()[-1])
+    assert ours["all_trained"] == trl["all_trained"] > 0
+    for each in (ours, trl):
+        assert len(each["first_losses"]) >= 3
+        assert each["trained_per_second"] > 0
+    assert ours["first_losses"][0] == pytest.approx(trl["first_losses"][0], rel=0.05)
