@@ -1,6 +1,7 @@
 """Kills `dvc repro` at random moments and compares what comes out in the end with a run that was never killed.
 
     python -m bench.faults [ROUNDS] [STAGE...]
+    python -m bench.faults --table [WORD]    runs the tests of docs/reliability.md's rows: which faults are held here
 
 In a temporary copy of the working tree, on 60 rows. Each of ROUNDS (default 10) rounds forgets the results of one stage
 (default train; the rounds take turns where several are named), starts `dvc repro` in a process group of its own, kills
@@ -21,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench._faults.pipeline import Pipeline
+from bench._faults.table import print_held
 
 COLUMNS = ("rounds", "kills", "resumed", "dvc.lock", "index.lock", "rwlock", "short", "failed", "same")
 
@@ -81,4 +83,6 @@ def main(rounds: int, stages: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--table"]:
+        sys.exit(print_held(*sys.argv[2:]))
     main(int(sys.argv[1]) if sys.argv[1:] else 10, sys.argv[2:] or ["train"])

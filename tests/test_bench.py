@@ -4,6 +4,7 @@ benchmark that kills one round, and what it does about what kills leave."""
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,14 @@ from bench._clean.judge import judge
 from bench._clean.ours import removed
 from bench._clean.rows import THRESHOLD, Rows, read_planted, read_records, shingled
 from bench._faults import pipeline
+from bench._faults.table import print_held, read_faults
 from stages._clean.duplicates import similarities
 from stages._download_data.stdlib import functions
 from stages.shared.code import parse
 from stages.shared.paths import RAW
 
+ROOT = Path(__file__).resolve().parents[1]
+RELIABILITY = ROOT / "docs/reliability.md"
 MODULES = ("argparse", "calendar", "difflib", "inspect", "mailbox", "tarfile", "zipfile")
 COUNT = 400
 
@@ -206,3 +210,22 @@ def test_a_round_that_fails_otherwise_is_counted_and_said_and_the_table_comes(tw
     assert dict(zip(lines["stage"], map(int, lines["one"]), strict=True)).items() >= {"rounds": 2, "failed": 2}.items()
     assert "FailedError: one ended with 255" in said.err
     assert "round 2 of 2" in said.err
+
+
+def test_the_table_of_faults_has_every_row_of_the_page_with_tests_that_exist():
+    rows = read_faults()
+    assert len(rows) == len(re.findall(r"(?m)^\| (?!fault|-).*::", RELIABILITY.read_text()))
+    assert all(named and all(Path(test.partition("::")[0]).is_file() for test in named) for named in rows.values())
+    assert list(read_faults("a power cut")) == ["a power cut"]
+
+
+@pytest.mark.slow
+def test_the_table_runs_the_tests_of_a_row_and_says_that_the_fault_is_held():
+    command = [sys.executable, "-m", "bench.faults", "--table", "a power cut"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    assert re.fullmatch(r"a power cut +held", done.stdout.splitlines()[-1])
+
+
+def test_a_fault_that_the_page_does_not_have_runs_nothing(capsys):
+    assert print_held("no such fault") == 1
+    assert capsys.readouterr().out == "no fault of reliability.md has 'no such fault' in it\n"
