@@ -304,9 +304,17 @@ def tracked(tmp_path, monkeypatch):
         **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
     }
 
-    def run(command, code=0):
+    def run(command, code=0, **more):
         done = subprocess.run(
-            command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command,
+            shell=True,
+            cwd=folder,
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            start_new_session=True,  # a kill of the whole group is for these alone
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -351,6 +359,22 @@ def test_a_dvc_lock_that_a_kill_tore_is_found_and_the_remedy_brings_back_what_ha
         tracked(command)
     assert Path("dvc.lock").read_text() == whole
     assert Path("ran").read_text() == "one\ntwo\n" * 2, "once before and once after the edit, and not again"
+
+
+@pytest.mark.slow
+def test_a_dvc_killed_as_it_begins_to_write_its_lock_leaves_an_empty_one_and_the_remedy_goes_on_from_there(tracked):
+    from dvc.repo import Repo
+
+    Path("a").write_text("b")
+    # The first call writes the entry in the run cache of the stage `one`, the second dvc.lock.
+    kill = {"FAULT": "dvc.utils.serialize._yaml:_dump:2:SIGKILL", "PYTHONPATH": str(ROOT / "tests/faults")}
+    tracked("dvc repro", code=-signal.SIGKILL, **kill)
+    assert Path("dvc.lock").read_text() == ""
+    (found,) = wrong(torn.check_lock_file(Repo()))
+    for command in remedies(found):
+        tracked(command)
+    assert Path("ran").read_text() == "one\ntwo\n" * 2, "the stage `one` had ended before the kill"
+    assert Path("one").read_text() == Path("two").read_text() == "b"
 
 
 def object_below(folder, content):
