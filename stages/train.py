@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from stages._train.adapter import check_saved, save_adapter
 from stages._train.assemble import load_rows, make_trainer
-from stages._train.checkpoints import Checkpoints, step_of, sync
+from stages._train.checkpoints import Checkpoints, step_of
 from stages._train.checks import (
     Rows,
     adapter_parameters,
@@ -76,8 +76,6 @@ def train(trainer: "Trainer", checkpoint: Path | None, values: dict[str, str]) -
         with whole_directory(ADAPTER) as folder:
             save_adapter(trainer.model, folder, trainer.taken)
             write_json(folder / VALUES, values)
-            for path in (*folder.iterdir(), folder):
-                sync(path)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{ADAPTER} could not be written ({error}). Free some space. {trainer.stop.next_run()}, the last"

@@ -1,11 +1,15 @@
-"""The benchmark of `clean`: that what it plants is what it says, and that it runs, on a few hundred rows. And one round
-of the benchmark that kills."""
+"""The benchmark of `clean`: that what it plants is what it says, and that it runs, on a few hundred rows. And of the
+benchmark that kills one round, and what it does about what kills leave."""
 
 import json
 import os
 import random
+import re
+import shutil
+import subprocess
 import sys
 import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,11 +19,15 @@ from bench import faults
 from bench._clean.judge import judge
 from bench._clean.ours import removed
 from bench._clean.rows import THRESHOLD, Rows, read_planted, read_records, shingled
+from bench._faults import pipeline
+from bench._faults.table import print_held, read_faults
 from stages._clean.duplicates import similarities
 from stages._download_data.stdlib import functions
 from stages.shared.code import parse
 from stages.shared.paths import RAW
 
+ROOT = Path(__file__).resolve().parents[1]
+RELIABILITY = ROOT / "docs/reliability.md"
 MODULES = ("argparse", "calendar", "difflib", "inspect", "mailbox", "tarfile", "zipfile")
 COUNT = 400
 
@@ -126,4 +134,98 @@ def test_a_round_of_kills_is_counted_and_ends_with_the_same_bytes(monkeypatch, c
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(random, "Random", EarlyKills)
     faults.main(1, ["download_data"])
-    assert first_words(capsys.readouterr().out)["download_data"] == ["1", "1", "0", "1", "of", "1"]
+    lines = first_words(capsys.readouterr().out)
+    counted = dict(zip(lines["stage"], map(int, lines["download_data"]), strict=True))
+    assert counted == {name: name in ("rounds", "kills", "same") for name in faults.COLUMNS}
+
+
+@pytest.fixture
+def two_stages(tmp_path, monkeypatch):
+    """A Pipeline of two stages that take no time, and both have run."""
+
+    def copy(folder):
+        subprocess.run("git init --quiet && dvc init --quiet", shell=True, cwd=folder, check=True)
+        (folder / ".dvc/config").write_text("[core]\n    autostage = true\n")
+        (folder / "a").write_text("a")
+        stages = "".join(f"  {name}: {{cmd: cp a {name}, deps: [a], outs: [{name}]}}\n" for name in ("one", "two"))
+        (folder / "dvc.yaml").write_text(f"stages:\n{stages}")
+
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(pipeline, "copy_tree", copy)
+    made = pipeline.Pipeline(tmp_path)
+    for stage in ("one", "two"):
+        made.repro(stage, Counter())
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("dvc.lock", ""),
+        ("dvc.lock", "schema: '2.0'\nstages:\n  one:\n    cm"),
+        (".git/index.lock", ""),
+        (".dvc/tmp/rwlock", '{"read": {'),
+    ],
+)
+def test_what_a_kill_leaves_is_mended_and_counted_and_the_result_is_the_same(two_stages, file, text):
+    before, row = two_stages.results("one"), Counter()
+    two_stages.forget("one")
+    (two_stages.folder / file).write_text(text)
+    two_stages.repro("one", row)
+    assert {name: count for name, count in row.items() if count} == {Path(file).name: 1}
+    assert two_stages.results("one") == before == {"one": before["one"], "./one": before["./one"]}
+    assert two_stages.locked() == {"one", "two"}
+
+
+@pytest.mark.slow
+def test_a_kill_that_left_a_dvc_lock_of_fewer_stages_is_counted(two_stages, monkeypatch):
+    def start(stage, patience):
+        two_stages.lock.write_text(two_stages.lock.read_text().partition("  two:")[0])
+        return "", -9
+
+    monkeypatch.setattr(two_stages, "start", start)
+    row = Counter()
+    two_stages.repro("one", row, patience=1)
+    assert {name: count for name, count in row.items() if count} == {"kills": 1, "short": 1}
+
+
+@pytest.mark.slow
+def test_a_round_that_fails_otherwise_is_counted_and_said_and_the_table_comes(two_stages, monkeypatch, capsys):
+    monkeypatch.setattr(faults, "Pipeline", lambda folder: two_stages)
+    forget = two_stages.forget
+
+    def broken(stage):
+        forget(stage)
+        if measured:
+            shutil.rmtree(two_stages.folder / ".dvc/cache", ignore_errors=True)
+            (two_stages.folder / "a").unlink(missing_ok=True)
+        measured.append(stage)
+
+    measured = []
+    monkeypatch.setattr(two_stages, "forget", broken)
+    faults.main(2, ["one"])
+    said = capsys.readouterr()
+    lines = first_words(said.out)
+    assert dict(zip(lines["stage"], map(int, lines["one"]), strict=True)).items() >= {"rounds": 2, "failed": 2}.items()
+    assert "FailedError: one ended with 255" in said.err
+    assert "round 2 of 2" in said.err
+
+
+def test_the_table_of_faults_has_every_row_of_the_page_with_tests_that_exist():
+    rows = read_faults()
+    assert len(rows) == len(re.findall(r"(?m)^\| (?!fault|-).*::", RELIABILITY.read_text()))
+    assert all(named and all(Path(test.partition("::")[0]).is_file() for test in named) for named in rows.values())
+    assert list(read_faults("a power cut")) == ["a power cut"]
+
+
+@pytest.mark.slow
+def test_the_table_runs_the_tests_of_a_row_and_says_that_the_fault_is_held():
+    command = [sys.executable, "-m", "bench.faults", "--table", "a power cut"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    assert re.fullmatch(r"a power cut +held", done.stdout.splitlines()[-1])
+
+
+def test_a_fault_that_the_page_does_not_have_runs_nothing(capsys):
+    assert print_held("no such fault") == 1
+    assert capsys.readouterr().out == "no fault of reliability.md has 'no such fault' in it\n"

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from ruamel.yaml import YAML
 from stages.shared.params import read_yaml
 from tests.conftest import ROOT
 from tools import doctor
-from tools._doctor import libraries, locks, machine, stored
+from tools._doctor import copies, libraries, locks, machine, processes, stored, torn
 from tools._doctor.finding import Finding
 
 
@@ -142,7 +143,7 @@ def dead():
 @pytest.fixture
 def alive():
     with subprocess.Popen(["sleep", "600"]) as one:
-        while not locks.command_of(one.pid):  # it has none yet at its very start
+        while not processes.command_of(one.pid):  # it has none yet at its very start
             time.sleep(0.01)
         yield one.pid
         one.kill()
@@ -186,13 +187,15 @@ time.sleep(600)
 """
 
 
-def holder(lock, *above):
-    """A process that holds the lock, below a shell whose command line is `above`."""
+def holder(lock, name):
+    """A process that holds the lock, below a Python that runs a file of that name."""
     lock.parent.mkdir(parents=True)
-    program = lock.parent.parent / "hold.py"
+    program, above = lock.parent.parent / "hold.py", lock.parent.parent / name
     program.write_text(HOLD)
-    script = f'"{sys.executable}" "{program}" "{lock}" & wait'
-    process = subprocess.Popen(["sh", "-c", script, *above], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    above.parent.mkdir(exist_ok=True)
+    above.write_text("import subprocess, sys\nsubprocess.run([sys.executable, *sys.argv[1:]])\n")
+    command = [sys.executable, above, program, lock]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -206,7 +209,7 @@ def end(process):
 
 def test_a_trainer_below_a_dvc_is_at_work_and_one_whose_dvc_was_killed_is_an_orphan(tmp_path):
     lock = tmp_path / "checkpoints/0123456789abcdef/lock"
-    process = holder(lock, "dvc repro")
+    process = holder(lock, "dvc")
     try:
         trainer = int(lock.read_text())
         assert [str(one) for one in locks.check_trainings(tmp_path / "checkpoints")] == [
@@ -221,7 +224,7 @@ def test_a_trainer_below_a_dvc_is_at_work_and_one_whose_dvc_was_killed_is_an_orp
     finally:
         end(process)
     for _ in range(300):
-        if not locks.is_held(lock):
+        if not copies.is_held(lock):
             break
         time.sleep(0.1)
     found = locks.check_trainings(tmp_path / "checkpoints")
@@ -229,24 +232,203 @@ def test_a_trainer_below_a_dvc_is_at_work_and_one_whose_dvc_was_killed_is_an_orp
     assert "1 stopped" in found[0].text
 
 
+def test_a_trainer_below_a_program_in_a_folder_named_after_dvc_is_an_orphan(tmp_path):
+    process = holder(tmp_path / "checkpoints/0123456789abcdef/lock", "mistral-dvc/start.py")
+    try:
+        (found,) = wrong(locks.check_trainings(tmp_path / "checkpoints"))
+        assert "no DVC waits for its result" in found
+    finally:
+        end(process)
+
+
+@pytest.mark.parametrize(
+    ("command", "is_one"),
+    [
+        ("dvc repro", True),
+        ("/x/bin/dvc repro", True),
+        ("/x/bin/python3.11 /x/bin/dvc repro", True),
+        ("python -m dvc exp queue-worker", True),
+        ("python -u -m dvc repro", True),
+        ("python /work/mistral-dvc/train.py dvc", False),
+        ("vim dvc", False),
+        ("/opt/dvc/bin/other", False),
+        ("python -m dvclive", False),
+        ("", False),
+    ],
+)
+def test_dvc_is_known_by_the_name_of_its_program_or_module(command, is_one):
+    assert processes.is_dvc(command.split()) is is_one
+
+
 def test_looking_at_a_lock_takes_it_from_nobody(tmp_path):
     path = tmp_path / "lock"
     path.write_text("")
-    assert not locks.is_held(path)
+    assert not copies.is_held(path)
     with open(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        assert locks.is_held(path)
-    assert not locks.is_held(tmp_path / "absent")
+        assert copies.is_held(path)
+    assert not copies.is_held(tmp_path / "absent")
 
 
-def test_the_copy_of_a_killed_experiment_is_found_and_one_in_use_is_not(tmp_path):
+@pytest.mark.parametrize("place", ["exps/standalone", "exps"])
+def test_the_copy_of_a_killed_experiment_is_found_and_one_in_use_is_not(tmp_path, place):
     for name in ("tmpkilled", "tmpused"):
-        (tmp_path / name / "deep").mkdir(parents=True)
-    with subprocess.Popen(["sleep", "600"], cwd=tmp_path / "tmpused/deep") as process:
-        found = wrong(locks.check_copies(tmp_path))
+        (tmp_path / place / name / "deep").mkdir(parents=True)
+    with subprocess.Popen(["sleep", "600"], cwd=tmp_path / place / "tmpused/deep") as process:
+        found = wrong(copies.check_copies(tmp_path))
         process.kill()
     assert len(found) == 1
-    assert found[0].endswith(f"rm -r {tmp_path}/tmpkilled")
+    assert found[0].endswith(f"rm -r {tmp_path / place}/tmpkilled")
+
+
+def test_the_clone_of_a_stopped_sweeps_trial_is_found_and_of_one_that_runs_it_is_not(tmp_path):
+    for sweep in ("stopped", "runs"):
+        (tmp_path / "sweeps" / sweep / f"{sweep}-0" / ".git").mkdir(parents=True)
+        (tmp_path / "sweeps" / sweep / f"{sweep}-0.checkpoints").mkdir()
+        (tmp_path / "sweeps" / sweep / "lock").touch()
+    with open(tmp_path / "sweeps/runs/lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (found,) = wrong(copies.check_copies(tmp_path))
+    assert f"{tmp_path}/sweeps/stopped/stopped-0 is the clone of a trial" in found
+    assert found.endswith(f"rm -r {tmp_path}/sweeps/stopped")
+
+
+@pytest.fixture
+def tracked(tmp_path, monkeypatch):
+    """A small repository of Git and DVC in which two stages have run, and its `dvc` and `git`."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(tmp_path / "site-cache"),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    }
+
+    def run(command, code=0, **more):
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=folder,
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            start_new_session=True,  # a kill of the whole group is for these alone
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    folder = tmp_path / "tracked"
+    folder.mkdir()
+    (folder / "a").write_text("a")
+    stages = {
+        name: {"cmd": f"cp a {name} && echo {name} >> ran", "deps": ["a"], "outs": [name]} for name in ("one", "two")
+    }
+    YAML().dump({"stages": stages}, folder / "dvc.yaml")
+    run("git init --quiet && dvc init --quiet")
+    (folder / ".dvc/config").write_text((ROOT / ".dvc/config").read_text())
+    run("git add --all && dvc repro")
+    run("git commit --quiet --message run")
+    monkeypatch.chdir(folder)
+    return run
+
+
+def remedies(line):
+    """The commands of a finding's remedy."""
+    advice = line.partition(").")[2]
+    return [advice.partition(", then")[0].strip(), *re.findall("`(.+?)`", advice)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0, 0.3, 0.6])
+def test_a_dvc_lock_that_a_kill_tore_is_found_and_the_remedy_brings_back_what_had_run(tracked, share):
+    from dvc.repo import Repo
+
+    assert wrong(torn.check_lock_file(Repo())) == []
+    Path("a").write_text("b")
+    tracked("dvc repro")
+    tracked("git restore --staged dvc.lock")  # it was killed before it could stage the new one
+    whole = Path("dvc.lock").read_text()
+    cut = whole[: int(len(whole) * share)].rpartition("\n")[0] + "\n  hal" * bool(share)
+    Path("dvc.lock").write_text(cut)
+    assert "dvc.lock" in tracked("dvc repro", code=255)
+    (found,) = wrong(torn.check_lock_file(Repo()))
+    assert found.startswith("✗ dvc.lock: no DVC command can read it (")
+    for command in remedies(found):
+        tracked(command)
+    assert Path("dvc.lock").read_text() == whole
+    assert Path("ran").read_text() == "one\ntwo\n" * 2, "once before and once after the edit, and not again"
+
+
+@pytest.mark.slow
+def test_a_dvc_killed_as_it_begins_to_write_its_lock_leaves_an_empty_one_and_the_remedy_goes_on_from_there(tracked):
+    from dvc.repo import Repo
+
+    Path("a").write_text("b")
+    # The first call writes the entry in the run cache of the stage `one`, the second dvc.lock.
+    kill = {"FAULT": "dvc.utils.serialize._yaml:_dump:2:SIGKILL", "PYTHONPATH": str(ROOT / "tests/faults")}
+    tracked("dvc repro", code=-signal.SIGKILL, **kill)
+    assert Path("dvc.lock").read_text() == ""
+    (found,) = wrong(torn.check_lock_file(Repo()))
+    for command in remedies(found):
+        tracked(command)
+    assert Path("ran").read_text() == "one\ntwo\n" * 2, "the stage `one` had ended before the kill"
+    assert Path("one").read_text() == Path("two").read_text() == "b"
+
+
+def object_below(folder, content):
+    md5 = hashlib.md5(content).hexdigest()
+    return folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writable", [True, False])
+def test_dvc_hashes_a_changed_object_that_can_be_written_and_trusts_one_that_cannot(tracked, writable):
+    """Whatever its size and time. Should DVC come to hash both, docs/reliability.md says too little of it."""
+    from dvc.repo import Repo
+
+    path = object_below(Path(), b"a")
+    assert path.samefile("one"), "a hard link, as `.dvc/config` of the pipeline has it"
+    mode = path.stat().st_mode
+    path.chmod(0o644)
+    path.write_bytes(b"changed")
+    if not writable:
+        path.chmod(mode)
+        (found, *_) = wrong(stored.check_cache(stored.outputs(Repo()), deep=False))
+        assert f"has other bytes than dvc.lock says ({path.absolute()})" in found
+    tracked("dvc repro")
+    assert Path("one").read_text() == Path("two").read_text() == ("a" if writable else "changed")
+    # The stage `two` has the same object, which is whole again when its turn comes.
+    assert Path("ran").read_text() == "one\ntwo\n" + "one\n" * writable
+
+
+@pytest.mark.slow
+def test_a_merge_conflict_in_dvc_lock_is_not_taken_for_a_kill(tracked):
+    from dvc.repo import Repo
+
+    Path("dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n")
+    (found,) = wrong(torn.check_lock_file(Repo()))
+    assert found.endswith("see docs/pull-requests.md")
+
+
+@pytest.mark.slow
+def test_a_git_index_lock_that_a_kill_left_is_found_and_one_of_a_git_at_work_is_not(tracked):
+    lock = Path(".git/index.lock")
+    assert torn.check_git_index(Path()) == []
+    lock.touch()
+    Path("a").write_text("b")
+    assert "index.lock" in tracked("dvc repro", code=255)
+    with subprocess.Popen(["git", "cat-file", "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as git:
+        (found,) = torn.check_git_index(Path())
+        git.kill()
+    assert found.remedy == ""
+    (found,) = torn.check_git_index(Path())
+    assert "nothing can be staged" in found.text
+    tracked(found.remedy.partition("then: ")[2])
+    assert "didn't change, skipping" in tracked("dvc repro")
+    assert torn.check_git_index(Path()) == []
+    tracked("git add dvc.lock")
 
 
 @pytest.fixture(scope="module")
@@ -450,6 +632,7 @@ def test_the_exit_code_says_whether_something_is_wrong(repository, inside, capsy
     assert {line.split()[1] for line in said.splitlines()} >= {
         *("params.yaml:", "cores:", "memory:", "disk:", "GPU:", "libraries:", "locks:", "cache:", "remotes:")
     }
+    assert "✓ hub: not asked; --network asks it\n" in said
     path = rwlock(repository / ".dvc/tmp", dead)
     assert doctor.main([]) == 1
     path.unlink()

@@ -37,6 +37,13 @@ def cheaper(words: list[str], samples: int) -> list[str]:
     return [f"report.samples={samples}" if word.startswith("train.") else word for word in words]
 
 
+def is_shown(start: str, printed: str) -> None:
+    """Each line of the page's output that begins so was printed, with other numbers perhaps."""
+    (found,) = [text for text in blocks(PAGE, "text") if text.startswith(start)]
+    for line in found.replace("…\n", "").splitlines():
+        assert re.search(f"(?m)^{re.sub(r'[0-9]+', '[0-9]+', re.escape(line))}$", printed), (line, printed)
+
+
 def restore(repository: Repository) -> None:
     repository.run("git", "reset", "--quiet", "--hard")
     repository.run("dvc", "checkout")
@@ -74,6 +81,7 @@ def grid(repository) -> Repository:
     """The page's grid is queued, and the two of KEPT have run."""
     queue, run = commands("dvc exp run --queue --name grid")
     printed = repository.run(*queue)
+    is_shown("Queueing with overrides", printed)
     names = re.findall(r"Queued experiment '(\S+)'", printed)
     assert names == [f"grid-{number}" for number in range(1, 7)]
     both = re.findall(r"\['train.learning_rate=(\S+)', 'lora.r=(\S+)'\]", printed)
@@ -114,7 +122,9 @@ def test_the_chart_of_the_grid_shows_the_figures_of_its_table():
 def test_an_experiment_runs_in_the_workspace_or_with_temp_beside_it(repository):
     here, beside = commands("dvc exp run --name")
     head = repository.run("git", "rev-parse", "HEAD")
-    assert running(repository.run(*cheaper(here, 3))) == ["report"]
+    printed = repository.run(*cheaper(here, 3))
+    assert running(printed) == ["report"]
+    is_shown("Reproducing experiment", printed)
     assert samples(repository) == 3
     assert repository.run("git", "rev-parse", "HEAD") == head
     assert running(repository.run(*cheaper(beside, 0))) == ["report"]
@@ -159,11 +169,11 @@ def test_an_experiment_is_taken_over_by_apply_or_by_branch(grid):
     assert "index.html" in grid.run(*curves)
     apply, commit, branch = trained("dvc exp apply")
     grid.run("git", "switch", "--quiet", "--create", "taken")
-    grid.run(*apply)
+    printed = grid.run(*apply)
     assert grid.ran("repro") == []
     grid.run(*commit)
     assert grid.run("git", "status", "--porcelain") == ""
-    grid.run(*branch)
+    is_shown("Changes for experiment", printed + grid.run(*branch))
     assert grid.run("git", "diff", "taken", branch[-1]) == ""
     grid.run("git", "switch", "--quiet", "main")
     grid.run("dvc", "checkout")
@@ -174,13 +184,14 @@ def test_an_experiment_is_taken_over_by_apply_or_by_branch(grid):
 def test_an_experiment_is_pushed_and_a_colleagues_clone_of_git_alone_has_all_its_results(grid, tmp_path):
     push, look, pull, apply, repro = trained("dvc exp push")
     name = push[-1]
-    assert re.search(r"\d+ files uploaded", grid.run(*push))
+    is_shown("Pushed experiment", grid.run(*push))
     origin = grid.run("git", "remote", "get-url", "origin").strip()
     grid.run("git", "clone", "--quiet", origin, str(tmp_path / "clone"))
     colleague = Repository(tmp_path / "clone", tmp_path / "site-cache")
     assert name in colleague.run(*look)
-    colleague.run(*pull)
+    printed = colleague.run(*pull)
     said = colleague.run(*apply, code=255)  # the base is not pushed
+    is_shown("Pulled experiment", printed + said)
     assert said.partition("following targets:\n")[2].split("Is your")[0].split() == ["models/base"]
     assert running(colleague.run(*repro)) == ["download_model"]
     lock = grid.run("git", "show", f"{reference(grid, name)}:dvc.lock")

@@ -179,24 +179,45 @@ def unprivileged():
     return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
 
 
-def test_a_folder_that_may_not_be_written_is_named_and_the_former_results_stay(repository):
-    data, before = repository.folder / "data", bytes_of(repository.folder)
-    data.chmod(0o555)
+@pytest.mark.parametrize(("name", "first"), [("data", "data/.clean.partial"), ("metrics", "metrics/clean.timing.json")])
+def test_a_folder_that_may_not_be_written_is_named_and_the_former_results_stay(repository, name, first):
+    folder, before = repository.folder / name, bytes_of(repository.folder)
+    folder.chmod(0o555)
     try:
         printed = repository.run(*unprivileged(), "python", "-m", "stages.clean", code=1)
     finally:
-        data.chmod(0o755)
-    assert printed.startswith("clean: Permission denied: data/.clean.partial. Allow")
+        folder.chmod(0o755)
+    assert printed.startswith(f"clean: Permission denied: {first}. Allow")
     assert "Traceback" not in printed
     assert bytes_of(repository.folder) == before
     repository.run("dvc", "checkout")  # the timing, which a stage removes when it begins
 
 
-FULL_DISK = """
+def test_a_cache_that_may_not_be_written_is_named_and_the_next_run_makes_the_same(repository):
+    before = bytes_of(repository.folder)
+    folders = [repository.folder / ".dvc/cache", *(repository.folder / ".dvc/cache").rglob("*/")]
+    repository.change("clean.min_characters", 2)  # another lock and run, and so a new object
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        printed = repository.run(*unprivileged(), *CLEAN, code=255)
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert "Permission denied" in printed
+    assert ".dvc/cache" in printed
+    repository.run("git", "checkout", "params.yaml")
+    repository.run("dvc", "repro", "clean")
+    assert bytes_of(repository.folder) == before
+
+
+SMALL_DISK = """
 mkdir "$1" && mount -t tmpfs -o size=512m tmpfs "$1" || exit 99
 cp -R "$2"/. "$1" && cd "$1" && rm -rf .dvc/cache || exit 98
 digest() { find data models metrics -type f ! -name '*.timing.json' ! -path '*partial*' -exec sha256sum {} + | sort; }
 digest > "$3"
+"""
+FULL_DISK = """
 while read -r command; do
   cat /dev/zero >> filler 2>/dev/null
   echo "== $command"
@@ -209,6 +230,25 @@ python -m stages.clean > /dev/null && digest | cmp - "$3" && echo "== recovered"
 """
 
 
+def on_a_small_disk(repository, tmp_path, script, given=""):
+    """What the script printed in a copy of the repository on a disk of its own, which is gone afterwards."""
+    mount = ["unshare", "--mount"] if not os.geteuid() else ["unshare", "--map-root-user", "--mount"]
+    places = [tmp_path / "disk", repository.folder, tmp_path / "old", tmp_path / "new"]
+    done = subprocess.run(
+        [*mount, "sh", "-c", SMALL_DISK + script, "sh", *places],
+        env=repository.environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        input=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if done.returncode == 99 or not succeeds(*mount, "true"):
+        pytest.skip("this system lets no test mount a disk; test_a_limit_on_the_size_of_files... stands for it")
+    return done.stdout
+
+
 def commands_of(repository):
     """{stage: command}, as dvc.lock has them."""
     return {name: entry["cmd"] for name, entry in read_yaml(repository.folder / "dvc.lock")["stages"].items()}
@@ -219,26 +259,53 @@ def test_a_full_disk_stops_every_stage_with_what_to_do_and_the_former_results_st
     assert commands.keys() == set(ALL)
     # report first: each stage begins by removing its own timing, and report reads them all.
     commands = [commands.pop("report"), *commands.values()]
-    mount = ["unshare", "--mount"] if not os.geteuid() else ["unshare", "--map-root-user", "--mount"]
-    done = subprocess.run(
-        [*mount, "sh", "-c", FULL_DISK, "sh", tmp_path / "disk", repository.folder, tmp_path / "old", tmp_path / "new"],
-        env=repository.environment | {"PYTHONDONTWRITEBYTECODE": "1"},
-        input="".join(f"{command}\n" for command in commands),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    if done.returncode == 99 or not succeeds(*mount, "true"):
-        pytest.skip("this system lets no test mount a disk; test_a_limit_on_the_size_of_files... stands for it")
+    done = on_a_small_disk(repository, tmp_path, FULL_DISK, "".join(f"{command}\n" for command in commands))
     assert (tmp_path / "old").read_text() == (tmp_path / "new").read_text() != ""
-    said = dict(zip(commands, done.stdout.split("== python")[1:], strict=True))
+    said = dict(zip(commands, done.split("== python")[1:], strict=True))
     for command, text in said.items():
         assert "== ended with 1\n" in text, text
         assert "Traceback" not in text, text
         assert "ree some space" in text, (command, text)
-    assert done.stdout.endswith("== recovered\n")
+    assert done.endswith("== recovered\n")
+
+
+FULL_WHILE_DVC_WRITES_ITS_LOCK = """
+head -c $(($(df --output=avail -B1 . | tail -n 1) - (4 << 20))) /dev/zero > filler
+timeout 300 python -c "$FILL" &
+dvc repro --force --single-item --no-run-cache clean
+echo "== ended with $?"
+wait $! && echo "== filled meanwhile"
+rm filler more
+dvc repro clean > /dev/null || echo "== not as it is"
+python -m tools.doctor > said
+grep '^✗ dvc.lock: ' said && git checkout dvc.lock
+sed -n 's/^✗ locks: .* then: rm /rm /p' said | sh -eux
+dvc repro clean > /dev/null && digest | cmp - "$3" && echo "== recovered"
+"""
+FILL = """
+import os
+size = os.stat("dvc.lock").st_size
+while os.stat("dvc.lock").st_size == size:
+    pass
+with open("more", "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(1 << 16))
+    except OSError:
+        pass
+"""
+
+
+def test_a_disk_that_gets_full_while_dvc_writes_its_lock_tears_it_and_the_doctors_remedy_mends_it(
+    repository, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(repository.environment, "FILL", FILL)
+    printed = on_a_small_disk(repository, tmp_path, FULL_WHILE_DVC_WRITES_ITS_LOCK)
+    assert "== filled meanwhile" in printed
+    assert "No space left on device" in printed
+    assert "== ended with 255\n" in printed
+    assert "== not as it is\n✗ dvc.lock: " in printed
+    assert printed.endswith("== recovered\n")
 
 
 @pytest.mark.parametrize("stage", ["clean", "tokenize"])

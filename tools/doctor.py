@@ -25,6 +25,7 @@ from tools._doctor.libraries import check_pins, check_run, installed, pins, trai
 from tools._doctor.locks import lock_findings
 from tools._doctor.machine import base_size, check_gpu, driver, machine_findings
 from tools._doctor.stored import check_cache, check_remotes, outputs
+from tools._doctor.torn import check_lock_file
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -71,13 +72,18 @@ def findings(deep: bool, network: bool) -> Iterator[Finding]:
         yield of_gpu(params)
     try:
         with Repo() as repo:
-            yield from of_libraries(repo)
-            yield from lock_findings(Path(repo.tmp_dir))
-            yield from check_cache(outputs(repo), deep)
+            yield from lock_findings(Path(repo.root_dir), Path(repo.tmp_dir))
+            torn = check_lock_file(repo)
+            yield from torn
+            if not torn:  # both look into it
+                yield from of_libraries(repo)
+                yield from check_cache(outputs(repo), deep)
             yield from check_remotes(repo.config["remote"], repo.config.load_one("repo").get("remote", {}))
     except DvcException as error:
         yield Finding("DVC", f"{error}", "Run this in the repository's own folder, with dvc.yaml and dvc.lock of Git")
-    if network and params:
+    if not network:
+        yield Finding("hub", "not asked; --network asks it")
+    elif params:
         yield check_hub(params.model)
 
 

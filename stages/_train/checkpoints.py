@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from stages._train.fingerprint import difference, name_of, sha256
 from stages._train.lock import take_lock
 from stages.shared.errors import UserError
-from stages.shared.paths import read_json, write_json
+from stages.shared.paths import read_json, sync, write_json
 
 OTHERS = 3
 MANIFEST = "manifest.json"
@@ -28,15 +28,6 @@ MANIFEST = "manifest.json"
 
 def root() -> Path:
     return Path(os.environ.get("DVC_ROOT", "."), ".dvc", "tmp", "checkpoints")
-
-
-def sync(path: Path) -> None:
-    """Puts a file, or a folder's list of files, on the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def steps(folder: Path) -> list[Path]:

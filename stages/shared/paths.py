@@ -28,19 +28,34 @@ RESULT = Path("metrics.json")
 REPORTS = Path("reports")
 
 
+def sync(path: Path) -> None:
+    """Puts a file, or a folder's list of files, on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Yields an empty folder that takes `path`'s place once the block ends without an error."""
+    """Yields an empty folder that takes `path`'s place once the block ends without an error.
+
+    What is in it is on the disk itself by then: after a power cut a name without its bytes would be taken for whole.
+    """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
+        for each in (*partial.rglob("*"), partial):
+            sync(each)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

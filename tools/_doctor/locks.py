@@ -1,35 +1,14 @@
-"""Locks and folders that DVC and trainings leave behind when they are killed. A process is looked at, never touched."""
+"""Locks that DVC and trainings leave behind when they are killed."""
 
-import fcntl
 import json
 from pathlib import Path
 
 import psutil
 
+from tools._doctor.copies import check_copies, is_held
 from tools._doctor.finding import Finding, in_bytes
-
-
-def command_of(pid: int) -> str | None:
-    """The command line of a process that lives; None for one that ended, a zombie among them."""
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return None
-    except psutil.AccessDenied:
-        return ""
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a process holds the lock, asked by taking it for a moment beside others who only read."""
-    try:
-        with open(lock, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+from tools._doctor.processes import command_of, is_dvc
+from tools._doctor.torn import check_git_index
 
 
 def check_rwlock(path: Path) -> list[Finding]:
@@ -49,10 +28,9 @@ def check_rwlock(path: Path) -> list[Finding]:
         now = command_of(pid)
         if now is None:
             found.append(Finding("locks", f"{path} names process {pid} ({command}), which is dead", remedy))
-        elif now and "dvc" not in now:
-            found.append(
-                Finding("locks", f"{path} names process {pid}, which is no DVC any more but {now[:60]!r}", remedy)
-            )
+        elif now and not is_dvc(now):
+            name = " ".join(now)[:60]
+            found.append(Finding("locks", f"{path} names process {pid}, which is no DVC any more but {name!r}", remedy))
         else:
             found.append(Finding("locks", f"`{command}` is at work (process {pid})"))
     return found
@@ -88,30 +66,14 @@ def has_dvc_above(pid: int) -> bool:
         above = psutil.Process(pid).parents()
     except psutil.NoSuchProcess:
         return False
-    return any("dvc" in (command_of(process.pid) or "") for process in above)
+    return any(is_dvc(command_of(process.pid) or []) for process in above)
 
 
-def check_copies(standalone: Path) -> list[Finding]:
-    """Copies of the repository in which `dvc exp run --temp` or the queue worked; a killed one leaves its own."""
-    in_use = set()
-    for process in psutil.process_iter():
-        try:
-            in_use.add(Path(process.cwd()))
-        except (psutil.Error, OSError):
-            continue
-    left = [
-        path
-        for path in sorted(standalone.glob("tmp*"))
-        if path.is_dir() and not any(folder.is_relative_to(path.resolve()) for folder in in_use)
-    ]
+def lock_findings(root: Path, tmp: Path) -> list[Finding]:
+    """root: the repository's folder; tmp: DVC's own in it for what passes."""
     return [
-        Finding("experiments", f"{path} is the copy of an experiment that was killed", f"rm -r {path}") for path in left
-    ]
-
-
-def lock_findings(tmp: Path) -> list[Finding]:
-    return [
+        *check_git_index(root),
         *check_rwlock(tmp / "rwlock"),
         *check_trainings(tmp / "checkpoints"),
-        *check_copies(tmp / "exps" / "standalone"),
+        *check_copies(tmp),
     ] or [Finding("locks", "none")]
