@@ -319,10 +319,6 @@ def test_a_smaller_budget_takes_a_setting_that_keeps_less(params_of):
         ("low", 2, 0.05, 6.87),
         ("low", 4, 0.05, 9.03),
         ("weights", 2, 0.05, 16.61),
-        ("activations", 2, 0.05, 32.30),
-        ("both", 2, 0.0, 37.30),
-        ("both", 2, 0.05, 42.05),
-        ("both", 4, 0.05, 69.54),
     ],
 )
 def test_the_estimate_of_a_7b_is_near_what_was_measured(params_of, memory, rows, dropout, measured):
