@@ -24,8 +24,8 @@ from stages.shared.stage import QUIET
 
 os.environ |= QUIET | {"HF_HUB_OFFLINE": "1"}
 warnings.simplefilter("ignore")
-UNSLOTH = "Unsloth, packing"
-if UNSLOTH in sys.argv:
+UNSLOTH = "Unsloth"
+if "--one" in sys.argv and any(argument.startswith(UNSLOTH) for argument in sys.argv):
     import unsloth  # noqa: F401 it patches the libraries that follow
 
 import torch  # noqa: E402
@@ -104,9 +104,9 @@ def by_turns(names: list[str], config: str, steps: int, turns: int, python: str 
     best: dict[str, Result] = {}
     for _ in range(turns):
         for name in names:
-            if name == UNSLOTH and python is None:
+            if name.startswith(UNSLOTH) and python is None:
                 continue
-            interpreter = python if name == UNSLOTH else sys.executable
+            interpreter = python if name.startswith(UNSLOTH) else sys.executable
             command = [interpreter, "-m", "bench.train", "--one", name, "--config", config, "--steps", str(steps)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMED_OUT, check=False)  # noqa: S603
             if done.returncode:

@@ -127,6 +127,8 @@ class Trl:
 class Unsloth:
     """As Unsloth's documentation has it: its model and checkpointing, TRL's trainer with packing."""
 
+    dropout: float | None = None
+
     def trainer(self, folder: Path, some: list[dict], params: Params) -> Any:
         from unsloth import FastLanguageModel
 
@@ -138,7 +140,7 @@ class Unsloth:
             model,
             r=lora.r,
             lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
+            lora_dropout=lora.dropout if self.dropout is None else self.dropout,
             target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
             use_gradient_checkpointing="unsloth",
             random_state=params.seed,
@@ -159,8 +161,10 @@ ON_A_GPU: dict[str, Ours | Trl | Unsloth] = {
     "ours, within 24 GiB": Ours(budget=24),
     "ours, within 80 GB": Ours(budget=80e9 / 2**30),
     "ours, deterministic": Ours(deterministic=True),
-    "ours, dropout 0.05": Ours(dropout=0.05),
+    "ours, no dropout": Ours(dropout=0.0),
+    "ours, no dropout, as little as possible": Ours(dropout=0.0, memory="low"),
     "ours, PEFT's forward, recomputed": Ours(memory="low", fused=False),
-    "ours, as litgpt's setting": Ours(memory="low", litgpt=True),
+    "ours, litgpt's setting": Ours(memory="low", litgpt=True),
     "Unsloth, packing": Unsloth(),
+    "Unsloth, packing, no dropout": Unsloth(dropout=0.0),
 }
