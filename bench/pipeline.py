@@ -2,12 +2,16 @@
 
     python -m bench.pipeline [--config 7b|tiny] [--steps N] [--parts PART...] [--folder FOLDER]
 
-In a copy of the working tree, with DVC where it is installed and else stage by stage. Parts: `stages` runs download to
-evaluate; `kill` trains once more, is killed with SIGKILL behind a checkpoint, goes on, and compares the adapters'
-bytes; `merge` writes the merged weights once more on this device and on the CPU, and says how many modules have other
-4-bit values than in training; `devices` trains with one process and with two, replicated and sharded. Prints what the
-stages noted of themselves. 7b needs a GPU, about 60 GB of disk in FOLDER (default: a temporary one) and half an hour,
-and models/base for its tokenizer; tiny is the rehearsal.
+In a copy of the working tree, with DVC where it is installed and else stage by stage. Prints what the stages noted of
+themselves. Parts, in the order given:
+    train
+    kill      trains once more, is killed with SIGKILL behind a checkpoint, goes on, and compares the adapters' bytes
+    devices   trains with one process and with two, replicated and sharded
+    merge     and writes the merged weights once more on this device and on the CPU, to say how many modules have other
+              4-bit values there than in training
+    evaluate
+7b needs a GPU, about 60 GB of disk in FOLDER (default: a temporary one), half an hour, and models/base for its
+tokenizer; tiny is the rehearsal.
 """
 
 import argparse
@@ -23,12 +27,12 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from bench.faults import ROOT, copy_tree
+from bench._faults.pipeline import ROOT, copy_tree
 from stages.shared.params import read_yaml
 from stages.shared.paths import sha256
 
 BASE_FOLDER = "random-7b"
-STAGES = ("download_model", "download_data", "clean", "tokenize", "train", "merge", "evaluate@base", "evaluate@tuned")
+DATA = ("download_model", "download_data", "clean", "tokenize")
 ADAPTER = "models/adapter/adapter_model.safetensors"
 CHANGES = {  # of profiles/mistral-7b.yaml: a local base, local data, few rows
     "model": {"source": "path", "path": BASE_FOLDER, "id": None, "revision": None},
@@ -90,17 +94,18 @@ class Copy:
 
 
 def show(title: str, seconds: float, *notes: dict) -> None:
-    print(f"{title}: {seconds:.1f} s {json.dumps({k: v for note in notes for k, v in note.items()})}", flush=True)
+    together = {name: value for note in notes for name, value in note.items()}
+    print(f"{title}: {seconds:.1f} s {json.dumps(together)}", flush=True)
 
 
-def stages(copy: Copy) -> None:
-    for stage in STAGES:
-        seconds = copy.run(stage)
-        if stage == "tokenize":
-            copy.limit_steps()
-        name = stage.replace("@", "/")
-        found = copy.notes(f"{name}.json") if stage in ("train", "merge") else {}
-        show(stage, seconds, copy.notes(f"{name}.timing.json"), found)
+def stage(copy: Copy, name: str) -> None:
+    seconds, path = copy.run(name), name.replace("@", "/")
+    found = copy.notes(f"{path}.json") if name in ("train", "merge") else {}
+    show(name, seconds, copy.notes(f"{path}.timing.json"), found)
+
+
+def train(copy: Copy) -> None:
+    stage(copy, "train")
 
 
 def kill(copy: Copy) -> None:
@@ -122,6 +127,7 @@ def kill(copy: Copy) -> None:
 
 
 def merge(copy: Copy) -> None:
+    stage(copy, "merge")
     for device in ("cuda", "cpu"):
         command = [sys.executable, "-m", "bench.pipeline", "--write-merged", device, str(copy.folder)]
         subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603
@@ -162,7 +168,12 @@ def devices(copy: Copy) -> None:
         show(f"{count} processes, sharding {sharding}", seconds, copy.notes("train.timing.json"), losses)
 
 
-PARTS = {part.__name__: part for part in (stages, kill, merge, devices)}
+def evaluate(copy: Copy) -> None:
+    for name in ("evaluate@base", "evaluate@tuned"):
+        stage(copy, name)
+
+
+PARTS = {part.__name__: part for part in (train, kill, devices, merge, evaluate)}
 
 
 def main() -> None:
@@ -182,10 +193,9 @@ def main() -> None:
             # In a process of its own, which gives the GPU's memory back.
             command = [sys.executable, "-m", "bench._train.base", str(copy.folder / BASE_FOLDER)]
             subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603
-        if "stages" not in options.parts:
-            for stage in STAGES[:4]:
-                copy.run(stage)
-            copy.limit_steps()
+        for name in DATA:
+            copy.run(name)
+        copy.limit_steps()
         for part in options.parts:
             PARTS[part](copy)
 

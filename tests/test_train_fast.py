@@ -151,7 +151,7 @@ def measured(model, seed=3):
     del batch["labels"]
     with torch.autocast(device.type, dtype=torch.bfloat16):
         states = model.get_base_model().model(inputs_embeds=inputs, use_cache=False, **batch).last_hidden_state
-    (states.float() * torch.linspace(-1, 1, states.shape[-1])).sum().backward()
+    (states.float() * torch.linspace(-1, 1, states.shape[-1], device=device)).sum().backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
     return states.detach().float(), gradients, inputs.grad.float(), torch.rand(1, device=device)
 
