@@ -6,7 +6,7 @@ In a copy of the working tree, with DVC where it is installed and else stage by 
 themselves. Parts, in the order given:
     train
     kill      trains once more, is killed with SIGKILL behind a checkpoint, goes on, and compares the adapters' bytes
-    devices   trains with one process and with two, replicated and sharded
+    devices   trains with two processes, replicated and sharded, the rows of an optimizer step being the same
     merge     and writes the merged weights once more on this device and on the CPU, to say how many modules have other
               4-bit values there than in training
     evaluate
@@ -159,7 +159,7 @@ def write_merged_on(device: str, folder: Path) -> None:
 
 def devices(copy: Copy) -> None:
     copy.values["machine"]["save_steps"] = 1000
-    for count, sharding in ((1, "none"), (2, "none"), (2, "fsdp")):
+    for count, sharding in ((2, "none"), (2, "fsdp")):
         copy.values["machine"].update(devices=count, sharding=sharding)
         copy.write()
         seconds = copy.run("train", "--force", "--no-run-cache")

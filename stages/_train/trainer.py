@@ -154,7 +154,10 @@ class Trainer(SFTTrainer):
         self.model.eval()
         summed, count = 0.0, 0
         # A data loader draws a seed when it starts; dropout must not notice that there was an evaluation.
-        with torch.random.fork_rng(), torch.no_grad(), self.compute_loss_context_manager():
+        # Of several GPUs only this process's: to ask the others for theirs would start them.
+        device = self.args.device
+        forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with forked, torch.no_grad(), self.compute_loss_context_manager():
             for inputs in self.get_eval_dataloader():
                 loss, trained = self.summed_loss(self.model, self._prepare_inputs(inputs))
                 summed, count = summed + loss.item(), count + trained
