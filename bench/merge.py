@@ -102,14 +102,19 @@ def peft(base: Path, adapter: Path, target: Path) -> None:
 
 
 def ours(base: Path, adapter: Path, target: Path, onto: str) -> None:
+    import torch
+
     from stages._merge.adapter import Adapter
     from stages._merge.stream import Plan, write_merged
+    from stages.shared.four_bit import SAMPLE, Values
     from stages.shared.params import Quantization
 
     target.mkdir()
     found = Adapter(adapter)
-    hashes = dict.fromkeys(found, "") if onto == "dequantized" else {}  # the values are hashed, and differ
-    write_merged(Plan(base, found, Quantization(bits=4, quant_type="nf4", double_quant=True), hashes, "cpu"), target)
+    # Any values, so that theirs are hashed and compared.
+    names = list(found) if onto == "dequantized" else []
+    trained = Values(dict.fromkeys(names, ""), {name: torch.ones(SAMPLE) for name in names})
+    write_merged(Plan(base, found, Quantization(bits=4, quant_type="nf4", double_quant=True), trained, "cpu"), target)
 
 
 def axolotl(base: Path, adapter: Path, target: Path, *, four_bit: bool) -> None:

@@ -148,12 +148,12 @@ def write_merged_on(device: str, folder: Path) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         print("merge on cuda: there is no CUDA device")
         return
-    hashes = trained_values()
+    trained = trained_values()
     with tempfile.TemporaryDirectory(dir=folder) as target:
         started = time.monotonic()
-        plan = Plan(BASE, Adapter(ADAPTER), load_params().quantization, hashes, torch.device(device))
+        plan = Plan(BASE, Adapter(ADAPTER), load_params().quantization, trained, torch.device(device))
         different = write_merged(plan, Path(target))
-        notes = {"modules": len(hashes), "other values": len(different), "peak_rss_bytes": peak_memory()}
+        notes = {"modules": len(trained.hashes), "other values": len(different), "peak_rss_bytes": peak_memory()}
         show(f"merged weights written on {device}", time.monotonic() - started, notes)
 
 

@@ -28,6 +28,7 @@ from stages._evaluate.predictions import (
 from stages._evaluate.sandbox import check_sandbox
 from stages._evaluate.scoring import FORMAT_TOKENS, Body, body, score, score_plain
 from stages._evaluate.subject import Answers, Prompts, Reader, Subject
+from stages.shared.base import check_base
 from stages.shared.measures import (
     COUNTS,
     GENERATED,
@@ -109,6 +110,8 @@ def summary(metrics: dict) -> str:
 
 
 def main(params: Params, name: str, weights: Path) -> Outcome:
+    if name == "base":
+        check_base(weights)
     section = params.evaluate
     make_deterministic(params.seed, wanted=True, warn_only=True)
     records = next(read_records(CLEAN / "test.parquet", section.max_rows), [])

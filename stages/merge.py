@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 from stages._merge.adapter import Adapter
-from stages._merge.stream import Plan, refuse_full_disk, write_merged
+from stages._merge.stream import GB, Difference, Plan, refuse_full_disk, shards, write_merged
+from stages.shared.base import check_base
 from stages.shared.card import base_name, front_matter, precision
 from stages.shared.errors import UserError
-from stages.shared.four_bit import VALUES
+from stages.shared.four_bit import SAMPLES, VALUES, Values
 from stages.shared.models import free, load_model, pick_device
 from stages.shared.params import Merge, Params
 from stages.shared.paths import (
@@ -36,21 +37,32 @@ CARD = """# Merged model
 
 On {tokens} tokens of the validation split its loss is {loss_gap:+.5f} nats a token from that of base and adapter as
 they were trained; KL divergence {kl:.6f}, the same most likely token on {top1_agreement:.2%}.
-
+{other}
 Prompts follow Mistral's instruct format {template}: see chat_template.jinja.
 """
 ONTO = {"dequantized": "those 4-bit values, kept in 16 bits", "original": "the base's 16-bit weights"}
 
 
-def trained_values() -> dict[str, str]:
-    """{module: sha256 of its 4-bit values}, as training left it beside the adapter."""
+def trained_values() -> Values:
+    """The base's 4-bit values, as training left them beside the adapter."""
+    from safetensors.torch import load_file
+
     try:
-        return read_json(ADAPTER / VALUES)
-    except FileNotFoundError:
+        return Values(read_json(ADAPTER / VALUES), load_file(ADAPTER / SAMPLES))
+    except FileNotFoundError as missing:
         raise UserError(
-            f"{ADAPTER / VALUES} is missing, which says what was in 4 bits. `dvc repro train` makes it; an adapter "
-            "from elsewhere can be merged with merge.base: original"
+            f"{missing.filename or ADAPTER / SAMPLES} is missing, which says what was in 4 bits. `dvc repro train` "
+            "makes it; an adapter from elsewhere can be merged with merge.base: original"
         ) from None
+
+
+def how_far(different: list[Difference], compared: int) -> str:
+    largest, share = (max(getattr(each, name) for each in different) for name in ("largest", "share"))
+    return (
+        f"{len(different)} of {compared} modules have other 4-bit values here than in training, such as "
+        f"{different[0].module}: of 1,024 values of a module up to {share:.1%} differ, by up to {largest:.2e} of the "
+        "largest"
+    )
 
 
 def copy_companions(folder: Path, template: str) -> None:
@@ -61,8 +73,8 @@ def copy_companions(folder: Path, template: str) -> None:
     write_text(folder / "chat_template.jinja", CHAT_TEMPLATES[template])
 
 
-def card(params: Params, config: dict, parity: dict[str, float]) -> str:
-    """README.md of the merged model. config: the adapter's."""
+def card(params: Params, config: dict, parity: dict[str, float], other: str = "") -> str:
+    """README.md of the merged model. config: the adapter's; other: how its values are not those of training."""
     manifest = read_json(BASE / "manifest.json")
     kind = "DoRA" if config.get("use_dora") else "rsLoRA" if config.get("use_rslora") else "LoRA"
     base = f"{base_name(manifest)} at {manifest['revision']}" if manifest["revision"] else base_name(manifest)
@@ -74,6 +86,7 @@ def card(params: Params, config: dict, parity: dict[str, float]) -> str:
         precision=precision(params.quantization.model_dump()),
         onto=ONTO["original" if params.quantization.bits == 16 else params.merge.base],
         template=params.prompt.template,
+        other=f"\nNot exact: {other}.\n" if other else "",
         **parity,
     )
     return front_matter(manifest) + text
@@ -117,21 +130,30 @@ def main(params: Params) -> Outcome:
     from stages._merge.parity import reference_bytes
 
     rows = list(Dataset.from_file(str(TOKENIZED / "validation.arrow")).take(params.merge.parity_rows))
-    hashes = trained_values() if params.merge.base == "dequantized" else {}
-    plan = Plan(BASE, Adapter(ADAPTER), params.quantization, hashes, pick_device(params.machine))
-    refuse_full_disk(BASE, BASE.parent, reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"]))
+    check_base()
+    trained = trained_values() if params.merge.base == "dequantized" else Values({}, {})
+    plan = Plan(BASE, Adapter(ADAPTER), params.quantization, trained, pick_device(params.machine))
+    more = reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"])
+    refuse_full_disk(BASE, BASE.parent, more)
+    size = sum(path.stat().st_size for path in shards(BASE))
+    print(
+        f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, one in memory at a time: up to "
+        f"{size / GB:.2f} GB and activations on {plan.device}, {more / GB:.2f} GB of the disk meanwhile",
+        flush=True,
+    )
     with whole_directory(MERGED) as folder:
         started = time.monotonic()
         different = write_merged(plan, folder)
         timing = {"write_seconds": round(time.monotonic() - started, 3), "write_peak_rss_bytes": peak_memory()}
-        if different:
+        other = how_far(different, len(trained.hashes)) if different else ""
+        if other:
             print(
-                f"merge: {len(different)} of {len(hashes)} modules have other 4-bit values here than in training, such "
-                f"as {different[0]}: another device or version rounds otherwise. The loss gap tells what it comes to"
+                f"merge: {other}. Another device or version rounds otherwise, and the models below are compared with "
+                "the base as it is here. Merge where it was trained, or train here"
             )
         copy_companions(folder, params.prompt.template)
         parity, naive = compare_all(plan, folder, rows, params)
-        write_text(folder / "README.md", card(params, plan.adapter.config, parity))
+        write_text(folder / "README.md", card(params, plan.adapter.config, parity, other))
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     write_json(
         METRICS / "merge.json",
@@ -140,7 +162,11 @@ def main(params: Params) -> Outcome:
             "bytes": size,
             "merged_modules": len(plan.adapter),
             "tensors": read_json(BASE / "manifest.json")["tensors"],
-            "values": {"compared": len(hashes), "different": len(different)},
+            "values": {
+                "compared": len(trained.hashes),
+                "different": len(different),
+                "largest_difference": max((each.largest for each in different), default=0.0),
+            },
             "parity": parity,
             "naive": {name: naive[name] for name in ("loss_gap", "loss_merged", "kl", "top1_agreement")},
         },

@@ -19,7 +19,6 @@ from stages._train.checkpoints import Checkpoints, step_of
 from stages._train.checks import (
     Rows,
     adapter_parameters,
-    check_base,
     check_disk,
     check_dtype,
     check_rows,
@@ -38,8 +37,9 @@ from stages._train.results import curves, losses, sizes, speed
 from stages._train.signals import Stop, die_with_parent
 from stages._train.start import check_start
 from stages._train.trackers import prepare_trackers
+from stages.shared.base import check_base
 from stages.shared.errors import UserError
-from stages.shared.four_bit import VALUES
+from stages.shared.four_bit import SAMPLES, VALUES, Values
 from stages.shared.models import make_deterministic, pick_device
 from stages.shared.params import Params, load_params
 from stages.shared.paths import (
@@ -59,9 +59,10 @@ if TYPE_CHECKING:
     from stages._train.trainer import Trainer
 
 
-def train(trainer: "Trainer", checkpoint: Path | None, values: dict[str, str]) -> None:
-    """Trains to the end and leaves models/adapter, compared with what was trained. values: hashes of the base's."""
+def train(trainer: "Trainer", checkpoint: Path | None, values: Values) -> None:
+    """Trains to the end and leaves models/adapter, compared with what was trained. values: the base's."""
     from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     try:
         trainer.run(checkpoint)
@@ -75,7 +76,8 @@ def train(trainer: "Trainer", checkpoint: Path | None, values: dict[str, str]) -
     try:
         with whole_directory(ADAPTER) as folder:
             save_adapter(trainer.model, folder, trainer.taken)
-            write_json(folder / VALUES, values)
+            write_json(folder / VALUES, values.hashes)
+            save_file(values.samples, folder / SAMPLES, {"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{ADAPTER} could not be written ({error}). Free some space. {trainer.stop.next_run()}, the last"

@@ -1,9 +1,10 @@
 """What training's options leave behind can be merged, and the merged model is the one that was trained."""
 
 import pytest
+from safetensors.torch import save_file
 
 from stages import merge
-from stages.shared.four_bit import VALUES
+from stages.shared.four_bit import SAMPLES, VALUES
 from stages.shared.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, write_json
 from tests.conftest import write_rows
 from tests.test_train import rows
@@ -17,7 +18,8 @@ def merged(params, trained_by, folder) -> dict:
     trainer = trained_by(params)
     trainer.run(None)
     saved(trainer, ADAPTER)
-    write_json(ADAPTER / VALUES, trainer.values)
+    write_json(ADAPTER / VALUES, trainer.values.hashes)
+    save_file(trainer.values.samples, ADAPTER / SAMPLES)
     (folder / TOKENIZED).mkdir(parents=True)
     write_rows(TOKENIZED / "validation.arrow", rows(2))
     merge.main(params)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stages._merge.nf4 import BLOCKSIZE, quantized
 from stages._merge.weights import Original, Stored
-from stages.shared.four_bit import raw_bytes
+from stages.shared.four_bit import places, raw_bytes
 from stages.shared.params import Quantization
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class FourBit:
 
         self.stored, self.quant_type, self.digest = stored, quantization.quant_type, hashlib.sha256()
         count = math.prod(stored.shape)
+        self.places, self.sample = places(count), []
         # Each in one piece from the start: what lasts, strewn among what does not, keeps the allocator from reusing it.
         self.packed = torch.empty(((count + 1) // 2, 1), dtype=torch.uint8, device=device)
         self.constants = torch.empty(-(count // -BLOCKSIZE), device=device)
@@ -48,7 +49,8 @@ class FourBit:
         return self.packed[start // 2 : -(end // -2)], self.constants[start // BLOCKSIZE : -(end // -BLOCKSIZE)]
 
     def blocks(self) -> "Iterator[tuple[int, torch.Tensor]]":
-        """(first row, rows in bf16) from top to bottom. `digest` is their sha256 afterwards."""
+        """(first row, rows in bf16) from top to bottom. `digest` is their sha256 afterwards, `sample` the values at
+        `places`, in parts."""
         import torch
         from bitsandbytes.functional import QuantState, dequantize_4bit
 
@@ -63,4 +65,7 @@ class FourBit:
             )
             rows = dequantize_4bit(packed, state)
             self.digest.update(raw_bytes(rows))
+            start, end = (row * self.stored.shape[1] for row in (first, last))
+            inside = self.places[(self.places >= start) & (self.places < end)] - start
+            self.sample.append(rows.flatten()[inside.to(rows.device)].cpu())
             yield first, rows

@@ -12,7 +12,7 @@ from stages._merge.adapter import Adapter
 from stages._merge.four_bit import FourBit
 from stages._merge.weights import Original, Stored, Target, copy, start_file, stored_tensors
 from stages.shared.errors import UserError
-from stages.shared.four_bit import raw_bytes
+from stages.shared.four_bit import Values, raw_bytes
 from stages.shared.params import Quantization
 from stages.shared.paths import read_json
 from stages.shared.progress import progress
@@ -28,14 +28,14 @@ GB = 1_000_000_000
 class Plan:
     """What is merged onto what.
 
-    hashes: {module: sha256 of its values in training} of those that the adapter was trained on in 4 bits; empty for a
-    merge onto the 16-bit weights.
+    trained: the values of those modules that the adapter was trained on in 4 bits; of none for a merge onto the 16-bit
+    weights.
     """
 
     base: Path
     adapter: Adapter
     quantization: Quantization
-    hashes: dict[str, str]
+    trained: Values
     device: "torch.device | str"
 
     def tensors(self) -> dict[str, Stored]:
@@ -47,7 +47,7 @@ class Plan:
         found = [stored for path in shards(self.base) for stored in stored_tensors(path)]
         tensors = {stored.name.removesuffix(".weight"): stored for stored in found}
         tied = {"lm_head"} if read_json(self.base / "config.json").get("tie_word_embeddings") else set()
-        for name in (*self.adapter, *self.hashes):
+        for name in (*self.adapter, *self.trained.hashes):
             if name not in tensors or name in tied:
                 why = "shares its weight with the embeddings" if name in tied else "is not in the base's weights"
                 raise UserError(f"the adapter was trained on {name}, which {why}. Set lora.target_modules, train again")
@@ -85,18 +85,38 @@ def merged_blocks(plan: Plan, name: str, values: "Original | FourBit") -> "Itera
         yield first, merged.to(getattr(torch, DTYPES[stored.dtype]))
 
 
-def write_tensor(plan: Plan, name: str, stored: Stored, target: Target) -> str | None:
-    """Writes one tensor into the open file; the sha256 of its 4-bit values where it had such."""
-    if name not in plan.adapter and name not in plan.hashes:
+@dataclass(frozen=True)
+class Difference:
+    """A module whose 4-bit values are not those of training. Of a sample of its values: the share of other ones, and
+    the largest distance, as a share of the largest value."""
+
+    module: str
+    share: float
+    largest: float
+
+
+def difference(plan: Plan, name: str, values: FourBit) -> Difference | None:
+    import torch
+
+    if values.digest.hexdigest() == plan.trained.hashes[name]:
+        return None
+    found, trained = torch.cat(values.sample).float(), plan.trained.samples[name].float()
+    distance = (found - trained).abs()
+    return Difference(name, (distance > 0).float().mean().item(), (distance.max() / trained.abs().max()).item())
+
+
+def write_tensor(plan: Plan, name: str, stored: Stored, target: Target) -> Difference | None:
+    """Writes one tensor into the open file."""
+    if name not in plan.adapter and name not in plan.trained.hashes:
         copy(stored, target)
         return None
-    four_bit = FourBit(stored, plan.device, plan.quantization) if name in plan.hashes else None
+    four_bit = FourBit(stored, plan.device, plan.quantization) if name in plan.trained.hashes else None
     position = stored.start
     for _, rows in merged_blocks(plan, name, four_bit or Original(stored, plan.device)):
         data = raw_bytes(rows)
         target.put(data, position)
         position += len(data)
-    return four_bit.digest.hexdigest() if four_bit else None
+    return difference(plan, name, four_bit) if four_bit else None
 
 
 @contextmanager
@@ -114,7 +134,7 @@ def workers() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def write_merged(plan: Plan, folder: Path) -> list[str]:
+def write_merged(plan: Plan, folder: Path) -> list[Difference]:
     """Writes the weights to `folder`, and returns the modules whose 4-bit values are not those of training."""
     import bitsandbytes  # noqa: F401  (before the threads do: to the others it would be there with half its kernels)
 
@@ -127,12 +147,12 @@ def write_merged(plan: Plan, folder: Path) -> list[str]:
         executor = stack.enter_context(workers())
         shown = stack.enter_context(progress("merge", len(tensors), " tensors"))
 
-        def write(name: str) -> str | None:
+        def write(name: str) -> Difference | None:
             return write_tensor(plan, name, tensors[name], targets[tensors[name].path])
 
         different = []
-        for name, digest in zip(tensors, executor.map(write, tensors), strict=True):
-            if digest != plan.hashes.get(name):
-                different.append(name)
+        for found in executor.map(write, tensors):
+            if found:
+                different.append(found)
             shown.advance()
     return different

@@ -1,16 +1,14 @@
 """What can be known to go wrong before the model is loaded, so that it does not show after hours."""
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages._train.checkpoints import Checkpoints
-from stages._train.fingerprint import MEND_BASE, base_files
 from stages.shared.errors import UserError
 from stages.shared.models import pick_device
 from stages.shared.params import Lora, Machine
-from stages.shared.paths import ADAPTER, BASE, read_json, sha256
+from stages.shared.paths import ADAPTER, BASE, read_json
 from stages.shared.prompts import IGNORED
 
 MIB = 1 << 20
@@ -143,27 +141,6 @@ def adapter_parameters(lora: Lora) -> int:
     """How many parameters the adapter will have. Dora's magnitudes are one an output."""
     layers = adapted_layers(lora).values()
     return sum(lora.r * (width + height) + (height if lora.variant == "dora" else 0) for width, height in layers)
-
-
-def digest(path: Path) -> str | None:
-    """None where the file is absent or its disk cannot read it."""
-    try:
-        return sha256(path)
-    except PermissionError:
-        raise
-    except OSError:
-        return None
-
-
-def check_base() -> None:
-    """Compares models/base with its manifest. DVC goes by size and time, so what rots on the disk escapes it; training
-    on it would take hours, and reading it once takes seconds."""
-    expected = base_files()
-    with ThreadPoolExecutor(4) as pool:
-        found = dict(zip(expected, pool.map(lambda name: digest(BASE / name), expected), strict=True))
-    damaged = [str(BASE / name) for name in expected if found[name] != expected[name]]
-    if damaged:
-        raise UserError(f"{', '.join(damaged)} has other bytes than its manifest says, or is missing. {MEND_BASE}")
 
 
 def existing(path: Path) -> Path:

@@ -7,23 +7,15 @@ import platform
 from pathlib import Path
 
 from stages._train.distributed import world
-from stages.shared.errors import UserError
+from stages.shared.base import base_files
 from stages.shared.models import pick_attention, pick_device
 from stages.shared.params import Params
-from stages.shared.paths import ADAPTERS, BASE, read_json
+from stages.shared.paths import ADAPTERS, BASE, sha256
 from stages.shared.stage import declaration
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 BELOW = ("accelerate", "datasets", "numpy", "safetensors")
 HASH = "sha256:"
-MEND_BASE = (
-    f"Run `python -m tools.doctor --deep` and remove what it names in the cache, then `rm -rf {BASE}` and `dvc repro`"
-)
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flat(values: dict, prefix: str) -> dict[str, object]:
@@ -37,15 +29,6 @@ def adapter_contents(name: str | None) -> dict[str, str]:
     """Of data/adapters just the files of the adapter that the training starts from."""
     files = sorted(path for path in (ADAPTERS / name).iterdir() if path.is_file()) if name else []
     return {str(path): contents(path) for path in files}
-
-
-def base_files() -> dict[str, str]:
-    """{file of models/base: sha256}, as its manifest says."""
-    path = BASE / "manifest.json"
-    try:
-        return dict(read_json(path)["files"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is missing or damaged. {MEND_BASE}") from None
 
 
 def contents(dep: Path) -> str:

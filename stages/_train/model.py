@@ -6,7 +6,7 @@ from stages._train.adapter import add_adapter, quantized_bytes
 from stages._train.distributed import rank
 from stages._train.memory import GIB, OVERHEAD, SLACK, Keep, choose, device_memory, estimate, shape_of
 from stages._train.sharding import shard
-from stages.shared.four_bit import value_hashes
+from stages.shared.four_bit import Values, values_of
 from stages.shared.models import load_model, pick_attention, pick_device
 from stages.shared.params import Params
 from stages.shared.paths import BASE, read_json
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def prepare_model(params: Params, manifest: dict, keep: Keep) -> "tuple[PeftModel, int, dict[str, str]]":
-    """The base with a fresh adapter, ready to train, the bytes of the base as quantized, and the hashes of its values
+def prepare_model(params: Params, manifest: dict, keep: Keep) -> "tuple[PeftModel, int, Values]":
+    """The base with a fresh adapter, ready to train, the bytes of the base as quantized, and its values
     (in rank 0)."""
     from stages._train.attention import register
     from stages._train.layer import fuse
@@ -24,7 +24,7 @@ def prepare_model(params: Params, manifest: dict, keep: Keep) -> "tuple[PeftMode
     register()
     model = load_model(BASE, params.machine, params.quantization, packed=True)
     base_bytes = quantized_bytes(model)
-    values = value_hashes(model) if rank() == 0 else {}  # now, while the base is whole and in 4 bits
+    values = values_of(model) if rank() == 0 else Values({}, {})  # now, while the base is whole and in 4 bits
     model = add_adapter(model, params.lora, manifest)
     if params.machine.sharding == "fsdp":
         shard(model)  # a layer's weights are whole only while its own forward runs

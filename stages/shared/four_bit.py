@@ -1,6 +1,7 @@
 """The values that 4-bit layers compute with, and what tells whether another device makes the same ones."""
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.shared.models import quantized_modules
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     import torch
 
 VALUES = "base_values.json"  # in models/adapter: {module: sha256 of the values it was trained on}
+SAMPLES = "base_values.safetensors"  # beside it: some of these values
+SAMPLE = 1024  # of each module: of a 7B half a megabyte, enough to see how far another device's are from them
 
 
 def raw_bytes(tensor: "torch.Tensor") -> memoryview:
@@ -25,13 +28,28 @@ def dequantized(module: "torch.nn.Module") -> "torch.Tensor":
     return dequantize_4bit(module.weight.data, module.weight.quant_state)
 
 
-def value_hashes(model: "torch.nn.Module") -> dict[str, str]:
-    """{module name in the base: sha256 of its dequantized values}, of all 4-bit layers, with adapters on them or not.
+@dataclass(frozen=True)
+class Values:
+    """hashes: {module: sha256 of the 4-bit values it computes with}; samples: {module: SAMPLE of these}."""
 
-    model: as load_model() gives it; of a PeftModel its get_base_model().
-    """
-    # PEFT keeps the layer that it adapts under `base_layer`.
-    return {
-        name.removesuffix(".base_layer"): hashlib.sha256(raw_bytes(dequantized(module))).hexdigest()
-        for name, module in quantized_modules(model)
-    }
+    hashes: dict[str, str]
+    samples: "dict[str, torch.Tensor]"
+
+
+def places(count: int) -> "torch.Tensor":
+    """Of `count` values, the SAMPLE ones that are kept, spread evenly."""
+    import torch
+
+    return torch.arange(min(SAMPLE, count)) * count // min(SAMPLE, count)
+
+
+def values_of(model: "torch.nn.Module") -> Values:
+    """Of all 4-bit layers, with adapters on them or not. model: as load_model() gives it; of a PeftModel its
+    get_base_model()."""
+    found = Values({}, {})
+    for place, module in quantized_modules(model):
+        values = dequantized(module)
+        name = place.removesuffix(".base_layer")  # PEFT keeps the layer that it adapts there
+        found.hashes[name] = hashlib.sha256(raw_bytes(values)).hexdigest()
+        found.samples[name] = values.flatten()[places(values.numel()).to(values.device)].cpu()
+    return found

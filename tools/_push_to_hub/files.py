@@ -15,7 +15,7 @@ ALLOWED = (".safetensors", ".json", ".jinja")  # and beside them the card
 # What the stages call their files, in models/merged and models/adapter.
 OWN = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|config\.json|generation_config\.json|"
-    r"adapter_model\.safetensors|adapter_config\.json|base_values\.json|chat_template\.jinja|"
+    r"adapter_model\.safetensors|adapter_config\.json|base_values\.(?:json|safetensors)|chat_template\.jinja|"
     r"tokenizer\.json|tokenizer_config\.json|tokenizer\.model(\.v3)?|special_tokens_map\.json|added_tokens\.json"
 )
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib")
