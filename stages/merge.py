@@ -15,7 +15,7 @@ from stages._merge.stream import GB, Difference, Plan, refuse_full_disk, shards,
 from stages.shared.base import check_base
 from stages.shared.card import base_name, front_matter, precision
 from stages.shared.errors import UserError
-from stages.shared.four_bit import SAMPLES, VALUES, Values
+from stages.shared.four_bit import SAMPLE, SAMPLES, VALUES, Values
 from stages.shared.models import free, load_model, pick_device
 from stages.shared.params import Merge, Params
 from stages.shared.paths import (
@@ -60,8 +60,8 @@ def how_far(different: list[Difference], compared: int) -> str:
     largest, share = (max(getattr(each, name) for each in different) for name in ("largest", "share"))
     return (
         f"{len(different)} of {compared} modules have other 4-bit values here than in training, such as "
-        f"{different[0].module}: of 1,024 values of a module up to {share:.1%} differ, by up to {largest:.2e} of the "
-        "largest"
+        f"{different[0].module}: of {SAMPLE:,} values of a module up to {share:.1%} differ, by up to {largest:.2e} "
+        "of the largest"
     )
 
 

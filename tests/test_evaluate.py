@@ -25,7 +25,7 @@ from stages.shared.errors import UserError
 from stages.shared.measures import GENERATED
 from stages.shared.models import load_model
 from stages.shared.params import Prompt
-from stages.shared.paths import CLEAN, EVALUATIONS, read_json
+from stages.shared.paths import CLEAN, EVALUATIONS, read_json, sha256, write_json
 from stages.shared.prompts import IGNORED, Encoder
 from stages.shared.records import Record, read_records, record_file, record_table
 from tests.conftest import ROOT, write_records
@@ -45,6 +45,7 @@ def save_model(folder, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         MistralForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    write_json(folder / "manifest.json", {"files": {path.name: sha256(path) for path in folder.iterdir()}})
     return folder
 
 

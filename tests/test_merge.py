@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from stages._train.adapter import save_adapter
 from stages.download_model import download_model
 from stages.merge import ADAPTER, BASE, copy_companions, main
 from stages.shared.errors import UserError
-from stages.shared.four_bit import VALUES, dequantized, value_hashes
+from stages.shared.four_bit import SAMPLE, SAMPLES, VALUES, Values, dequantized, values_of
 from stages.shared.models import load_model, make_deterministic, quantized_modules
 from stages.shared.paths import read_json, write_json
 from stages.shared.prompts import Encoder
@@ -60,7 +61,9 @@ def make_adapter(base, params, folder, std=0.05, **options):
         elif "magnitude" in name:
             parameter.data *= torch.empty_like(parameter).uniform_(0.8, 1.25)
     save_adapter(model, folder)
-    write_json(folder / VALUES, value_hashes(model.get_base_model()))
+    values = values_of(model.get_base_model())
+    write_json(folder / VALUES, values.hashes)
+    save_file(values.samples, folder / SAMPLES)
 
 
 def write_validation(rows):
@@ -99,8 +102,8 @@ def changed_merge(params, **changes):
 
 
 def plan_of(params, base="dequantized"):
-    hashes = read_json(ADAPTER / VALUES) if base == "dequantized" else {}
-    return Plan(BASE, Adapter(ADAPTER), params.quantization, hashes, "cpu")
+    values = merge_stage.trained_values() if base == "dequantized" else Values({}, {})
+    return Plan(BASE, Adapter(ADAPTER), params.quantization, values, "cpu")
 
 
 def merged_folder(params, folder, base="dequantized"):
@@ -149,15 +152,16 @@ def test_the_values_are_those_of_the_loaded_4_bit_model_to_the_last_bit(
     monkeypatch.setattr(weights, "BLOCK", 3000)  # several blocks a weight, and a last one that is smaller
     params = params_of(machine={"device": "cpu"}, quantization={"quant_type": quant_type, "double_quant": double_quant})
     model = load_model(small_base, params.machine, params.quantization)
-    hashes = value_hashes(model)
+    expected = values_of(model)
     stored = {each.name: each for path in sorted(small_base.glob("*.safetensors")) for each in stored_tensors(path)}
-    assert len(hashes) == CHANGED
+    assert len(expected.hashes) == CHANGED
     for name, module in quantized_modules(model):
         values = FourBit(stored[f"{name}.weight"], "cpu", params.quantization)
         blocks = [rows for _, rows in values.blocks()]
         assert len(blocks) > 1 or stored[f"{name}.weight"].shape[0] <= 64
         assert torch.equal(torch.cat(blocks), dequantized(module))
-        assert values.digest.hexdigest() == hashes[name]
+        assert values.digest.hexdigest() == expected.hashes[name]
+        assert torch.equal(torch.cat(values.sample), expected.samples[name])
 
 
 def test_a_weight_whose_columns_fill_no_quantized_block_keeps_its_values(tmp_path, params_of, monkeypatch):
@@ -388,19 +392,52 @@ def test_every_setting_that_peft_has_is_followed_or_refused():
     assert FOLLOWED | WITHOUT_EFFECT - {"auto_mapping", "runtime_config"} <= defaults.keys()
 
 
-def test_a_missing_record_of_the_4_bit_values_says_what_to_do(with_rows):
-    (ADAPTER / VALUES).unlink()
-    with pytest.raises(UserError, match=r"base_values\.json is missing.*dvc repro train.*merge\.base: original"):
+@pytest.mark.parametrize("name", [VALUES, SAMPLES])
+def test_a_missing_record_of_the_4_bit_values_says_what_to_do(with_rows, name):
+    (ADAPTER / name).unlink()
+    said = rf"{re.escape(name)} is missing.*dvc repro train.*merge\.base: original"
+    with pytest.raises(UserError, match=said):
         main(with_rows)
 
 
 def test_values_that_another_device_rounded_otherwise_are_counted_and_not_hidden(with_rows, capsys):
-    hashes = read_json(ADAPTER / VALUES)
+    """As if training's device had made every fourth value of one module larger by a tenth of the largest one."""
+    hashes, samples = read_json(ADAPTER / VALUES), load_file(ADAPTER / SAMPLES)
     changed = sorted(hashes)[:3]
     write_json(ADAPTER / VALUES, hashes | dict.fromkeys(changed, "0" * 64))
+    there = samples[changed[1]].float()
+    largest = there.abs().max()
+    there[::4] = torch.where(there[::4] < 0, there[::4] + largest / 10, there[::4] - largest / 10)
+    save_file(samples | {changed[1]: there.to(torch.bfloat16)}, ADAPTER / SAMPLES)
     main(changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0))
-    assert read_json(merge_stage.METRICS / "merge.json")["values"] == {"compared": CHANGED, "different": 3}
-    assert f"3 of {CHANGED} modules have other 4-bit values here than in training" in capsys.readouterr().out
+    values = read_json(merge_stage.METRICS / "merge.json")["values"]
+    assert (values["compared"], values["different"]) == (CHANGED, 3)
+    assert values["largest_difference"] == pytest.approx(0.1, rel=0.12)  # by then the largest may be a smaller one
+    said = f"3 of {CHANGED} modules have other 4-bit values here than in training, such as {changed[0]}"
+    share = "up to 25.0% differ"
+    printed, card = capsys.readouterr().out, (merge_stage.MERGED / "README.md").read_text()
+    assert said in printed
+    assert share in printed
+    assert f"Not exact: {said}" in card
+    assert share in card
+
+
+def test_a_base_that_is_not_what_its_manifest_says_is_not_merged(with_rows, small_base):
+    BASE.unlink()
+    shutil.copytree(small_base, BASE)
+    path = max(BASE.glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"{path.name} has other bytes than its manifest says.*tools\.doctor --deep"):
+        main(with_rows)
+
+
+def test_what_the_comparison_needs_is_said_beforehand(with_rows, capsys):
+    main(changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0))
+    size = sum(path.stat().st_size for path in BASE.glob("*.safetensors")) / 1e9
+    said = f"writes {size:.2f} GB, then compares models on 2 rows, one in memory at a time: up to {size:.2f} GB"
+    assert said in capsys.readouterr().out
 
 
 def test_a_full_disk_is_said_before_anything_is_written(with_rows, monkeypatch):
@@ -482,18 +519,22 @@ def test_two_runs_write_the_same_bytes_and_a_card_that_hubs_take(with_rows):
 
 
 def test_merged_onto_the_original_base_the_naive_merge_is_the_result(with_rows):
-    (ADAPTER / VALUES).unlink()  # needed only where the 4-bit values are merged onto
+    for name in (VALUES, SAMPLES):
+        (ADAPTER / name).unlink()  # needed only where the 4-bit values are merged onto
     main(changed_merge(with_rows, base="original", max_loss_gap=1.0, max_kl=1.0))
     metrics = read_json(merge_stage.METRICS / "merge.json")
     assert metrics["naive"].items() <= metrics["parity"].items()
-    assert metrics["values"] == {"compared": 0, "different": 0}
+    assert metrics["values"] == {"compared": 0, "different": 0, "largest_difference": 0.0}
 
 
 def test_training_records_the_values_of_every_module_that_was_in_4_bits(adapted):
     model = load_model(BASE, adapted.machine, adapted.quantization)
-    expected = {
-        name: hashlib.sha256(dequantized(module).view(torch.int16).numpy().tobytes()).hexdigest()
-        for name, module in quantized_modules(model)
+    values = {name: dequantized(module) for name, module in quantized_modules(model)}
+    assert len(values) == CHANGED
+    assert read_json(ADAPTER / VALUES) == {
+        name: hashlib.sha256(each.view(torch.int16).numpy().tobytes()).hexdigest() for name, each in values.items()
     }
-    assert read_json(ADAPTER / VALUES) == expected
-    assert len(expected) == CHANGED
+    samples = load_file(ADAPTER / SAMPLES)
+    assert samples.keys() == values.keys()
+    for name, each in values.items():
+        assert torch.equal(samples[name], each.flatten()[:: each.numel() // SAMPLE][:SAMPLE])

@@ -172,7 +172,7 @@ def test_the_loss_and_its_gradients_equal_those_of_trl(trainer_of):
 
 
 def test_the_fused_loss_equals_the_plain_one_across_chunks(monkeypatch):
-    monkeypatch.setattr(loss_module, "CHUNK", 7)
+    monkeypatch.setattr(loss_module, "CHUNK", {"cpu": 7})
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(30, 16, generator=generator, requires_grad=True)
     weight, targets = torch.randn(50, 16, generator=generator), torch.randint(50, (30,), generator=generator)

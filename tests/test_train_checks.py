@@ -16,7 +16,6 @@ from stages._train.checkpoints import Checkpoints
 from stages._train.checks import (
     Rows,
     adapter_parameters,
-    check_base,
     check_disk,
     check_dtype,
     check_rows,
@@ -24,6 +23,7 @@ from stages._train.checks import (
 )
 from stages._train.fingerprint import difference, fingerprint
 from stages._train.signals import Stop
+from stages.shared.base import check_base
 from stages.shared.errors import UserError
 from stages.shared.models import load_model, packed_batch
 from stages.shared.paths import write_json

@@ -12,7 +12,7 @@ import stages._train.model
 from stages._train import attention
 from stages._train.attention import collate, flat_batch, register
 from stages._train.layer import fuse
-from stages._train.memory import GIB, PINNED, Keep, choose, estimate, layer_activations, pinned, shape_of
+from stages._train.memory import GIB, PINNED, Keep, choose, estimate, layer_activations, shape_of
 from stages._train.model import pick_memory, prepare_model
 from stages._train.plan import budget_of, plan
 from stages.shared.errors import UserError
@@ -314,19 +314,15 @@ def test_a_smaller_budget_takes_a_setting_that_keeps_less(params_of):
 
 
 @pytest.mark.parametrize(
-    ("memory", "rows", "dropout", "measured"),
-    [
-        ("low", 2, 0.05, 6.87),
-        ("low", 4, 0.05, 9.03),
-        ("weights", 2, 0.05, 16.61),
-    ],
+    ("activations", "weights", "dropout", "measured"),
+    [(0, 0, 0.05, 8.51), (13, 0, 0.05, 19.76), (32, 32, 0.05, 47.66), (0, 0, 0.0, 8.21), (32, 32, 0.0, 38.16)],
 )
-def test_the_estimate_of_a_7b_is_near_what_was_measured(params_of, memory, rows, dropout, measured):
-    """Peaks in GiB on an H100 (docs/performance.md), rows of 2,048 tokens. Too low would end out of memory."""
-    params = params_of(train={"batch_size": rows}, lora={"dropout": dropout})
-    shape = shape_of(SEVEN)
-    found = estimate(shape, params, pinned(memory, shape, params), 2048, varlen=True).total / GIB
-    assert measured <= found < 1.08 * measured
+def test_the_estimate_of_a_7b_is_near_what_was_measured(params_of, activations, weights, dropout, measured):
+    """Peaks in GiB on an H100 (docs/performance.md), 4 rows of 2,048 tokens. Too low would end out of memory, were it
+    not for the tenth that is added before it is compared with the budget."""
+    params = params_of(train={"batch_size": 4}, lora={"dropout": dropout})
+    found = estimate(shape_of(SEVEN), params, Keep(activations, weights), 2048, varlen=True)
+    assert found.total / GIB == pytest.approx(measured, rel=0.02)
 
 
 def test_the_plan_names_the_setting_and_every_alternative(small_base, params_of, monkeypatch, tmp_path):
@@ -350,10 +346,10 @@ def seven(tmp_path, monkeypatch):
 def test_the_plans_figures_are_those_of_the_estimate_under_their_headers(params_of):
     params = params_of(train={"batch_size": 2}, tokenize={"max_length": 2048})
     _, headers, *lines = plan(params, 24 * GIB).splitlines()
-    assert headers.split() == ["memory", "base", "adapter", "optimizer", "activations", "logits", "total"]
+    assert headers.split() == ["memory", "base", "adapter", "optimizer", "activations", "layer", "logits", "total"]
     low = next(line.split() for line in lines if line.startswith("low "))
     expected = estimate(shape_of(SEVEN), params, Keep(0, 0), 2048, varlen=True)
-    assert low[1:7] == [f"{getattr(expected, name) / GIB:.2f}" for name in headers.split()[1:]]
+    assert low[1:8] == [f"{getattr(expected, name) / GIB:.2f}" for name in headers.split()[1:]]
     assert not any("None of them" in line for line in lines)
 
 

@@ -16,6 +16,7 @@ from stages._train.checkpoints import MANIFEST, Checkpoints, root, steps
 from stages._train.memory import Keep
 from stages._train.results import curves, losses
 from stages.shared.errors import UserError
+from stages.shared.four_bit import Values
 from stages.train import train
 from tests.conftest import ROOT
 from tests.test_train import KEEP, new_trainer, rows
@@ -292,10 +293,10 @@ def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrup
     trainer = trainer_of(Checkpoints({}, 1))
     trainer.add_callback(Greedy)
     with pytest.raises(UserError, match=r"out of memory in step 3 .*goes on from step 2\. .*train\.batch_size"):
-        train(trainer, None, {})
+        train(trainer, None, Values({}, {}))
     assert not (tmp_path / "models/adapter").exists()
     again = trainer_of(trainer.checkpoints)
-    train(again, trainer.checkpoints.newest(), {})
+    train(again, trainer.checkpoints.newest(), Values({}, {}))
     assert result(again, tmp_path / "again") == uninterrupted[0]
     saved_adapter = (tmp_path / "models/adapter/adapter_model.safetensors").read_bytes()
     assert saved_adapter == uninterrupted[0][0]
@@ -331,12 +332,12 @@ def test_a_full_disk_ends_a_training_with_what_to_do_and_the_next_run_ends_with_
     trainer = trainer_of(Checkpoints({}, 1))
     trainer.add_callback(Filling(disk, step))
     with pytest.raises(UserError, match=message):
-        train(trainer, None, {})
+        train(trainer, None, Values({}, {}))
     disk(full=False)
     assert not (tmp_path / "models/adapter").exists()
     again, checkpoint = trainer_of(trainer.checkpoints), trainer.checkpoints.newest()
     assert checkpoint.name == f"step-{last:08}"
-    train(again, checkpoint, {})
+    train(again, checkpoint, Values({}, {}))
     assert result(again, tmp_path / "again") == uninterrupted[0]
     assert (tmp_path / "models/adapter/adapter_model.safetensors").read_bytes() == uninterrupted[0][0]
 
@@ -356,6 +357,6 @@ def test_an_operation_that_does_not_repeat_ends_a_deterministic_training_with_wh
         with pytest.raises(
             UserError, match=r"step 3 needs .*\(put_ does not have .*\), and train\.deterministic is true"
         ):
-            train(trainer, None, {})
+            train(trainer, None, Values({}, {}))
     finally:
         torch.use_deterministic_algorithms(False)

@@ -2,7 +2,10 @@
 
 import torch
 
-CHUNK = 1024  # positions whose logits exist at one time
+CHUNK = {"cuda": 1024, "cpu": 128}  # positions whose logits exist at one time; on a CPU as few as its caches hold
+ROUND = (
+    32  # positions are made up to a multiple of this: the C library's heap grows by each new size that is asked of it
+)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -18,15 +21,19 @@ class LinearCrossEntropy(torch.autograd.Function):
         """hidden (positions, width), weight (vocabulary, width), targets (positions,) → a scalar in fp32."""
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if hidden.requires_grad else None
-        for start in range(0, len(targets), CHUNK):
-            part, target = hidden[start : start + CHUNK], targets[start : start + CHUNK, None]
+        size = CHUNK[hidden.device.type]
+        for start in range(0, len(targets), size):
+            target = targets[start : start + size, None]
+            count = len(target)
+            more = (0, 0, 0, -count % ROUND)
+            part, target = (torch.nn.functional.pad(each, more) for each in (hidden[start : start + size], target))
             logits = torch.nn.functional.linear(part, weight).float()
             log_sum = logits.logsumexp(dim=-1, keepdim=True)
-            total += (log_sum - logits.gather(1, target)).sum()
+            total += (log_sum - logits.gather(1, target))[:count].sum()
             if gradient is not None:
                 probabilities = logits.sub_(log_sum).exp_()
                 probabilities.scatter_add_(1, target, torch.full_like(log_sum, -1.0))
-                gradient[start : start + CHUNK] = probabilities.to(weight.dtype) @ weight
+                gradient[start : start + size] = (probabilities.to(weight.dtype) @ weight)[:count]
         ctx.save_for_backward(gradient)
         return total
 

@@ -64,17 +64,19 @@ class Shape:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes at the peak of a step."""
+    """Bytes at the peak of a step. activations: those that are kept; layer: while one layer's gradients are computed;
+    logits: while the loss is, with the states around it. These two are not in memory at the same time."""
 
     base: int
     adapter: int
     optimizer: int
     activations: int
+    layer: int
     logits: int
 
     @property
     def total(self) -> int:
-        return self.base + self.adapter + self.optimizer + self.activations + self.logits
+        return self.base + self.adapter + self.optimizer + self.activations + max(self.layer, self.logits)
 
     def fits(self, budget: int) -> bool:
         return self.total * SLACK + OVERHEAD <= budget
@@ -143,13 +145,16 @@ def estimate(shape: Shape, params: Params, keep: Keep, length: int, varlen: bool
     working = (0 if keep.activations else layer) + tokens * 2 * (4 * shape.intermediate + shape.hidden)
     working += 0 if keep.weights == shape.layers else 2 * max(a * b for a, b in shape.widths.values())
     ends = tokens * shape.hidden * (4 + 2 + 2 + 2)  # the last norm's input, its output, the gradients of both
-    chunk = min(CHUNK, tokens) * shape.vocabulary * (2 + 4 + 4 + 2)  # logits, in fp32, a temporary, probabilities
+    chunk = (
+        min(CHUNK["cuda"], tokens) * shape.vocabulary * (2 + 4 + 4 + 2)
+    )  # logits, in fp32, a temporary, probabilities
     return Estimate(
         base=base + 2 * embeddings,
         adapter=4 * trained,
         optimizer=4 * trained * 3,  # gradients and AdamW's two moments, all in fp32
-        activations=kept + working + ends,
-        logits=chunk,
+        activations=kept,
+        layer=working,
+        logits=ends + chunk,
     )
 
 

@@ -17,7 +17,7 @@ from stages.shared.models import pick_device
 from stages.shared.params import Params
 from stages.shared.paths import BASE, read_json
 
-PARTS = ("base", "adapter", "optimizer", "activations", "logits")
+PARTS = ("base", "adapter", "optimizer", "activations", "layer", "logits")
 
 
 def line(name: str, parts: Estimate, verdict: str) -> str:
@@ -64,8 +64,9 @@ def plan(everything: Params, budget: int | None = None) -> str:
     if not any("   fits: " in row for row in lines):
         lines.append(advice(shape, everything, length, varlen, budget))
     lines.append(
+        "Of layer (what one needs while its gradients are computed) and logits the larger one counts: they take turns\n"
         f"Beside {where} of {budget / GIB:.1f} GiB, with {OVERHEAD / GIB:.0f} GiB and a tenth left for CUDA and the "
-        "allocator. In every row the trained bytes are the same"
+        "allocator. In every row the trained bytes are the same",
     )
     return "\n".join(lines)
 
