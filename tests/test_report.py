@@ -128,7 +128,7 @@ def example():
         },
         "merge": {"parity": parity | {"loss_merged": 1.51235, "tokens": 2048}}
         | {"naive": {"loss_gap": -0.0321, "kl": 0.0453, "top1_agreement": 0.9095, "loss_merged": 1.48024}}
-        | {"values": {"compared": 28, "different": 3}}
+        | {"values": {"compared": 28, "different": 3, "largest_difference": 0.0123}}
         | {"bytes": 2_470_111, "tensors": 39, "merged_modules": 28, "base": "dequantized"},
         "params": made_by(load_params(REPOSITORY / "profiles/tiny.yaml")),
         "base": evaluation(11.38, body_bits_per_byte=1.3) | asked_plainly(),
@@ -321,7 +321,7 @@ def test_both_pages_carry_the_numbers(kind):
         *("2,400", "too_short", "88", "25", "2,287", "2,005", "93.2%", "assets/tiny-mistral", "1,234,567"),
         *("2.512 → 1.412", "2.400 → 1.500", "1.250e-05", "99.87%", "dequantized", "28 of 39 tensors"),
         *("3.1× smaller", "7.38%", "6.3× smaller", "evaluate@tuned", "1 h 10 min", "864 MB"),
-        *("-0.03210", "0.04530", "90.95%", "25 of 28"),
+        *("-0.03210", "0.04530", "90.95%", "25 of 28", "1.23%"),
         *("torch", "2.9.0+cpu", "Trained on cpu", "1,235", "345.6"),
     ):
         assert wanted in text, wanted

@@ -9,13 +9,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
 import stages._train.model
-from stages._train import attention
-from stages._train.attention import collate, flat_batch, register
-from stages._train.layer import fuse
 from stages._train.memory import GIB, PINNED, Keep, choose, estimate, layer_activations, shape_of
 from stages._train.model import pick_memory, prepare_model
 from stages._train.plan import budget_of, plan
+from stages.shared import attention
+from stages.shared.attention import collate, flat_batch, register
 from stages.shared.errors import UserError
+from stages.shared.fused.layer import fuse
 from stages.shared.models import load_model, pick_attention
 from stages.shared.paths import write_json
 from stages.shared.prompts import IGNORED
@@ -165,7 +165,7 @@ def test_a_fused_adapter_has_the_values_the_gradients_and_the_draws_of_pefts(sma
     params = params_of(machine={"device": "cpu"})
     theirs = measured(adapted(small_base, params, **options))
     model = adapted(small_base, params, **options)
-    assert fuse(model, ALL)
+    assert fuse(model, **vars(ALL))
     ours = measured(model)
     assert all(near(found, expected, 0.03) for found, expected in zip(ours[:3], theirs[:3], strict=True))
     assert torch.equal(ours[3], theirs[3])
@@ -177,7 +177,7 @@ def test_whatever_is_kept_the_bits_are_the_same(small_base, params_of, targets):
     found = []
     for keep in (ALL, Keep(0, 0), Keep(1, 0), Keep(2, 1), Keep(0, 2)):
         model = adapted(small_base, params, target_modules=targets, lora_dropout=0.1)
-        assert fuse(model, keep)
+        assert fuse(model, **vars(keep))
         found.append(measured(model))
         packed = [p for p in model.parameters() if p.dtype == torch.uint8]
         assert len(packed) == 7 * (2 - keep.weights)
@@ -191,7 +191,7 @@ def test_on_cuda_the_compiled_layer_is_pefts_to_rounding_and_repeats_its_bits_wh
     found = []
     for keep in (ALL, ALL, Keep(0, 0), Keep(1, 1), Keep(2, 2)):
         model = adapted(small_base, params, lora_dropout=0.1)
-        assert fuse(model, keep)
+        assert fuse(model, **vars(keep))
         found.append(measured(model))
     assert all(near(ours, expected, 0.03) for ours, expected in zip(found[0][:3], theirs[:3], strict=True))
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
@@ -222,7 +222,7 @@ def test_dora_keeps_pefts_own_forward(small_base, params_of):
     params = params_of(machine={"device": "cpu"})
     theirs = measured(adapted(small_base, params, use_dora=True))
     model = adapted(small_base, params, use_dora=True)
-    assert not fuse(model, ALL)
+    assert not fuse(model)
     assert all(torch.equal(a, b) for a, b in zip(measured(model), theirs, strict=True))
 
 

@@ -12,13 +12,13 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors.torch import load_file, save_file
 
 from stages._train.adapter import check_saved, quantized_bytes, save_adapter
-from stages._train.attention import flat_batch
 from stages._train.checkpoints import Checkpoints, steps
 from stages._train.checks import adapter_parameters
-from stages._train.layer import fuse
 from stages._train.results import curves, losses
 from stages._train.start import check_start, lora_layers, start, values_of
+from stages.shared.attention import flat_batch
 from stages.shared.errors import UserError
+from stages.shared.fused.layer import fuse
 from stages.shared.models import load_model
 from tests.test_train import KEEP, new_trainer, rows
 
@@ -111,7 +111,7 @@ def check_option(trainer_of, params, place):
     # Of W − B₀A₀ the trained model has the bf16 values, and the stage's own layers round otherwise than PEFT's.
     assert (trained - read).abs().mean() < 0.02 * trained.std()
     if not whole.taken:
-        fuse(loaded, KEEP)
+        fuse(loaded, **vars(KEEP))
         assert torch.equal(logits(loaded, flat_batch(rows(2))), trained)
     return whole
 

@@ -21,7 +21,6 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from stages._train import layer
 from stages._train.adapter import add_adapter
 from stages._train.fingerprint import LIBRARIES
 from stages._train.launch import configuration, devices
@@ -29,6 +28,7 @@ from stages._train.sharding import shard
 from stages._train.shares import Even
 from stages._train.signals import Stop
 from stages.shared.errors import UserError
+from stages.shared.fused import layer
 from stages.shared.models import load_model, pick_device
 from stages.shared.params import load_params
 from stages.shared.paths import read_json
@@ -267,7 +267,7 @@ def test_processes_agree_if_there_are_as_many_as_were_asked_for(asked, said):
 
 
 def trained_here(training, **changes):
-    """Trained in this process. changes: {function of stages._train.layer: what takes its place}"""
+    """Trained in this process. changes: {function of stages.shared.fused.layer: what takes its place}"""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(training.folder)
         patch.setenv("DVC_ROOT", str(training.folder))
@@ -316,7 +316,7 @@ def test_a_sharded_base_gives_the_result_of_one_that_is_whole(made, alone):
     sharded = made("sharded", devices=2, sharding="fsdp")
     sharded.finish(sharded.begin())
     # The layers that keep PEFT's forward, since their weights are not whole, round otherwise than the stage's own.
-    assert_same_training(sharded, trained_here(made("unfused"), fuse=lambda model, keep: False))
+    assert_same_training(sharded, trained_here(made("unfused"), fuse=lambda *_: False))
     assert_same_curves(sharded, alone, 0.02)
 
 

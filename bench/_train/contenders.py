@@ -9,11 +9,11 @@ from datasets import Dataset
 
 from bench._train.base import load_base, masked, packed_rows
 from stages._train.assemble import make_trainer
-from stages._train.attention import register
 from stages._train.checkpoints import Checkpoints
-from stages._train.layer import fuse
 from stages._train.memory import choose, shape_of
 from stages._train.signals import Stop
+from stages.shared.attention import register
+from stages.shared.fused.layer import fuse
 from stages.shared.models import make_deterministic, pick_attention
 from stages.shared.params import Params
 from stages.shared.paths import read_json

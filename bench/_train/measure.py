@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainerCallback
 
-from stages._train.attention import collate
+from stages.shared.attention import collate
 from stages.shared.prompts import IGNORED
 from stages.shared.stage import peak_memory
 

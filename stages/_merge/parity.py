@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stages._merge.stream import Plan, merged_blocks
 from stages._merge.weights import Original
-from stages.shared.models import load_model, packed_batch
+from stages.shared.models import load_model
 from stages.shared.params import Machine, Quantization
 from stages.shared.progress import progress
 from stages.shared.prompts import IGNORED
@@ -33,14 +33,18 @@ def reference_bytes(rows: list[dict], width: int) -> int:
 
 def trained_positions(model: "PreTrainedModel", row: dict) -> "tuple[torch.Tensor, torch.Tensor]":
     """The last hidden states (positions, width) from which trained tokens are predicted, and those tokens."""
-    batch = packed_batch([row], model.device)
-    targets = batch.pop("labels")[0, 1:]
-    kept = targets != IGNORED
-    return model.model(**batch, use_cache=False).last_hidden_state[0, :-1][kept], targets[kept]
+    import torch
+
+    from stages.shared.attention import collate, trained_states
+
+    batch = collate([row], model.config._attn_implementation)
+    batch = {name: each.to(model.device) if isinstance(each, torch.Tensor) else each for name, each in batch.items()}
+    return trained_states(model, batch), batch["targets"]
 
 
 class Reference:
-    """The model as it was trained, on `rows`: the base in 4 bits and the adapter in fp32, under bf16 autocast.
+    """The model as it was trained, on `rows`: the base in 4 bits, the adapter in fp32, training's own passes under bf16
+    autocast.
 
     The file for its hidden states has no name, so nothing is left of it however the process ends.
     """
@@ -50,8 +54,14 @@ class Reference:
         import torch
         from peft import PeftModel
 
-        model = load_model(base, machine, quantization)
-        model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=True).eval().get_base_model()
+        from stages.shared.attention import register
+        from stages.shared.fused.layer import fuse
+
+        register()
+        model = load_model(base, machine, quantization, packed=True)
+        model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=True).eval()
+        fuse(model)
+        model = model.get_base_model()
         self.rows, self.head, self.device = rows, model.lm_head, model.device
         with tempfile.TemporaryFile(dir=adapter.parent) as file:
             shape = (count_targets(rows), model.config.hidden_size)

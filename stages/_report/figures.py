@@ -164,6 +164,9 @@ def merging(merge: dict) -> Section:
     if compared := merge["values"]["compared"]:
         same = compared - merge["values"]["different"]
         facts += [["Modules with the very values of training", f"{number(same)} of {number(compared)}"]]
+        if same < compared:
+            distance = share(merge["values"]["largest_difference"], 2)
+            facts += [["Largest distance from them, of the module's largest value", distance]]
     note = (
         "Whether the merged model says what the trained one said, on rows of the validation split. Beside it the usual "
         "merge, onto the 16-bit weights, which the adapter never saw."

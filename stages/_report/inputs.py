@@ -28,7 +28,8 @@ REQUIRED = {
     "merge": (
         *(f"parity.{name}" for name in ("loss_gap", "kl", "top1_agreement", "loss_trained", "loss_merged", "tokens")),
         *(f"naive.{name}" for name in ("loss_gap", "kl", "top1_agreement", "loss_merged")),
-        *("values.compared", "values.different", "bytes", "tensors", "merged_modules"),
+        *(f"values.{name}" for name in ("compared", "different", "largest_difference")),
+        *("bytes", "tensors", "merged_modules"),
     ),
     "base": EVALUATION,
     "tuned": EVALUATION,

@@ -75,9 +75,9 @@ def make_trainer(  # noqa: PLR0913, PLR0917 the parts of a training
     """memory: what is kept, for the checkpoints' record."""
     from transformers import AutoTokenizer
 
-    from stages._train.attention import collate
     from stages._train.shares import even
     from stages._train.trainer import Trainer
+    from stages.shared.attention import collate
 
     return Trainer(
         model=model,

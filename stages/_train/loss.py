@@ -2,6 +2,8 @@
 
 import torch
 
+from stages.shared.attention import trained_states
+
 CHUNK = {"cuda": 1024, "cpu": 128}  # positions whose logits exist at one time; on a CPU as few as its caches hold
 ROUND = (
     32  # positions are made up to a multiple of this: the C library's heap grows by each new size that is asked of it
@@ -44,14 +46,9 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 
 def summed_loss(backbone: torch.nn.Module, inputs: dict[str, torch.Tensor], autocast: bool) -> tuple[torch.Tensor, int]:
-    """The sum of the cross-entropies of the trained tokens, in nats, and their number. inputs: of attention.collate."""
-    bounds = {name: inputs[name] for name in ("cu_seq_lens_q", "max_length_q") if name in inputs}
+    """The sum of the cross-entropies of the trained tokens, in nats, and their number. inputs: of collate()."""
     # accelerate's autocast is in the forward of the whole model, which is not called here.
     with torch.autocast(inputs["input_ids"].device.type, dtype=torch.bfloat16, enabled=autocast):
-        # With a cache, transformers would let packed conversations see each other.
-        states = backbone.model(
-            input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, **bounds
-        ).last_hidden_state
-    places, targets = inputs["places"], inputs["targets"]
-    loss = LinearCrossEntropy.apply(states.flatten(0, 1)[places], backbone.lm_head.weight, targets)
-    return loss, len(places)
+        states = trained_states(backbone, inputs)
+    targets = inputs["targets"]
+    return LinearCrossEntropy.apply(states, backbone.lm_head.weight, targets), len(targets)

@@ -1,7 +1,7 @@
 """How much memory a training takes, counted from the base's config, and what is kept there to be fast.
 
 The counts are of tensors: what a layer keeps for the backward pass was listed from transformers' Mistral with the
-passes of stages/_train/lora.py, and a test compares the list with what PyTorch really keeps.
+passes of stages/shared/fused/lora.py, and a test compares the list with what PyTorch really keeps.
 """
 
 import os
@@ -106,7 +106,7 @@ def targets(shape: Shape, params: Params) -> list[str]:
 
 
 def is_fused(params: Params) -> bool:
-    """Whether the layers run as stages/_train/layer.py has them; else PEFT's and transformers' modules compute."""
+    """Whether the layers run as in stages/shared/fused/layer.py; else PEFT's and transformers' modules compute."""
     plain = params.lora.variant in ("lora", "rslora")
     return params.quantization.bits == 4 and plain and params.machine.sharding == "none"
 

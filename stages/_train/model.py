@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def prepare_model(params: Params, manifest: dict, keep: Keep) -> "tuple[PeftModel, int, Values]":
     """The base with a fresh adapter, ready to train, the bytes of the base as quantized, and its values
     (in rank 0)."""
-    from stages._train.attention import register
-    from stages._train.layer import fuse
+    from stages.shared.attention import register
+    from stages.shared.fused.layer import fuse
 
     register()
     model = load_model(BASE, params.machine, params.quantization, packed=True)
@@ -29,7 +29,7 @@ def prepare_model(params: Params, manifest: dict, keep: Keep) -> "tuple[PeftMode
     if params.machine.sharding == "fsdp":
         shard(model)  # a layer's weights are whole only while its own forward runs
     else:
-        fuse(model, keep)
+        fuse(model, keep.activations, keep.weights)
     return model, base_bytes, values
 
 

@@ -27,7 +27,7 @@ def pick_device(machine: Machine) -> "torch.device":
 
 
 def pick_attention(machine: Machine, packed: bool) -> str:
-    """The attention function, of transformers or of stages/_train/attention.py. Only `packed` rows may take varlen."""
+    """The attention function, of transformers or of stages/shared/attention.py. Only `packed` rows may take varlen."""
     if machine.attention in ("auto", "varlen"):
         return "varlen" if packed else "sdpa"
     return machine.attention

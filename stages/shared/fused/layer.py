@@ -14,9 +14,8 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, eager_attention_forward
 
-from stages._train.kernels import add_norm, norm, norm_backward, rotate, swiglu, swiglu_backward
-from stages._train.lora import Linear, Used, is_plain
-from stages._train.memory import Keep
+from stages.shared.fused.kernels import add_norm, norm, norm_backward, rotate, swiglu, swiglu_backward
+from stages.shared.fused.lora import Linear, Used, is_plain
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -190,12 +189,13 @@ class Whole(torch.autograd.Function):
         return None if of_x is None else of_x.view(shape), None, None, *in_order
 
 
-def fuse(model: torch.nn.Module, keep: Keep) -> bool:
+def fuse(model: torch.nn.Module, activations: int = 0, weights: int = 0) -> bool:
     """Gives the decoder layers of a PEFT model on a 4-bit base the passes above, and says whether it could: all linear
     layers must be plain, or the model stays as it is.
 
-    To be called when the adapters have the dtype and device they are trained in. Of the layers the last ones keep what
-    is to be kept: their activations are gone when those before them compute theirs again.
+    To be called when the adapters have the dtype and device they are trained in. activations, weights: of how many
+    layers these are kept (see Keep in stages/_train/memory.py). It is the last layers that do: their activations are
+    gone when those before them compute theirs again.
     """
     layers = model.get_base_model().model.layers
     parts = [(layer.self_attn, ATTENTION) for layer in layers] + [(layer.mlp, MLP) for layer in layers]
@@ -203,5 +203,5 @@ def fuse(model: torch.nn.Module, keep: Keep) -> bool:
         return False
     for index, layer in enumerate(layers):
         left = len(layers) - index
-        layer.forward = Layer(layer, hold=left <= keep.weights, keep=left <= keep.activations)
+        layer.forward = Layer(layer, hold=left <= weights, keep=left <= activations)
     return True

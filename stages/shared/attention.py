@@ -103,3 +103,13 @@ def collate(rows: list[dict], attention: str) -> dict[str, torch.Tensor | int]:
     batch = flat_batch(rows) if attention == "varlen" else packed_batch(rows)
     places, targets = trained_places(batch["labels"])
     return batch | {"places": places, "targets": targets}
+
+
+def trained_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor | int]) -> torch.Tensor:
+    """The last hidden states (positions, width) from which trained tokens are predicted. inputs: of collate()."""
+    bounds = {name: inputs[name] for name in ("cu_seq_lens_q", "max_length_q") if name in inputs}
+    # With a cache, transformers would let packed conversations see each other.
+    states = model.model(
+        input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, **bounds
+    ).last_hidden_state
+    return states.flatten(0, 1)[inputs["places"]]
