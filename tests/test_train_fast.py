@@ -175,7 +175,7 @@ def test_a_fused_adapter_has_the_values_the_gradients_and_the_draws_of_pefts(sma
 def test_whatever_is_kept_the_bits_are_the_same(small_base, params_of, targets):
     params = params_of(machine={"device": "cpu"})
     found = []
-    for keep in (ALL, Keep(0, 0), Keep(1, 0), Keep(2, 1), Keep(0, 2)):
+    for keep in (ALL, Keep(0, 0), Keep(0, 0, True), Keep(1, 0), Keep(1, 1, True), Keep(2, 1), Keep(0, 2)):
         model = adapted(small_base, params, target_modules=targets, lora_dropout=0.1)
         assert fuse(model, **vars(keep))
         found.append(measured(model))
@@ -189,7 +189,7 @@ def test_on_cuda_the_compiled_layer_is_pefts_to_rounding_and_repeats_its_bits_wh
     params = params_of(machine={"device": "cuda"})
     theirs = measured(adapted(small_base, params, lora_dropout=0.1))
     found = []
-    for keep in (ALL, ALL, Keep(0, 0), Keep(1, 1), Keep(2, 2)):
+    for keep in (ALL, ALL, Keep(0, 0), Keep(0, 0, True), Keep(1, 1), Keep(2, 2)):
         model = adapted(small_base, params, lora_dropout=0.1)
         assert fuse(model, **vars(keep))
         found.append(measured(model))
@@ -245,6 +245,19 @@ def operations(node):
         if hasattr(node := nodes.pop(), "activations"):
             yield node
         nodes += [below for below, _ in node.next_functions if below]
+
+
+def test_of_layers_whose_inputs_are_offloaded_the_graph_keeps_the_copy_in_the_host_alone(small_base, params_of):
+    model = adapted(small_base, params_of(machine={"device": "cpu"}))
+    assert fuse(model, activations=1, offload=True)
+    batch = flat_batch(rows(2))
+    del batch["labels"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        states = model.get_base_model().model(use_cache=False, **batch).last_hidden_state
+    last, first = dict.fromkeys(operations(states.grad_fn))
+    assert first.activations is None and not first.saved_tensors
+    assert torch.equal(first.host, model.get_input_embeddings()(batch["input_ids"])[0])
+    assert last.activations is not None and not hasattr(last, "host")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -309,6 +322,7 @@ def test_a_smaller_budget_takes_a_setting_that_keeps_less(params_of):
     assert kept == sorted(kept, reverse=True) and len(set(kept)) == 4
     assert (kept[0], kept[-1]) == ((32, 32), (0, 0))
     assert any(0 < activations < 32 for activations, _ in kept)
+    assert [keep.offload for keep in picked] == [False] * 4 + [True]
     weights = params_of(machine={"memory": "weights"})
     assert choose(shape_of(SEVEN), weights, 2048, True, GIB) == Keep(0, 32)
 
@@ -361,7 +375,7 @@ def test_where_nothing_fits_the_plan_names_the_largest_batch_that_does(params_of
     )
     for size, fits in ((int(said[1]), True), (int(said[1]) + 1, False)):
         params = params_of(train={"batch_size": size})
-        assert estimate(shape_of(SEVEN), params, Keep(0, 0), 2048, varlen=True).fits(24 * GIB) == fits
+        assert estimate(shape_of(SEVEN), params, Keep(0, 0, True), 2048, varlen=True).fits(24 * GIB) == fits
     assert "None of them fits, with no train.batch_size. Lower tokenize.max_length" in plan(params, 3 * GIB)
 
 

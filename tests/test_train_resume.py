@@ -98,7 +98,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one_from_each_of_its_steps(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", [Keep(0, 0), Keep(1, 0), Keep(2, 2)])
+@pytest.mark.parametrize("keep", [Keep(0, 0), Keep(1, 0, offload=True), Keep(2, 2)])
 def test_whatever_is_kept_in_memory_the_bytes_are_the_same_and_a_resumed_training_may_keep_something_else(
     uninterrupted, trainer_of, tmp_path, capsys, keep
 ):

@@ -11,7 +11,7 @@ def in_words(error: Exception, step: int, next_run: str) -> UserError | None:
     # The latter is what PyTorch says on the CPU.
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return UserError(
-            f"out of memory in step {step} ({error}). {next_run}. Give it more memory, or set machine.memory: low, "
+            f"out of memory in step {step} ({error}). {next_run}. Give it more memory, or set machine.memory: offload, "
             "which keeps the checkpoints; or it needs less with a smaller train.batch_size or tokenize.max_length, "
             "but each of these starts the training afresh"
         )

@@ -22,17 +22,14 @@ class Keep:
 
     activations: int  # what the backward pass needs of the layer, not only its input
     weights: int  # the base dequantized, 2 bytes a weight, not 4 bits
+    offload: bool = False  # the inputs of layers whose activations are not kept wait in the host's memory
 
     def __str__(self) -> str:
-        return f"activations of {self.activations} layers, 16-bit weights of {self.weights}"
+        inputs = ", the layers' inputs in the host's memory" if self.offload else ""
+        return f"activations of {self.activations} layers, 16-bit weights of {self.weights}{inputs}"
 
 
-PINNED = {  # machine.memory: is it kept: (activations, weights)
-    "both": (True, True),
-    "activations": (True, False),
-    "weights": (False, True),
-    "low": (False, False),
-}
+PINNED = ("both", "activations", "weights", "low", "offload")  # the values of machine.memory but auto
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,8 @@ def estimate(shape: Shape, params: Params, keep: Keep, length: int, varlen: bool
     adapted = [shape.widths[name] for name in targets(shape, params)]
     trained = shape.layers * params.lora.r * sum(a + b for a, b in adapted)
     layer = tokens * layer_activations(shape, params, varlen)
-    kept = keep.activations * layer + (shape.layers - keep.activations) * 2 * tokens * shape.hidden
+    inputs = 2 if keep.offload else shape.layers - keep.activations  # of the layer at work and of its neighbour
+    kept = keep.activations * layer + inputs * 2 * tokens * shape.hidden
     # While a layer's gradients are computed: its activations where no layer kept any, in its MLP four of what lies
     # between its products, the gradients around it, and a dequantized weight.
     working = (0 if keep.activations else layer) + tokens * 2 * (4 * shape.intermediate + shape.hidden)
@@ -176,12 +174,16 @@ def device_memory(cuda: bool) -> int:
 
 
 def pinned(name: str, shape: Shape, params: Params) -> Keep:
-    activations, weights = PINNED[name]
-    return Keep(shape.layers if activations else 0, shape.layers if weights and is_fused(params) else 0)
+    every, fused = shape.layers, is_fused(params)
+    return Keep(
+        activations=every if name in ("both", "activations") else 0,
+        weights=every if name in ("both", "weights") and fused else 0,
+        offload=name == "offload" and fused,
+    )
 
 
 def choose(shape: Shape, params: Params, length: int, varlen: bool, budget: int) -> Keep:
-    """What machine.memory says, or for `auto` as much as fits `budget` bytes; nothing where even that does not fit.
+    """What machine.memory says, or for `auto` as much as fits `budget` bytes; the least where even that does not fit.
 
     Activations come first: of a 7B on an H100, a gigabyte of them saves four times the time that a gigabyte of weights
     does, which costs one pass of dequantizing a use, however many tokens there are.
@@ -196,5 +198,5 @@ def choose(shape: Shape, params: Params, length: int, varlen: bool, budget: int)
     steps = range(every, -1, -1) if fused else (every, 0)
     activations = next((number for number in steps if fits(Keep(number, 0))), 0)
     if activations < every or not fused:
-        return Keep(activations, 0)
+        return Keep(activations, 0, offload=fused and not fits(Keep(activations, 0)))
     return Keep(every, next(number for number in steps if fits(Keep(every, number))))

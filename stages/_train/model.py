@@ -29,7 +29,7 @@ def prepare_model(params: Params, manifest: dict, keep: Keep) -> "tuple[PeftMode
     if params.machine.sharding == "fsdp":
         shard(model)  # a layer's weights are whole only while its own forward runs
     else:
-        fuse(model, keep.activations, keep.weights)
+        fuse(model, **vars(keep))
     return model, base_bytes, values
 
 

@@ -29,8 +29,8 @@ def advice(shape: Shape, everything: Params, length: int, varlen: bool, budget: 
     """Where no setting fits: the largest batch that would."""
     for rows in range(everything.train.batch_size - 1, 0, -1):
         smaller = everything.model_copy(update={"train": everything.train.model_copy(update={"batch_size": rows})})
-        if estimate(shape, smaller, pinned("low", shape, smaller), length, varlen).fits(budget):
-            return f"None of them fits. train.batch_size: {rows} is the largest that does, with machine.memory: low"
+        if estimate(shape, smaller, pinned("offload", shape, smaller), length, varlen).fits(budget):
+            return f"None of them fits. train.batch_size: {rows} is the largest that does, with machine.memory: auto"
     return "None of them fits, with no train.batch_size. Lower tokenize.max_length, or take a smaller base"
 
 

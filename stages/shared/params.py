@@ -265,7 +265,7 @@ class Machine(Section):
     nodes: Count
     rendezvous: Annotated[str, Field(pattern=r"^[\w.:\[\]-]+:\d{1,5}$")] | None
     attention: Literal["auto", "varlen", "sdpa", "eager"]
-    memory: Literal["auto", "low", "weights", "activations", "both"]
+    memory: Literal["auto", "both", "activations", "weights", "low", "offload"]
     workers: Count | None
     save_steps: Count
     save_total_limit: Count

@@ -59,10 +59,11 @@ def draws_of(state: torch.Tensor, device: torch.device) -> Iterator[None]:
 
 
 class Layer:
-    """hold: its weights are kept in 16 bits. keep: what the backward pass needs of it is kept, not computed again."""
+    """hold: its weights are kept in 16 bits. keep: what the backward pass needs of it is kept, not computed again.
+    offload: its input, which that needs then, waits in the host's memory."""
 
-    def __init__(self, layer: MistralDecoderLayer, hold: bool, keep: bool):
-        self.attention, self.keep = layer.self_attn, keep
+    def __init__(self, layer: MistralDecoderLayer, hold: bool, keep: bool, offload: bool):
+        self.attention, self.keep, self.offload = layer.self_attn, keep, offload
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
         device = layer.input_layernorm.weight.device
         self.eps = torch.tensor(layer.input_layernorm.variance_epsilon, dtype=torch.float32, device=device)
@@ -168,14 +169,17 @@ class Whole(torch.autograd.Function):
             ctx.state = (torch.cuda if x.is_cuda else torch.random).get_rng_state()
         activations, product = layer.run(x, call)
         out = layer.linear["down_proj"].product(product, activations.used["down_proj"]).add_(activations.middle)
-        ctx.save_for_backward(x)
+        if layer.offload:  # the GPU copies when it comes to it, and nothing waits
+            ctx.host = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda).copy_(x, non_blocking=True)
+        else:
+            ctx.save_for_backward(x)
         ctx.activations = activations if layer.keep else None
         return out.view_as(hidden_states)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):
-        (x,) = ctx.saved_tensors
         layer, call, found = ctx.layer, ctx.call, ctx.activations
+        x = ctx.host.to(gradient.device, non_blocking=True) if layer.offload else ctx.saved_tensors[0]
         # Taken from the graph, which may live on for a while, so that each layer's go as soon as they were used.
         ctx.activations = None
         shape, gradient = gradient.shape, gradient.flatten(0, 1).contiguous()
@@ -189,13 +193,13 @@ class Whole(torch.autograd.Function):
         return None if of_x is None else of_x.view(shape), None, None, *in_order
 
 
-def fuse(model: torch.nn.Module, activations: int = 0, weights: int = 0) -> bool:
+def fuse(model: torch.nn.Module, activations: int = 0, weights: int = 0, offload: bool = False) -> bool:
     """Gives the decoder layers of a PEFT model on a 4-bit base the passes above, and says whether it could: all linear
     layers must be plain, or the model stays as it is.
 
-    To be called when the adapters have the dtype and device they are trained in. activations, weights: of how many
-    layers these are kept (see Keep in stages/_train/memory.py). It is the last layers that do: their activations are
-    gone when those before them compute theirs again.
+    To be called when the adapters have the dtype and device they are trained in. activations, weights, offload: see
+    Keep in stages/_train/memory.py. It is the last layers that keep something: their activations are gone when those
+    before them compute theirs again.
     """
     layers = model.get_base_model().model.layers
     parts = [(layer.self_attn, ATTENTION) for layer in layers] + [(layer.mlp, MLP) for layer in layers]
@@ -203,5 +207,6 @@ def fuse(model: torch.nn.Module, activations: int = 0, weights: int = 0) -> bool
         return False
     for index, layer in enumerate(layers):
         left = len(layers) - index
-        layer.forward = Layer(layer, hold=left <= weights, keep=left <= activations)
+        keep = left <= activations
+        layer.forward = Layer(layer, hold=left <= weights, keep=keep, offload=offload and not keep)
     return True
