@@ -9,9 +9,10 @@ usual merge, onto the 16-bit weights, would have given. Run it with `dvc repro m
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages._merge.adapter import Adapter
-from stages._merge.stream import GB, Difference, Plan, refuse_full_disk, shards, write_merged
+from stages._merge.stream import GB, Difference, Plan, differences, refuse_full_disk, shards, write_merged
 from stages.shared.base import check_base
 from stages.shared.card import base_name, front_matter, precision
 from stages.shared.errors import UserError
@@ -32,6 +33,9 @@ from stages.shared.paths import (
 from stages.shared.prompts import CHAT_TEMPLATES
 from stages.shared.stage import Outcome, peak_memory, run_stage
 
+if TYPE_CHECKING:
+    from stages._merge.parity import Reference
+
 CARD = """# Merged model
 {kind} of rank {r} (alpha {alpha}), trained on {base} in {precision}, merged onto {onto}.
 
@@ -43,13 +47,15 @@ Prompts follow Mistral's instruct format {template}: see chat_template.jinja.
 ONTO = {"dequantized": "those 4-bit values, kept in 16 bits", "original": "the base's 16-bit weights"}
 
 
-def trained_values() -> Values:
+def trained_values(needed: bool) -> Values:
     """The base's 4-bit values, as training left them beside the adapter."""
     from safetensors.torch import load_file
 
     try:
         return Values(read_json(ADAPTER / VALUES), load_file(ADAPTER / SAMPLES))
     except FileNotFoundError as missing:
+        if not needed:
+            return Values({}, {})
         raise UserError(
             f"{missing.filename or ADAPTER / SAMPLES} is missing, which says what was in 4 bits. `dvc repro train` "
             "makes it; an adapter from elsewhere can be merged with merge.base: original"
@@ -58,10 +64,12 @@ def trained_values() -> Values:
 
 def how_far(different: list[Difference], compared: int) -> str:
     largest, share = (max(getattr(each, name) for each in different) for name in ("largest", "share"))
+    found = f"of {SAMPLE:,} values of a module up to {share:.1%} differ, by up to {largest:.2e} of the largest"
+    if not share:
+        found = f"so few values that none of the {SAMPLE:,} of each that training kept is among them"
     return (
         f"{len(different)} of {compared} modules have other 4-bit values here than in training, such as "
-        f"{different[0].module}: of {SAMPLE:,} values of a module up to {share:.1%} differ, by up to {largest:.2e} "
-        "of the largest"
+        f"{different[0].module}: {found}"
     )
 
 
@@ -92,11 +100,10 @@ def card(params: Params, config: dict, parity: dict[str, float], other: str = ""
     return front_matter(manifest) + text
 
 
-def compare_all(plan: Plan, folder: Path, rows: list[dict], params: Params) -> tuple[dict, dict]:
+def compare_both(plan: Plan, reference: "Reference", folder: Path, params: Params) -> tuple[dict, dict]:
     """The parity of the merged model in `folder`, and of the merge onto the 16-bit weights."""
-    from stages._merge.parity import Reference, compare, merge_in_memory
+    from stages._merge.parity import compare, merge_in_memory
 
-    reference = Reference(BASE, ADAPTER, rows, params.machine, params.quantization)
     free()
     parity = compare(reference, load_model(folder, params.machine))
     refuse_distance(parity, params.merge)
@@ -116,7 +123,7 @@ def refuse_distance(parity: dict[str, float], merge: Merge) -> None:
     }
     for name, found in distances.items():
         bound = getattr(merge, f"max_{name}")
-        if abs(parity[name]) > bound:
+        if not abs(parity[name]) <= bound:  # nor is NaN
             raise UserError(
                 f"{found}, more than merge.max_{name} ({bound}). With merge.base: dequantized it should be near 0; a "
                 "merge onto the original weights is no longer the model that was trained, so only a larger bound lets "
@@ -127,32 +134,38 @@ def refuse_distance(parity: dict[str, float], merge: Merge) -> None:
 def main(params: Params) -> Outcome:
     from datasets import Dataset
 
-    from stages._merge.parity import reference_bytes
+    from stages._merge.parity import Reference, reference_bytes
 
     rows = list(Dataset.from_file(str(TOKENIZED / "validation.arrow")).take(params.merge.parity_rows))
     check_base()
-    trained = trained_values() if params.merge.base == "dequantized" else Values({}, {})
-    plan = Plan(BASE, Adapter(ADAPTER), params.quantization, trained, pick_device(params.machine))
+    exact = params.merge.base == "dequantized"
+    trained = trained_values(needed=exact)
+    onto = trained if exact else Values({}, {})
+    plan = Plan(BASE, Adapter(ADAPTER), params.quantization, onto, pick_device(params.machine))
     more = reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"])
-    refuse_full_disk(BASE, BASE.parent, more)
     size = sum(path.stat().st_size for path in shards(BASE))
-    print(
-        f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, one in memory at a time: up to "
-        f"{size / GB:.2f} GB and activations on {plan.device}, {more / GB:.2f} GB of the disk meanwhile",
-        flush=True,
-    )
-    with whole_directory(MERGED) as folder:
+    with whole_directory(MERGED) as folder:  # where a killed run left a part, that is gone now
+        refuse_full_disk(BASE, BASE.parent, more)
+        print(
+            f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, one in memory at a time: up "
+            f"to {size / GB:.2f} GB and activations on {plan.device}, {more / GB:.2f} GB of the disk meanwhile",
+            flush=True,
+        )
         started = time.monotonic()
         different = write_merged(plan, folder)
         timing = {"write_seconds": round(time.monotonic() - started, 3), "write_peak_rss_bytes": peak_memory()}
+        copy_companions(folder, params.prompt.template)
+        wanted = not exact and bool(trained.hashes)
+        reference = Reference(BASE, ADAPTER, rows, params.machine, params.quantization, wanted)
+        different = sorted(different + differences(reference.values, trained), key=lambda each: each.module)
         other = how_far(different, len(trained.hashes)) if different else ""
         if other:
             print(
-                f"merge: {other}. Another device or version rounds otherwise, and the models below are compared with "
-                "the base as it is here. Merge where it was trained, or train here"
+                f"merge: {other}. Another device or version rounds otherwise, and the models are compared with the "
+                "base as it is here. Merge where it was trained, or train here",
+                flush=True,
             )
-        copy_companions(folder, params.prompt.template)
-        parity, naive = compare_all(plan, folder, rows, params)
+        parity, naive = compare_both(plan, reference, folder, params)
         write_text(folder / "README.md", card(params, plan.adapter.config, parity, other))
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     write_json(

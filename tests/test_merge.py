@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import peft
 import pyarrow
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -19,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from stages import merge as merge_stage
 from stages._merge import stream, weights
 from stages._merge.adapter import Adapter
-from stages._merge.four_bit import FourBit
+from stages._merge.four_bit import FourBit, with_threads
 from stages._merge.parity import Reference, compare, merge_in_memory, reference_bytes
 from stages._merge.stream import Plan, refuse_full_disk, write_merged
 from stages._merge.weights import stored_tensors
@@ -28,7 +30,7 @@ from stages._train.adapter import save_adapter
 from stages.download_model import download_model
 from stages.merge import ADAPTER, BASE, copy_companions, main
 from stages.shared.errors import UserError
-from stages.shared.four_bit import SAMPLE, SAMPLES, VALUES, Values, dequantized, values_of
+from stages.shared.four_bit import SAMPLE, SAMPLES, VALUES, Values, dequantized, raw_bytes, values_of
 from stages.shared.fused import layer
 from stages.shared.models import load_model, make_deterministic, quantized_modules
 from stages.shared.paths import read_json, write_json
@@ -103,7 +105,7 @@ def changed_merge(params, **changes):
 
 
 def plan_of(params, base="dequantized"):
-    values = merge_stage.trained_values() if base == "dequantized" else Values({}, {})
+    values = merge_stage.trained_values(needed=True) if base == "dequantized" else Values({}, {})
     return Plan(BASE, Adapter(ADAPTER), params.quantization, values, "cpu")
 
 
@@ -163,6 +165,26 @@ def test_the_values_are_those_of_the_loaded_4_bit_model_to_the_last_bit(
         assert torch.equal(torch.cat(blocks), dequantized(module))
         assert values.digest.hexdigest() == expected.hashes[name]
         assert torch.equal(torch.cat(values.sample), expected.samples[name])
+
+
+def test_the_constants_mean_is_taken_with_the_threads_of_training(tmp_path, params_of):
+    """Of more than 32,768 constants PyTorch's sum has other last bits with two threads than with one."""
+    quantization = params_of().quantization
+    generator, other = torch.Generator().manual_seed(0), 0
+    for _ in range(8):
+        weight = torch.randn(1024, 4096, generator=generator).to(torch.bfloat16)
+        save_file({"x.weight": weight}, tmp_path / "x.safetensors")
+        (stored,) = stored_tensors(tmp_path / "x.safetensors")
+        with with_threads(2):
+            packed, state = quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=True)
+        expected = hashlib.sha256(raw_bytes(dequantize_4bit(packed, state))).hexdigest()
+        for threads in (None, 2):
+            values = FourBit(stored, "cpu", quantization, threads)
+            all(values.blocks())
+            same = values.digest.hexdigest() == expected
+            other += not same
+            assert same or threads is None
+    assert other, "none of these tells one thread from two"
 
 
 def test_a_weight_whose_columns_fill_no_quantized_block_keeps_its_values(tmp_path, params_of, monkeypatch):
@@ -402,16 +424,20 @@ def test_a_missing_record_of_the_4_bit_values_says_what_to_do(with_rows, name):
         main(with_rows)
 
 
-def test_values_that_another_device_rounded_otherwise_are_counted_and_not_hidden(with_rows, capsys):
+@pytest.mark.parametrize("base", ["dequantized", "original"])
+def test_values_that_another_device_rounded_otherwise_are_counted_and_not_hidden(with_rows, capsys, base):
     """As if training's device had made every fourth value of one module larger by a tenth of the largest one."""
     hashes, samples = read_json(ADAPTER / VALUES), load_file(ADAPTER / SAMPLES)
     changed = sorted(hashes)[:3]
     write_json(ADAPTER / VALUES, hashes | dict.fromkeys(changed, "0" * 64))
+    loose = changed_merge(with_rows, base=base, max_loss_gap=1.0, max_kl=1.0)
+    main(loose)
+    assert "so few values that none of the 1,024 of each that training kept is among them" in capsys.readouterr().out
     there = samples[changed[1]].float()
     largest = there.abs().max()
     there[::4] = torch.where(there[::4] < 0, there[::4] + largest / 10, there[::4] - largest / 10)
     save_file(samples | {changed[1]: there.to(torch.bfloat16)}, ADAPTER / SAMPLES)
-    main(changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0))
+    main(loose)
     values = read_json(merge_stage.METRICS / "merge.json")["values"]
     assert (values["compared"], values["different"]) == (CHANGED, 3)
     assert values["largest_difference"] == pytest.approx(0.1, rel=0.12)  # by then the largest may be a smaller one
@@ -448,6 +474,52 @@ def test_a_full_disk_is_said_before_anything_is_written(with_rows, monkeypatch):
         main(with_rows)
     assert not list(merge_stage.MERGED.parent.glob("*merged*"))
     refuse_full_disk(BASE, merge_stage.MERGED.parent, -(10**10))
+
+
+def test_what_a_killed_merge_left_takes_no_room_from_the_next(with_rows, monkeypatch):
+    partial = merge_stage.MERGED.with_name(".merged.partial")
+    partial.mkdir()
+    (partial / "model.safetensors").write_bytes(bytes(100))
+    seen = []
+    monkeypatch.setattr(merge_stage, "refuse_full_disk", lambda *_: seen.append(list(partial.iterdir())))
+    main(changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0))
+    assert seen == [[]]
+
+
+FULL_MEANWHILE = """
+import sys
+from pathlib import Path
+from stages._merge.parity import Reference
+from stages.shared.params import Params
+row = {"input_ids": [*range(50, 90)], "labels": [*range(50, 90)], "seq_lengths": [40]}
+params = Params.model_validate_json(sys.argv[3])
+try:
+    Reference(Path(sys.argv[1]), Path(sys.argv[2]), [row] * 150, params.machine, params.quantization)
+except OSError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_gets_full_before_the_comparison_is_no_bus_error(adapted, tmp_path):
+    """150 rows need 1.5 MB beside the adapter."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["unshare", "--mount"] if not os.geteuid() else ["unshare", "--map-root-user", "--mount"]
+    script = 'mount -t tmpfs -o size=1m tmpfs "$1" || exit 99; cp -R "$2" "$1/adapter" && shift 2 && exec "$@"'
+    code = [
+        sys.executable,
+        "-c",
+        FULL_MEANWHILE,
+        str(BASE.resolve()),
+        str(place / "adapter"),
+        adapted.model_dump_json(),
+    ]
+    command = [*mount, "sh", "-c", script, "sh", str(place), str(ADAPTER.resolve()), *code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode in (1, 99) and "mount" in done.stderr + done.stdout:
+        pytest.skip("this system allows no mounts")
+    assert "refused: [Errno 28] No space left on device" in done.stdout, done.stderr
 
 
 def test_a_base_that_is_cut_short_is_said(adapted, small_base, tmp_path):
@@ -501,6 +573,12 @@ def test_a_distance_above_its_bound_fails_the_stage_and_leaves_no_merged_model(w
         main(changed_merge(with_rows, **bounds))
     assert not list(merge_stage.MERGED.parent.glob("*merged*"))
     assert not (merge_stage.METRICS / "merge.json").exists()
+
+
+@pytest.mark.parametrize("name", ["loss_gap", "kl"])
+def test_a_distance_that_is_no_number_is_above_every_bound(adapted, name):
+    with pytest.raises(UserError, match=rf"nan nats .*merge\.max_{name}"):
+        merge_stage.refuse_distance({"loss_gap": 0.0, "kl": 0.0} | {name: float("nan")}, adapted.merge)
 
 
 def test_two_runs_write_the_same_bytes_and_a_card_that_hubs_take(with_rows):

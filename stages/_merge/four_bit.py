@@ -1,5 +1,6 @@
 """The values that a base's weights have in 4 bits, a block of rows at a time."""
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Iterator
@@ -16,13 +17,30 @@ if TYPE_CHECKING:
 NESTED_BLOCKSIZE = 256  # constants that share a second one
 
 
+@contextlib.contextmanager
+def with_threads(number: int | None) -> Iterator[None]:
+    """Of this thread's operations, so many."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class FourBit:
     """The values of a weight after quantization, which bitsandbytes' own functions make as Linear4bit does.
 
     Only the second quantization, of the constants, needs to see the whole weight: the first one goes block by block.
     """
 
-    def __init__(self, stored: Stored, device: "torch.device | str", quantization: Quantization):
+    def __init__(
+        self, stored: Stored, device: "torch.device | str", quantization: Quantization, threads: int | None = None
+    ):
+        """threads: with which a mean is taken, if not with those of this thread. Training took it with all, and on the
+        CPU its last bits depend on them."""
         import torch
         from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
@@ -37,7 +55,8 @@ class FourBit:
             for part, whole in zip(found, self.parts(first, len(rows)), strict=True):
                 whole.copy_(part)
         if quantization.double_quant:
-            offset = self.constants.mean()
+            with with_threads(threads):
+                offset = self.constants.mean()
             self.constants = dequantize_blockwise(
                 *quantize_blockwise(self.constants - offset, blocksize=NESTED_BLOCKSIZE)
             )

@@ -4,12 +4,14 @@ One model is in memory at a time. Of the trained one its last hidden states are 
 4,096 and 32,768 tokens, the log-probabilities themselves would take eight times that.
 """
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._merge.stream import Plan, merged_blocks
 from stages._merge.weights import Original
+from stages.shared.four_bit import Values, values_of
 from stages.shared.models import load_model
 from stages.shared.params import Machine, Quantization
 from stages.shared.progress import progress
@@ -44,12 +46,20 @@ def trained_positions(model: "PreTrainedModel", row: dict) -> "tuple[torch.Tenso
 
 class Reference:
     """The model as it was trained, on `rows`: the base in 4 bits, the adapter in fp32, training's own passes under bf16
-    autocast.
+    autocast. `values`: the base's in 4 bits, if they were `wanted`.
 
     The file for its hidden states has no name, so nothing is left of it however the process ends.
     """
 
-    def __init__(self, base: Path, adapter: Path, rows: list[dict], machine: Machine, quantization: Quantization):
+    def __init__(  # noqa: PLR0913, PLR0917 what it was trained from
+        self,
+        base: Path,
+        adapter: Path,
+        rows: list[dict],
+        machine: Machine,
+        quantization: Quantization,
+        wanted: bool = False,
+    ):
         import numpy
         import torch
         from peft import PeftModel
@@ -59,12 +69,16 @@ class Reference:
 
         register()
         model = load_model(base, machine, quantization, packed=True)
+        self.values = values_of(model) if wanted else Values({}, {})
         model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=True).eval()
-        fuse(model)
+        if machine.sharding == "none":
+            fuse(model)
         model = model.get_base_model()
         self.rows, self.head, self.device = rows, model.lm_head, model.device
         with tempfile.TemporaryFile(dir=adapter.parent) as file:
             shape = (count_targets(rows), model.config.hidden_size)
+            # A mapped file whose room runs out later would end the process by SIGBUS, without a word.
+            os.posix_fallocate(file.fileno(), 0, reference_bytes(rows, model.config.hidden_size))
             self.states = torch.from_numpy(numpy.memmap(file, dtype="float32", shape=shape))
         done = 0
         with progress("parity: as trained", len(rows), " rows") as shown, torch.no_grad(), self.autocast():

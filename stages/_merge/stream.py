@@ -95,28 +95,42 @@ class Difference:
     largest: float
 
 
-def difference(plan: Plan, name: str, values: FourBit) -> Difference | None:
+def differences(found: Values, trained: Values) -> list[Difference]:
+    """Of the modules in `found`."""
     import torch
 
-    if values.digest.hexdigest() == plan.trained.hashes[name]:
-        return None
-    found, trained = torch.cat(values.sample).float(), plan.trained.samples[name].float()
-    distance = (found - trained).abs()
-    return Difference(name, (distance > 0).float().mean().item(), (distance.max() / trained.abs().max()).item())
+    different = []
+    for name, digest in found.hashes.items():
+        if digest != trained.hashes[name]:
+            here, there = found.samples[name].float(), trained.samples[name].float()
+            distance = (here - there).abs()
+            largest = there.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+            share = (distance > 0).float().mean().item()
+            different.append(Difference(name, share, (distance.max() / largest).item()))
+    return different
 
 
-def write_tensor(plan: Plan, name: str, stored: Stored, target: Target) -> Difference | None:
-    """Writes one tensor into the open file."""
+def write_tensor(plan: Plan, name: str, stored: Stored, target: Target, threads: int) -> Values:
+    """Writes one tensor into the open file, and returns its values in 4 bits, if it had such.
+
+    threads: those that training had, on a machine like this one.
+    """
+    import torch
+
     if name not in plan.adapter and name not in plan.trained.hashes:
         copy(stored, target)
-        return None
-    four_bit = FourBit(stored, plan.device, plan.quantization) if name in plan.trained.hashes else None
+        return Values({}, {})
+    four_bit = None
+    if name in plan.trained.hashes:
+        four_bit = FourBit(stored, plan.device, plan.quantization, threads)
     position = stored.start
     for _, rows in merged_blocks(plan, name, four_bit or Original(stored, plan.device)):
         data = raw_bytes(rows)
         target.put(data, position)
         position += len(data)
-    return difference(plan, name, four_bit) if four_bit else None
+    if not four_bit:
+        return Values({}, {})
+    return Values({name: four_bit.digest.hexdigest()}, {name: torch.cat(four_bit.sample)})
 
 
 @contextmanager
@@ -137,8 +151,9 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 def write_merged(plan: Plan, folder: Path) -> list[Difference]:
     """Writes the weights to `folder`, and returns the modules whose 4-bit values are not those of training."""
     import bitsandbytes  # noqa: F401  (before the threads do: to the others it would be there with half its kernels)
+    import torch
 
-    tensors = plan.tensors()
+    tensors, threads = plan.tensors(), torch.get_num_threads()
     with ExitStack() as stack:
         targets = {}
         for path in shards(plan.base):
@@ -147,12 +162,11 @@ def write_merged(plan: Plan, folder: Path) -> list[Difference]:
         executor = stack.enter_context(workers())
         shown = stack.enter_context(progress("merge", len(tensors), " tensors"))
 
-        def write(name: str) -> Difference | None:
-            return write_tensor(plan, name, tensors[name], targets[tensors[name].path])
+        def write(name: str) -> Values:
+            return write_tensor(plan, name, tensors[name], targets[tensors[name].path], threads)
 
         different = []
         for found in executor.map(write, tensors):
-            if found:
-                different.append(found)
+            different += differences(found, plan.trained)
             shown.advance()
     return different

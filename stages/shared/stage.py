@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stages.shared.errors import UserError
+from stages.shared.locked import refuse_damage
 from stages.shared.params import Params, load_params, read_yaml
 from stages.shared.paths import PARAMS, timing_file, write_json
 
@@ -138,6 +139,7 @@ def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
     with explained(stage, online=stage in DOWNLOADS):
         params = load_params()
         before = snapshot(stage)
+        refuse_damage(declaration(stage)[0])
         timing_file(stage).unlink(missing_ok=True)
         outcome = main(params)
         refuse_changes(stage, before)

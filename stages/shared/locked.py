@@ -1,0 +1,58 @@
+"""Whether what other stages left behind still holds the bytes that dvc.lock has of it.
+
+DVC trusts a file of its cache that is read-only, as all of them are, whatever became of its bytes on the disk. Inputs
+are linked to them.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from stages.shared.errors import UserError
+from stages.shared.params import read_yaml
+from stages.shared.paths import BASE
+
+LOCK = Path("dvc.lock")
+
+
+def md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def dvc_md5(out: Path) -> str:
+    """The hash that DVC 3 has of a file, or of a folder: that of the list of its files, as JSON."""
+    if not out.is_dir():
+        return md5(out)
+    files = sorted((path for path in out.rglob("*") if path.is_file()), key=lambda path: path.relative_to(out).parts)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(md5, files))
+    listed = [
+        {"md5": each, "relpath": path.relative_to(out).as_posix()} for path, each in zip(files, found, strict=True)
+    ]
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def refuse_damage(deps: list[str]) -> None:
+    """Compares those of the deps that other stages made with what dvc.lock says of them, where DVC runs the stage.
+
+    Not models/base, of which its manifest has better hashes, which the stages that load it compare themselves.
+
+    Raises:
+        UserError: one has other bytes.
+    """
+    if "DVC_STAGE" not in os.environ or not LOCK.exists():
+        return
+    stages = read_yaml(LOCK)["stages"]
+    made = {Path(out["path"]): (name, out["md5"]) for name, each in stages.items() for out in each.get("outs", [])}
+    needed = {out for dep in map(Path, deps) for out in (dep, *dep.parents) if out in made and out != BASE}
+    for out in sorted(needed):
+        stage, expected = made[out]
+        if dvc_md5(out) != expected:
+            raise UserError(
+                f"{out} is not what {stage} left there: dvc.lock has other bytes of it. If you changed it, `dvc commit "
+                f"{stage}` takes your version. If not, the disk damaged it: run `python -m tools.doctor --deep` and "
+                f"remove what it names in the cache, then `rm -rf {out}` and `dvc repro`, or `dvc pull {out}`"
+            )
