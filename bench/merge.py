@@ -172,8 +172,25 @@ def measured(way: str, folder: Path, python: str) -> tuple[float, int]:
     return seconds, peak
 
 
+def refuse_short_disk(folder: str, layers: int) -> None:
+    """The base and two merges of it lie there at one time."""
+
+    def needed(number: int) -> int:
+        matrices = number * sum(a * b for a, b in PROJECTIONS.values()) + 2 * VOCABULARY * WIDTH
+        return 3 * 2 * matrices
+
+    free = shutil.disk_usage(folder).free
+    if needed(layers) > free:
+        fitting = max((number for number in range(LAYERS) if needed(number) <= free), default=0)
+        sys.exit(
+            f"{layers} layers need {needed(layers) / 1e9:.0f} GB in {folder}, where {free / 1e9:.0f} GB are free: "
+            f"enough for {fitting} layers, of which the table says what {LAYERS} would take"
+        )
+
+
 def main(options: argparse.Namespace) -> None:
     found, different = {}, {}
+    refuse_short_disk(options.folder or tempfile.gettempdir(), options.layers)
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
         make_base(folder / "base", options.layers)

@@ -97,7 +97,7 @@ def card(params: Params, config: dict, parity: dict[str, float], other: str = ""
         other=f"\nNot exact: {other}.\n" if other else "",
         **parity,
     )
-    return front_matter(manifest) + text
+    return front_matter(manifest, params.quantization.model_dump()) + text
 
 
 def compare_both(plan: Plan, reference: "Reference", folder: Path, params: Params) -> tuple[dict, dict]:

@@ -1,5 +1,7 @@
 """The benchmark of `merge`, on a base of two small layers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -32,6 +34,13 @@ def test_every_way_writes_a_model_and_ours_onto_16_bits_is_pefts(folder):
     assert bench.difference(folder / "original", folder / "peft") < 1e-3  # a last bit, where sums round otherwise
     assert bench.difference(folder / "dequantized", folder / "peft") > 0.5
     torch.testing.assert_close(*(first_values(folder / name) for name in ("original", "peft")), atol=1e-3, rtol=1e-2)
+
+
+def test_a_disk_too_small_is_said_with_what_would_fit(tmp_path, monkeypatch):
+    sizes = [3 * 2 * (layers * 218_103_808 + 2 * 32768 * 4096) for layers in (3, 8)]
+    monkeypatch.setattr(bench.shutil, "disk_usage", lambda _: SimpleNamespace(free=sizes[0]))
+    with pytest.raises(SystemExit, match=rf"8 layers need {sizes[1] / 1e9:.0f} GB in .*enough for 3 layers"):
+        bench.main(bench.read_options(["8", "--folder", str(tmp_path)]))
 
 
 def first_values(folder):

@@ -371,6 +371,7 @@ def test_other_weights_in_the_same_place_are_noticed(tmp_path):
         ("{broken", "not a line of JSON in UTF-8"),
         (b"\xff", "not a line of JSON in UTF-8"),
         ('{"prompt": NaN}', "NaN is no JSON"),
+        ('{"prompt": "x", "n": 1e400}', "not a line of JSON in UTF-8"),
         ('["x"]', "not an object"),
         ('{"text": "x"}', "one of `prompt` and `messages`"),
         ('{"prompt": "x", "messages": []}', "one of `prompt` and `messages`"),

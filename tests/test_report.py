@@ -554,7 +554,11 @@ def test_the_model_card_carries_results_provenance_and_params():
             "owner/rows at " + "e" * 40,
             "| sha256 of data/clean/train.parquet | " + "a" * 64,
         ),
-        *("rank 16, alpha 32, on the base in 4 bits (nf4)", "| Its licence | apache-2.0 |", "| transformers | 5.1.0 |"),
+        *(
+            "LoRA of rank 16 (alpha 32), init default, on the base in 4 bits (nf4)",
+            "| Its licence | apache-2.0 |",
+            "| transformers | 5.1.0 |",
+        ),
     ):
         assert wanted in text, wanted
     params = YAML(typ="safe").load(re.search("(?ms)^```text\n(seed.*?)^```$", text)[1])
@@ -568,7 +572,16 @@ def test_the_model_card_says_in_what_the_base_was_held(bits, said):
     inputs = example()
     inputs["params"]["quantization"] |= {"bits": bits, "quant_type": "fp4"}
     text = report(inputs, 0)["card"].replace("\\", "")
-    assert f"| Adapter | rank 16, alpha 32, on the base in {said} |" in text
+    assert f"| Adapter | LoRA of rank 16 (alpha 32), init default, on the base in {said} |" in text
+    assert ModelCard(text).data.tags == ["mistral", "qlora" if bits == 4 else "lora"]
+
+
+def test_the_model_card_says_what_kind_of_adapter_it_was_and_as_what_rank_it_is_saved():
+    inputs = example()
+    inputs["params"]["lora"] |= {"variant": "rslora", "init": "olora"}
+    inputs["params"]["quantization"] |= {"bits": 16}
+    text = report(inputs, 0)["card"].replace("\\", "")
+    assert "rsLoRA of rank 16 (alpha 32), init olora, saved as rank 32, on the base in 16 bits" in text
 
 
 def test_the_report_says_why_two_stages_have_no_time():

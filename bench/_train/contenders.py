@@ -61,7 +61,7 @@ class Ours:
         print(f"  keeps {keep}", flush=True)
         model = load_base(folder, params, packed=True)
         if self.fused:
-            fuse(model, keep)
+            fuse(model, **vars(keep))
         rows = Dataset.from_list(packed_rows(some, params.tokenize.max_length))
         checkpoints = Checkpoints({"bench": str(self)}, 1)
         again = not self.fused and not keep.activations

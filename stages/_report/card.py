@@ -32,7 +32,11 @@ def data_origin(data: dict) -> str:
 
 def adapter_origin(params: dict) -> str:
     lora = params["lora"]
-    return f"rank {lora['r']}, alpha {lora['alpha']}, on the base in {precision(params['quantization'])}"
+    kind = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}[lora["variant"]]
+    # What PiSSA and OLoRA take out of the base comes back as as many ranks more.
+    saved = f", saved as rank {2 * lora['r']}" if lora["init"] in ("pissa", "olora") else ""
+    base = precision(params["quantization"])
+    return f"{kind} of rank {lora['r']} (alpha {lora['alpha']}), init {lora['init']}{saved}, on the base in {base}"
 
 
 def provenance(inputs: dict, params: dict) -> Section:
@@ -59,7 +63,7 @@ def card(inputs: dict) -> dict:
     yaml.dump(params, text)
     datasets = [params["data"]["id"]] if params["data"]["source"] == "hub" else None
     return {
-        "front_matter": front_matter(manifest, datasets),
+        "front_matter": front_matter(manifest, params["quantization"], datasets),
         "name": base_name(manifest),
         "headline": headline(inputs["base"], inputs["tuned"]),
         "sections": [

@@ -14,8 +14,9 @@ def precision(quantization: dict) -> str:
     return {4: f"4 bits ({quantization['quant_type']})", 8: "8 bits (LLM.int8)", 16: "16 bits"}[quantization["bits"]]
 
 
-def front_matter(manifest: dict, datasets: list[str] | None = None) -> str:
-    """The YAML block that hubs read, with its fences. Only what lies on the hub is named as base_model."""
+def front_matter(manifest: dict, quantization: dict, datasets: list[str] | None = None) -> str:
+    """The YAML block that hubs read, with its fences. Only what lies on the hub is named as base_model. quantization:
+    the section of the params."""
     from huggingface_hub import ModelCardData
 
     on_hub = {"base_model": manifest["id"], "base_model_relation": "merge"} if manifest.get("id") else {}
@@ -24,7 +25,7 @@ def front_matter(manifest: dict, datasets: list[str] | None = None) -> str:
         pipeline_tag="text-generation",
         license=manifest.get("license"),
         datasets=datasets or None,
-        tags=["mistral", "qlora"],
+        tags=["mistral", "qlora" if quantization["bits"] == 4 else "lora"],
         **on_hub,
     )
     return f"---\n{data.to_yaml()}\n---\n"

@@ -45,7 +45,7 @@ def refuse_constant(name: str) -> None:
 def parse(line: bytes, where: str) -> dict:
     try:
         fields = json.loads(line.decode("utf-8"), parse_constant=refuse_constant)
-        json.dumps(fields, ensure_ascii=False).encode()
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()  # 1e400 was read as infinity
     except UnicodeEncodeError:
         raise UserError(f"{where}: a text has half of a surrogate pair, which is no character. Mend the row") from None
     except (ValueError, RecursionError) as error:
