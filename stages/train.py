@@ -64,12 +64,8 @@ def train(trainer: "Trainer", checkpoint: Path | None, values: Values) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    try:
+    with in_words(lambda: f"in step {trainer.state.global_step + 1}", trainer.stop.next_run):
         trainer.run(checkpoint)
-    except (RuntimeError, MemoryError) as error:
-        if known := in_words(error, trainer.state.global_step + 1, trainer.stop.next_run()):
-            raise known from None
-        raise
     refuse_divergence(trainer.model)
     if rank():
         return
@@ -119,7 +115,8 @@ def main(stop: Stop, params: Params) -> Outcome:
     manifest = read_json(BASE / "manifest.json")
     make_deterministic(params.seed, params.train.deterministic, warn_only=False)
     keep = pick_memory(params, counts.longest_row)
-    model, base_bytes, values = prepare_model(params, manifest, keep)
+    with in_words(lambda: "while the base was loaded", stop.next_run):
+        model, base_bytes, values = prepare_model(params, manifest, keep)
     again = not is_fused(params) and not keep.activations  # fused layers do it themselves
     trainer = make_trainer(model, load_rows(), params, checkpoints, stop, again, str(keep))
     trainer.add_callback(LiveCurves())

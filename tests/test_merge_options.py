@@ -4,18 +4,21 @@ import pytest
 from safetensors.torch import save_file
 
 from stages import merge
+from stages._train.checkpoints import Checkpoints
+from stages._train.results import losses
 from stages.shared.four_bit import SAMPLES, VALUES
 from stages.shared.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, write_json
 from tests.conftest import write_rows
 from tests.test_train import rows
 from tests.test_train_options import BITS, OPTIONS, options_of, place, saved, trainer_of  # noqa: F401  (fixtures)
 
-KINDS = ("rslora", "dora", "loftq", "pissa", "olora with rslora", "16 bits", "q and v", "fp4")
+KINDS = [kind for kind in OPTIONS if kind != "8 bits"]
+EXACT = {"merge": {"base": "dequantized", "parity_rows": 2, "max_loss_gap": 0.02, "max_kl": 0.01}}
 
 
-def merged(params, trained_by, folder) -> dict:
+def merged(params, trained_by, folder, **options) -> dict:
     """Trains, merges, and reads what the stage says of it."""
-    trainer = trained_by(params)
+    trainer = trained_by(params, **options)
     trainer.run(None)
     saved(trainer, ADAPTER)
     write_json(ADAPTER / VALUES, trainer.values.hashes)
@@ -23,16 +26,21 @@ def merged(params, trained_by, folder) -> dict:
     (folder / TOKENIZED).mkdir(parents=True)
     write_rows(TOKENIZED / "validation.arrow", rows(2))
     merge.main(params)
-    return read_json(METRICS / "merge.json") | {"validation_loss": trainer.evaluate()["eval_loss"]}
+    found = losses(trainer.state.log_history, keeps_best=params.train.early_stopping_patience is not None)
+    return read_json(METRICS / "merge.json") | {
+        "validation_loss": trainer.evaluate()["eval_loss"],
+        "best_loss": found["validation_loss"],
+        "best_step": found["adapter_step"],
+        "steps": trainer.state.global_step,
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_merged_model_is_the_trained_one(kind, options_of, place, trainer_of):  # noqa: F811
-    exact = {"merge": {"base": "dequantized", "parity_rows": 2, "max_loss_gap": 0.02, "max_kl": 0.01}}
-    params = options_of(**OPTIONS[kind] | exact)
+    params = options_of(**OPTIONS[kind] | EXACT)
     metrics = merged(params, trainer_of, place)
-    assert metrics["merged_modules"] == (4 if kind == "q and v" else 14)
+    assert metrics["merged_modules"] == (4 if kind in ("q and v", "some targets") else 14)
     # To the last bit, but where the trained base is no longer the one that the saved adapter goes onto.
     rounding = 1e-3 if params.lora.init in ("pissa", "olora") else 1e-6
     assert metrics["parity"]["loss_trained"] == pytest.approx(metrics["validation_loss"], rel=rounding)
@@ -41,6 +49,27 @@ def test_the_merged_model_is_the_trained_one(kind, options_of, place, trainer_of
     assert metrics["parity"]["top1_agreement"] > 0.8  # of two dozen tokens, whose likeliest are nearly even
     if params.quantization.bits == 4:
         assert metrics["naive"]["kl"] > 3 * metrics["parity"]["kl"]
+
+
+@pytest.mark.slow
+def test_what_goes_on_from_an_earlier_adapter_is_merged(options_of, place, trainer_of):  # noqa: F811
+    first = trainer_of(options_of())
+    first.run(None)
+    saved(first, place / "data/adapters/first")
+    params = options_of(lora={"init_from": "first"}, train={"learning_rate": 5e-3}, **EXACT)
+    metrics = merged(params, trainer_of, place, checkpoints=Checkpoints({"number": 1}, limit=1))
+    assert metrics["parity"]["loss_trained"] == pytest.approx(metrics["validation_loss"], rel=1e-6)
+    assert metrics["naive"]["kl"] > 3 * metrics["parity"]["kl"]
+
+
+@pytest.mark.slow
+def test_the_best_adapter_and_not_the_last_is_merged(options_of, place, trainer_of):  # noqa: F811
+    """Validated on rows that are not learned, so that the loss soon rises."""
+    train = {"early_stopping_patience": 3, "eval_steps": 1, "learning_rate": 0.03}
+    params = options_of(train=train, **EXACT)
+    metrics = merged(params, trainer_of, place, validation=rows(2, seed=9))
+    assert metrics["best_step"] < metrics["steps"]
+    assert metrics["best_loss"] == pytest.approx(metrics["validation_loss"], rel=1e-6)
 
 
 @pytest.mark.slow

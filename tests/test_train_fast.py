@@ -247,9 +247,9 @@ def operations(node):
         nodes += [below for below, _ in node.next_functions if below]
 
 
-def test_of_layers_whose_inputs_are_offloaded_the_graph_keeps_the_copy_in_the_host_alone(small_base, params_of):
+def test_of_inputs_that_are_offloaded_the_graph_keeps_the_copy_in_the_host_alone(small_base, params_of, monkeypatch):
     model = adapted(small_base, params_of(machine={"device": "cpu"}))
-    assert fuse(model, activations=1, offload=True)
+    assert fuse(model, activations=1, weights=2, offload=True)
     batch = flat_batch(rows(2))
     del batch["labels"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -258,6 +258,10 @@ def test_of_layers_whose_inputs_are_offloaded_the_graph_keeps_the_copy_in_the_ho
     assert first.activations is None and not first.saved_tensors
     assert torch.equal(first.host, model.get_input_embeddings()(batch["input_ids"])[0])
     assert last.activations is not None and not hasattr(last, "host")
+    monkeypatch.setattr(torch, "empty", None)  # an evaluation copies nothing
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        again = model.get_base_model().model(use_cache=False, **batch).last_hidden_state
+    assert torch.equal(again, states)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -337,6 +341,26 @@ def test_the_estimate_of_a_7b_is_near_what_was_measured(params_of, activations, 
     params = params_of(train={"batch_size": 4}, lora={"dropout": dropout})
     found = estimate(shape_of(SEVEN), params, Keep(activations, weights), 2048, varlen=True)
     assert found.total / GIB == pytest.approx(measured, rel=0.02)
+
+
+def test_the_estimate_shares_a_sharded_base_out_and_counts_moments_in_8_bits(params_of):
+    shape = shape_of(SEVEN)
+
+    def found(optimizer="adamw", **machine):
+        params = params_of(machine=machine, train={"optimizer": optimizer})
+        return estimate(shape, params, Keep(0, 0), 2048, varlen=True)
+
+    whole, sharded = found(), found(sharding="fsdp", devices=4)
+    ends = 2 * (2 * 32768 * 4096 + 65 * 4096)  # embeddings, head and norms stay whole
+    layer = (whole.base - ends) / 32
+    assert sharded.base == pytest.approx(ends + layer * (32 / 4 + 2), rel=1e-6)
+    assert found("adamw_8bit").optimizer == pytest.approx(whole.optimizer * (4 + 2) / 12, rel=0.01)
+
+
+def test_the_plan_counts_the_attention_that_the_training_takes(small_base, params_of, monkeypatch):
+    monkeypatch.chdir(small_base.parents[1])
+    assert "varlen attention" in plan(params_of(machine={"device": "cpu"}))
+    assert "sdpa or eager attention" in plan(params_of(machine={"device": "cpu", "attention": "sdpa"}))
 
 
 def test_the_plan_names_the_setting_and_every_alternative(small_base, params_of, monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from stages._train.adapter import check_saved, quantized_bytes, save_adapter
 from stages._train.checkpoints import Checkpoints, steps
 from stages._train.checks import adapter_parameters
+from stages._train.memory import Keep
 from stages._train.results import curves, losses
 from stages._train.start import check_start, lora_layers, start, values_of
 from stages.shared.attention import flat_batch
@@ -28,6 +29,8 @@ OPTIONS = {
     "dora": {"lora": {"variant": "dora"}},
     "loftq": {"lora": {"init": "loftq"}},
     "pissa": {"lora": {"init": "pissa"}, **BITS[16]},
+    "pissa with rslora": {"lora": {"init": "pissa", "variant": "rslora"}, **BITS[16]},
+    "olora": {"lora": {"init": "olora"}, **BITS[16]},
     "olora with rslora": {"lora": {"init": "olora", "variant": "rslora"}, **BITS[16]},
     "8 bits": BITS[8],
     "16 bits": BITS[16],
@@ -120,6 +123,19 @@ def check_option(trainer_of, params, place):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_option_trains_is_loaded_by_peft_and_goes_on_to_the_same_bytes(trainer_of, options_of, place, name):
     check_option(trainer_of, options_of(**OPTIONS[name]), place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dora", "8 bits", "16 bits"])
+def test_without_fused_layers_too_the_bytes_do_not_depend_on_what_is_kept(options_of, place, name):
+    params, found = options_of(**OPTIONS[name]), []
+    for keep in (Keep(2, 0), Keep(0, 0)):
+        checkpoints = Checkpoints({"keep": str(keep)}, limit=1)
+        trainer = new_trainer(params, rows(8), rows(2), checkpoints, keep=keep)
+        assert trainer.args.gradient_checkpointing == (keep.activations == 0)
+        trainer.run(None)
+        found.append(saved(trainer, place / str(keep.activations)))
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow
@@ -308,11 +324,19 @@ def test_neftune_adds_its_noise_while_training_and_none_in_evaluations(trainer_o
 
     def compare(module, inputs):
         plain = torch.nn.functional.embedding(ids[-1], model.model.embed_tokens.weight)
-        seen[module.training].append((inputs[0] - plain).abs().max().item() * plain[0].numel() ** 0.5)
+        noise = (inputs[0] - plain).abs()[0]
+        if not module.training:
+            seen[False].append(noise.max().item())
+            return
+        lengths = trainer.noise.lengths[0]
+        assert sorted(lengths.unique().tolist()) == [12, 16, 20, 24, 40]  # of test_train.rows
+        for length in lengths.unique():
+            largest = noise[lengths == length].max().item()
+            seen[True].append(largest * (length.item() * plain.shape[-1]) ** 0.5)
 
     model.model.layers[0].register_forward_pre_hook(compare)
     trainer.run(None)
-    assert len(seen[True]) == 4
+    assert len(seen[True]) == 4 * 5
     assert len(seen[False]) >= 3
     assert set(seen[False]) == {0.0}
     assert all(4 < noise < 5.2 for noise in seen[True])  # uniform up to alpha / √(length · width), in bf16

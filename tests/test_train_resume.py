@@ -13,8 +13,10 @@ from transformers import TrainerCallback
 
 from stages._train.adapter import check_saved, save_adapter
 from stages._train.checkpoints import MANIFEST, Checkpoints, root, steps
+from stages._train.failures import in_words
 from stages._train.memory import Keep
 from stages._train.results import curves, losses
+from stages._train.signals import Stop
 from stages.shared.errors import UserError
 from stages.shared.four_bit import Values
 from stages.train import train
@@ -289,6 +291,38 @@ class Greedy(TrainerCallback):
             torch.empty(1 << 50)
 
 
+class Exploding(TrainerCallback):
+    """Makes one weight of the adapter so large that the loss is no number any more."""
+
+    def on_step_begin(self, args, state, control, model, **_):
+        if state.global_step == 2:
+            next(p for p in model.parameters() if p.requires_grad).data[0, 0] = float("inf")
+
+
+def test_a_training_that_diverged_says_so_before_it_leaves_a_checkpoint_of_it(trainer_of):
+    trainer = trainer_of(Checkpoints({}, 9))
+    trainer.add_callback(Exploding)
+    with pytest.raises(UserError, match=r"diverged: \w+ of step 3 is (nan|inf)\. Lower train\.learning_rate"):
+        trainer.run(None)
+    assert trainer.checkpoints.newest().name == "step-00000002"
+
+
+def test_an_adapter_of_no_numbers_is_compared_by_its_bytes(trainer_of, tmp_path):
+    trainer = trainer_of(Checkpoints({}, 1))
+    next(p for p in trainer.model.parameters() if p.requires_grad).data[0, 0] = float("nan")
+    save_adapter(trainer.model, tmp_path)
+    check_saved(trainer.model, tmp_path / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"])
+def test_what_cuda_says_of_memory_is_told_while_the_base_is_loaded_too(said):
+    with (
+        pytest.raises(UserError, match=r"^out of memory while the base was loaded .*No step.*stages\.train --plan"),
+        in_words(lambda: "while the base was loaded", Stop().next_run),
+    ):
+        raise RuntimeError(said)
+
+
 def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrupted, trainer_of, tmp_path):
     trainer = trainer_of(Checkpoints({}, 1))
     trainer.add_callback(Greedy)
@@ -355,7 +389,8 @@ def test_an_operation_that_does_not_repeat_ends_a_deterministic_training_with_wh
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     try:
         with pytest.raises(
-            UserError, match=r"step 3 needs .*\(put_ does not have .*\), and train\.deterministic is true"
+            UserError,
+            match=r"in step 3 gives other bits .*\(put_ does not have .*\), and train\.deterministic is true",
         ):
             train(trainer, None, Values({}, {}))
     finally:

@@ -99,6 +99,18 @@ except KeyboardInterrupt:
     assert end(process, signal.SIGINT, signal.SIGINT) == (130, line)
 
 
+def test_the_first_process_of_a_container_has_no_parent_to_die_with():
+    namespace = (
+        ["unshare", "--pid", "--fork"] if not os.geteuid() else ["unshare", "--map-root-user", "--pid", "--fork"]
+    )
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system allows no namespaces")
+    command = [*namespace, "--mount-proc", sys.executable, "-c", BEGIN]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "ready\n", done.stderr
+
+
 @pytest.mark.parametrize("between", [[], ["/bin/sh", "-c"]], ids=["its parent", "a shell's parent"])
 def test_the_process_dies_with(between):
     command = [sys.executable, "-c", BEGIN + "time.sleep(60)"]

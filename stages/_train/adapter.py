@@ -94,7 +94,8 @@ def check_saved(model: "PeftModel", file: Path) -> None:
     wrong = sorted(trained.keys() ^ saved.keys())
     for name in saved.keys() & trained.keys():
         first = tuple(slice(size) for size in trained[name].shape)
-        if not torch.equal(trained[name].cpu(), saved[name][first]):
+        bits = (each.contiguous().view(torch.uint8) for each in (trained[name].cpu(), saved[name][first]))
+        if not torch.equal(*bits):
             wrong.append(name)
     if wrong:
         raise UserError(

@@ -177,5 +177,5 @@ def refuse_divergence(model: "torch.nn.Module") -> None:
     for parameter in trained(model):
         first = parameter.detach().clone()
         torch.distributed.broadcast(first, 0)
-        if not torch.equal(first, parameter):
+        if not torch.equal(*(each.detach().view(torch.uint8) for each in (first, parameter))):
             raise UserError(f"the adapter of process {rank()} is not that of process 0: a GPU or its memory is failing")

@@ -13,6 +13,7 @@ from stages.shared.params import Params
 
 GIB = 1 << 30
 OVERHEAD = GIB  # of the CUDA context, its libraries' workspaces
+MOMENTS = {"adamw": 8, "adamw_8bit": 2 + 8 / 256}  # bytes of AdamW's state a weight; in 8 bits a scale for 256 each
 SLACK = 1.1  # blocks of the allocator that are too small for what is asked of it
 
 
@@ -124,6 +125,18 @@ def layer_activations(shape: Shape, params: Params, varlen: bool) -> int:
     return norms + attention + swiglu + adapters + dropout
 
 
+def processes(params: Params) -> int:
+    """Among which the base is shared out."""
+    machine = params.machine
+    if machine.sharding == "none":
+        return 1
+    if machine.devices != "auto":
+        return machine.devices * machine.nodes
+    import torch
+
+    return max(torch.cuda.device_count(), 1) * machine.nodes
+
+
 def estimate(shape: Shape, params: Params, keep: Keep, length: int, varlen: bool) -> Estimate:
     """For a full batch: train.batch_size rows of `length` tokens, all of them trained."""
     tokens = params.train.batch_size * length
@@ -132,7 +145,9 @@ def estimate(shape: Shape, params: Params, keep: Keep, length: int, varlen: bool
     embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2) + (2 * shape.layers + 1) * shape.hidden
     bytes_each = {4: 0.5 + constants, 8: 1, 16: 2}[params.quantization.bits]
     held = keep.weights / shape.layers
-    base = int(weights * (2 * held + bytes_each * (1 - held)))
+    base = weights * (2 * held + bytes_each * (1 - held))
+    # Sharded, a process holds its part, and two layers are whole while one of them computes.
+    base = int(base / processes(params) + (2 * base / shape.layers if processes(params) > 1 else 0))
     adapted = [shape.widths[name] for name in targets(shape, params)]
     trained = shape.layers * params.lora.r * sum(a + b for a, b in adapted)
     layer = tokens * layer_activations(shape, params, varlen)
@@ -149,7 +164,7 @@ def estimate(shape: Shape, params: Params, keep: Keep, length: int, varlen: bool
     return Estimate(
         base=base + 2 * embeddings,
         adapter=4 * trained,
-        optimizer=4 * trained * 3,  # gradients and AdamW's two moments, all in fp32
+        optimizer=trained * MOMENTS[params.train.optimizer] + 4 * trained,  # and the gradients in fp32
         activations=kept,
         layer=working,
         logits=ends + chunk,

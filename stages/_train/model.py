@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from stages._train.adapter import add_adapter, quantized_bytes
-from stages._train.distributed import rank
+from stages._train.distributed import agree, rank
 from stages._train.memory import GIB, OVERHEAD, SLACK, Keep, choose, device_memory, estimate, shape_of
 from stages._train.sharding import shard
 from stages.shared.four_bit import Values, values_of
@@ -38,6 +38,8 @@ def pick_memory(params: Params, longest_row: int) -> Keep:
     cuda = pick_device(params.machine).type == "cuda"
     shape, budget = shape_of(read_json(BASE / "config.json")), device_memory(cuda)
     keep = choose(shape, params, longest_row, varlen, budget)
+    if params.machine.sharding == "fsdp":  # a layer is gathered as often in every process, whatever its memory
+        keep = Keep(-agree(-keep.activations), 0)
     print(
         f"train: machine.memory {params.machine.memory} keeps {keep}; the rest is computed again "
         "(python -m stages.train --plan says why)",

@@ -13,7 +13,7 @@ from stages._train.memory import (
     shape_of,
 )
 from stages.shared.errors import UserError
-from stages.shared.models import pick_device
+from stages.shared.models import pick_attention, pick_device
 from stages.shared.params import Params
 from stages.shared.paths import BASE, read_json
 
@@ -45,8 +45,7 @@ def plan(everything: Params, budget: int | None = None) -> str:
     length = everything.tokenize.max_length  # a training looks at its rows; these may not be there yet
     shape = shape_of(read_json(BASE / "config.json"))
     cuda = pick_device(everything.machine).type == "cuda"
-    # Whoever asks about a GPU's budget elsewhere will train with varlen there.
-    varlen = everything.machine.attention in ("auto", "varlen") and (cuda or budget is not None)
+    varlen = pick_attention(everything.machine, packed=True) == "varlen"
     where = "a budget" if budget is not None else "this GPU" if cuda else "this machine's memory"
     budget = device_memory(cuda) if budget is None else budget
     lines = [

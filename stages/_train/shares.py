@@ -28,8 +28,8 @@ GENERATORS = "generators.pt"
 
 
 def received() -> Path:
-    """Where a machine other than that of rank 0 puts the checkpoint it was sent."""
-    return root() / "received"
+    """Where a machine other than that of rank 0 puts the checkpoint it was sent. Several may share the folder."""
+    return root() / f"received-{os.environ['GROUP_RANK']}"
 
 
 def even(rows: "Dataset") -> "Dataset":

@@ -79,6 +79,8 @@ def die_with_parent() -> None:
     """
     me = psutil.Process()
     between = me.parents()[:1]
+    if not between:  # the first process of a container
+        return
     # Adopted, since DVC ended before this call; unless DVC is itself the first process of a container.
     if "DVC_STAGE" in os.environ and between[0].pid == 1 and not any("dvc" in word for word in between[0].cmdline()):
         sys.exit("train: DVC ended before the training began")

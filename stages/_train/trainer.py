@@ -15,13 +15,14 @@ from stages._train.adapter import save_adapter
 from stages._train.checkpoints import Checkpoints
 from stages._train.distributed import agree, average_gradients, total, world
 from stages._train.loss import summed_loss
+from stages._train.neftune import Neftune, token_lengths
 from stages._train.optimizer import loraplus_optimizer
 from stages._train.shares import GENERATORS, Even, NoCheckpoints, generator_states, load_generators
 from stages._train.signals import Stop
 from stages._train.start import TAKEN, start
 from stages._train.stopping import EarlyStopping
 from stages._train.watch import Watch
-from stages.shared.params import Lora
+from stages.shared.params import Lora, Train
 from stages.shared.paths import read_json, write_json
 
 
@@ -32,7 +33,7 @@ class Trainer(SFTTrainer):
         self,
         *arguments,
         lora: Lora,
-        patience: int | None,
+        train: Train,
         checkpoints: Checkpoints | NoCheckpoints,
         stop: Stop,
         memory: str,
@@ -44,9 +45,12 @@ class Trainer(SFTTrainer):
         self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
         self.checkpoints, self.stop = checkpoints, stop
-        self.early = EarlyStopping(patience) if patience else None
+        self.early = EarlyStopping(train.early_stopping_patience) if train.early_stopping_patience else None
         if self.early:
             self.add_callback(self.early)
+        self.noise = None
+        if train.neftune_alpha:
+            self.noise = Neftune(train.neftune_alpha, self.model.get_input_embeddings())
         self.watch = Watch(checkpoints.opened, stop, self.args.device.type == "cuda", memory)
         self.add_callback(self.watch)
         # Adapters that keep PEFT's forward would run in fp32 without autocast, which costs time at every operation.
@@ -133,6 +137,8 @@ class Trainer(SFTTrainer):
 
     def training_step(self, model, inputs, *arguments, **options) -> torch.Tensor:
         self.watch.tokens += inputs["input_ids"].numel() * world()
+        if self.noise:
+            self.noise.lengths = token_lengths(inputs["position_ids"]).to(self.args.device)
         loss = super().training_step(model, inputs, *arguments, **options)
         if self.accelerator.sync_gradients:  # set by the Trainer in the last batch of an optimizer step
             average_gradients(self.model)

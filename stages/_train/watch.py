@@ -1,5 +1,6 @@
 """What a training shows and costs while it runs, and the checkpoint that it leaves when it is told to stop."""
 
+import math
 import time
 
 import torch
@@ -8,6 +9,7 @@ from transformers import TrainerCallback
 from stages._train.distributed import agree, same_start
 from stages._train.optimizer import refuse_rounding
 from stages._train.signals import Stop
+from stages.shared.errors import UserError
 from stages.shared.progress import Progress
 from stages.shared.stage import peak_memory
 
@@ -60,6 +62,13 @@ class Watch(TrainerCallback):
 
     def on_log(self, args, state, control, logs, **_):
         self.loss = f"{logs['loss']:.3f}" if "loss" in logs else self.loss
+        wrong = [name for name in ("loss", "grad_norm", "eval_loss") if not math.isfinite(logs.get(name, 0.0))]
+        if wrong:  # said before a checkpoint of it is written
+            raise UserError(
+                f"the training diverged: {wrong[0]} of step {state.global_step} is {logs[wrong[0]]}. Lower "
+                "train.learning_rate or raise train.warmup_steps, which starts it afresh; or look for rows that are "
+                "broken"
+            )
 
     def on_train_end(self, args, state, control, **_):
         self.stop.training = False

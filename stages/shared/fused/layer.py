@@ -78,7 +78,8 @@ class Layer:
         for name in ("past_key_values", "use_cache"):
             options.pop(name, None)
         call = Call(*position_embeddings, attention_mask, options)
-        return Whole.apply(hidden_states, self, call, *self.parameters())
+        offload = self.offload and torch.is_grad_enabled()
+        return Whole.apply(hidden_states, self, call, offload, *self.parameters())
 
     def apply(self, name: str, x: torch.Tensor, activations: Activations) -> torch.Tensor:
         linear = self.linear[name]
@@ -162,14 +163,16 @@ class Whole(torch.autograd.Function):
     """The layer as an operation: hidden states (rows, length, width) → the same shape."""
 
     @staticmethod
-    def forward(ctx, hidden_states: torch.Tensor, layer: Layer, call: Call, *parameters: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx, hidden_states: torch.Tensor, layer: Layer, call: Call, offload: bool, *parameters: torch.Tensor
+    ) -> torch.Tensor:
         x = hidden_states.flatten(0, 1)
         ctx.layer, ctx.call = layer, call
         if not layer.keep:
             ctx.state = (torch.cuda if x.is_cuda else torch.random).get_rng_state()
         activations, product = layer.run(x, call)
         out = layer.linear["down_proj"].product(product, activations.used["down_proj"]).add_(activations.middle)
-        if layer.offload:  # the GPU copies when it comes to it, and nothing waits
+        if offload:  # the GPU copies when it comes to it, and nothing waits
             ctx.host = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda).copy_(x, non_blocking=True)
         else:
             ctx.save_for_backward(x)
@@ -190,7 +193,7 @@ class Whole(torch.autograd.Function):
         gradient = layer.mlp_backward(gradient, found, gradients)
         of_x = layer.attention_backward(gradient, x, call, found, gradients, ctx.needs_input_grad[0])
         in_order = [each for name in layer.linear for each in gradients[name]]
-        return None if of_x is None else of_x.view(shape), None, None, *in_order
+        return None if of_x is None else of_x.view(shape), None, None, None, *in_order
 
 
 def fuse(model: torch.nn.Module, activations: int = 0, weights: int = 0, offload: bool = False) -> bool:
