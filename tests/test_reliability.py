@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -53,16 +54,50 @@ def bytes_of(folder):
     }
 
 
-def test_a_flipped_byte_in_the_base_is_refused_before_training_and_the_remedy_brings_it_back(repository):
-    base = next(repository.folder.glob("models/base/*.safetensors"))
-    whole = base.read_bytes()
+def flip(repository, file):
+    """Changes a byte of the file and of DVC's copy of it, as a failing disk does, and returns what it was."""
+    whole = file.read_bytes()
     md5 = hashlib.md5(whole).hexdigest()
-    for path in (base, repository.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]):
+    for path in (file, repository.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]):
         times, mode = (path.stat().st_atime_ns, path.stat().st_mtime_ns), path.stat().st_mode
         path.chmod(0o644)
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         path.chmod(mode)
         os.utime(path, ns=times)
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("path", "stage", "maker"),
+    [
+        ("models/adapter/adapter_model.safetensors", "merge", "train"),
+        ("models/merged/config.json", "evaluate@tuned", "merge"),
+    ],
+)
+def test_a_flipped_byte_in_the_cache_is_refused_by_the_stage_that_needs_it_and_the_remedy_works(
+    repository, path, stage, maker
+):
+    before = repository.hashes()
+    whole = flip(repository, repository.folder / path)
+    printed = repository.run("dvc", "repro", "--force", "--single-item", "--no-run-cache", stage, code=255)
+    out = path.rpartition("/")[0]
+    assert f"{stage}: {out} is not what {maker} left there" in printed
+    assert "Traceback" not in printed
+    assert repository.hashes() == before
+    said = repository.run("python", "-m", "tools.doctor", "--deep", code=1)
+    line = next(line for line in said.splitlines() if line.startswith(f"✗ cache: the copy of {out}"))
+    remove = line.partition(". rm")[2].partition(", then")[0]
+    repository.run("sh", "-euc", f"rm{remove} && rm -rf {out}")
+    repository.run("dvc", "repro")
+    assert (repository.folder / path).read_bytes() == whole
+    timed = re.compile(r"reports|metrics\.json|.*timing\.json")
+    again = repository.hashes()
+    assert {out for out in before if again[out] != before[out] and not timed.fullmatch(out)} == set()
+
+
+def test_a_flipped_byte_in_the_base_is_refused_before_training_and_the_remedy_brings_it_back(repository):
+    base = next(repository.folder.glob("models/base/*.safetensors"))
+    whole = flip(repository, base)
     printed = repository.run("dvc", "repro", "--force", "--single-item", "--no-run-cache", "train", code=255)
     assert f"train: {base.relative_to(repository.folder)} has other bytes than its manifest says" in printed
     assert "Traceback" not in printed
@@ -284,6 +319,7 @@ dvc repro clean > /dev/null && digest | cmp - "$3" && echo "== recovered"
 """
 FILL = """
 import os
+import re
 size = os.stat("dvc.lock").st_size
 while os.stat("dvc.lock").st_size == size:
     pass

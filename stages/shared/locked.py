@@ -26,12 +26,10 @@ def dvc_md5(out: Path) -> str:
     """The hash that DVC 3 has of a file, or of a folder: that of the list of its files, as JSON."""
     if not out.is_dir():
         return md5(out)
-    files = sorted((path for path in out.rglob("*") if path.is_file()), key=lambda path: path.relative_to(out).parts)
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(md5, files))
-    listed = [
-        {"md5": each, "relpath": path.relative_to(out).as_posix()} for path, each in zip(files, found, strict=True)
-    ]
+        found = list(pool.map(lambda name: md5(out / name), names))
+    listed = [{"md5": each, "relpath": name} for name, each in zip(names, found, strict=True)]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 

@@ -1,0 +1,56 @@
+"""What other stages made is compared with dvc.lock before a stage uses it."""
+
+import pytest
+from dvc.repo import Repo
+
+from stages.shared.errors import UserError
+from stages.shared.locked import dvc_md5, refuse_damage
+from stages.shared.params import read_yaml
+
+DVC_YAML = """stages:
+  made:
+    cmd: "true"
+    outs: [folder, file, models/base]
+"""
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Of DVC itself, which has recorded a folder, a file and models/base as the outs of a stage."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_STAGE", "next")
+    for path in ("folder/b/z", "folder/b.c", "folder/a b/ü", "folder/empty", "file", "models/base/weights"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("" if path.endswith("empty") else path)
+    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    with Repo.init(no_scm=True) as repo:
+        repo.commit("made", force=True)
+    return tmp_path
+
+
+def test_the_hashes_are_dvcs_own(repository):
+    outs = read_yaml(repository / "dvc.lock")["stages"]["made"]["outs"]
+    assert {out["path"] for out in outs} == {"folder", "file", "models/base"}
+    for out in outs:
+        assert dvc_md5(repository / out["path"]) == out["md5"]
+
+
+@pytest.mark.parametrize(
+    ("path", "deps"), [("file", ["file"]), ("folder/b/z", ["folder/b"]), ("folder/b/z", ["folder/b/z", "other"])]
+)
+def test_a_changed_byte_in_what_a_stage_needs_is_named_with_what_to_do(repository, path, deps):
+    refuse_damage(deps)
+    (repository / path).chmod(0o644)
+    (repository / path).write_text("other")
+    out = path.partition("/")[0]
+    with pytest.raises(UserError, match=rf"^{out} is not what made left there.*`dvc commit made`.*`rm -rf {out}`"):
+        refuse_damage(deps)
+
+
+def test_what_no_stage_made_what_is_not_needed_and_the_base_are_not_hashed(repository, monkeypatch):
+    for path in ("file", "models/base/weights"):
+        (repository / path).chmod(0o644)
+        (repository / path).write_text("other")
+    refuse_damage(["folder", "other", "models/base", "stages/x.py"])
+    monkeypatch.delenv("DVC_STAGE")
+    refuse_damage(["file"])  # run by hand, whatever is there is what was meant
