@@ -672,6 +672,29 @@ def test_params_that_are_not_legal_are_a_finding_among_the_others(inside, reposi
     assert "✓ cache:" in said
 
 
+@pytest.mark.parametrize("text", ["train: {}\n", "model: {path: [}\n", ""])
+def test_what_dvc_yaml_takes_from_params_that_are_not_legal_is_waited_for_and_no_second_fault(
+    tmp_path, monkeypatch, capsys, text
+):
+    from dvc.repo import Repo
+
+    monkeypatch.setattr(machine, "driver", lambda: None)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("dvc.yaml", "dvc.lock", "requirements.txt"):
+        shutil.copy(ROOT / name, name)
+    Path("params.yaml").write_text(text)
+    Repo.init(no_scm=True).close()
+    assert doctor.main([]) == 1
+    said = capsys.readouterr().out.splitlines()
+    (first,) = [line for line in said if line.startswith("✗")]
+    assert first.startswith("✗ params.yaml: not legal")
+    assert "✓ cache: not compared with dvc.lock; that waits for params.yaml, whose values dvc.yaml takes" in said
+    assert {"✓ locks: none", "✓ remotes: none; results stay on this machine"} <= set(said)
+
+
 def test_outside_of_a_repository_it_says_where_to_go(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert doctor.main([]) == 1
