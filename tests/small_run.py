@@ -18,6 +18,10 @@ from tests.conftest import ROOT
 # Each stage copies what lies ready in inputs/, so that a change there is a change of what it makes.
 PIPELINE = """
 stages:
+  download_model:
+    cmd: mkdir -p models && cp inputs/base models/base
+    deps: [inputs/base]
+    outs: [models/base: {push: false}]
   clean:
     cmd: mkdir -p data && cp -r inputs/clean data/clean
     deps: [inputs/clean]
@@ -25,7 +29,7 @@ stages:
     outs: [data/clean]
   train:
     cmd: mkdir -p metrics && cp inputs/train_curve.csv inputs/validation_curve.csv metrics
-    deps: [data/clean/train.parquet, inputs/train_curve.csv, inputs/validation_curve.csv]
+    deps: [models/base, data/clean/train.parquet, inputs/train_curve.csv, inputs/validation_curve.csv]
     params: [seed, train]
     outs: [metrics/train_curve.csv, metrics/validation_curve.csv]
   evaluate:
@@ -81,7 +85,7 @@ class SmallRun:
         self.run("git", "init", "--quiet", "--initial-branch=main")
         self.run("dvc", "init", "--quiet")
         self.run("dvc", "config", "core.autostage", "true")
-        (self.folder / ".gitignore").write_text("/data\n/metrics\n")
+        (self.folder / ".gitignore").write_text("/data\n/metrics\n/models\n")
         self.measure("measured")
         return self
 
@@ -146,6 +150,7 @@ class SmallRun:
             self.put(f"inputs/{name}_curve.csv", f"step,loss\n{lines}")
         for kind, rows in (("rows", self.rows), ("predictions", predictions_of(self.rows, self.text))):
             self.put(f"inputs/tuned.{kind}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        self.put("inputs/base", "the base")
         self.put("inputs/metrics.json", json.dumps(self.metrics(), indent=2))
 
     def metrics(self):

@@ -20,7 +20,7 @@ from bench._clean.judge import judge
 from bench._clean.ours import removed
 from bench._clean.rows import THRESHOLD, Rows, read_planted, read_records, shingled
 from bench._faults import pipeline
-from bench._faults.table import print_held, read_faults
+from bench._faults.table import how_held, print_held, read_faults
 from stages._clean.duplicates import similarities
 from stages._download_data.stdlib import functions
 from stages.shared.code import parse
@@ -217,6 +217,20 @@ def test_the_table_of_faults_has_every_row_of_the_page_with_tests_that_exist():
     assert len(rows) == len(re.findall(r"(?m)^\| (?!fault|-).*::", RELIABILITY.read_text()))
     assert all(named and all(Path(test.partition("::")[0]).is_file() for test in named) for named in rows.values())
     assert list(read_faults("a power cut")) == ["a power cut"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ([{"passed"}, {"passed", "skipped"}], "held"),
+        ([{"passed"}, {"skipped"}], "in part: 1 of 2 tests skipped"),
+        ([{"skipped"}, {"skipped"}], "NOT held: skipped"),
+        ([{"passed"}, {"not run"}], "NOT held: not run, passed"),
+        ([{"passed"}, {"passed", "failed"}], "NOT held: failed, passed"),
+    ],
+)
+def test_a_row_is_held_if_each_of_its_tests_was_possible_here_and_passed(seen, said):
+    assert how_held(seen) == said
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from stages.shared.params import read_yaml
 from tests.conftest import ROOT
-from tools import doctor
+from tools import doctor, sweep
 from tools._doctor import copies, libraries, locks, machine, processes, stored, torn
 from tools._doctor.finding import Finding
 
@@ -282,15 +282,36 @@ def test_the_copy_of_a_killed_experiment_is_found_and_one_in_use_is_not(tmp_path
 
 
 def test_the_clone_of_a_stopped_sweeps_trial_is_found_and_of_one_that_runs_it_is_not(tmp_path):
-    for sweep in ("stopped", "runs"):
-        (tmp_path / "sweeps" / sweep / f"{sweep}-0" / ".git").mkdir(parents=True)
-        (tmp_path / "sweeps" / sweep / f"{sweep}-0.checkpoints").mkdir()
-        (tmp_path / "sweeps" / sweep / "lock").touch()
+    for name in ("stopped", "runs"):
+        (tmp_path / "sweeps" / name / f"{name}-0" / ".git").mkdir(parents=True)
+        (tmp_path / "sweeps" / name / f"{name}-0.checkpoints").mkdir()
+        (tmp_path / "sweeps" / name / "lock").touch()
     with open(tmp_path / "sweeps/runs/lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (found,) = wrong(copies.check_copies(tmp_path))
     assert f"{tmp_path}/sweeps/stopped/stopped-0 is the clone of a trial" in found
     assert found.endswith(f"rm -r {tmp_path}/sweeps/stopped")
+
+
+def test_the_trials_that_outlive_a_killed_sweep_are_named_and_nothing_of_theirs_may_be_removed(tmp_path):
+    clones = [tmp_path / "sweeps/killed" / f"killed-{number}" for number in (0, 1)]
+    for clone in clones:
+        (clone / ".git").mkdir(parents=True)
+    lock = tmp_path / "sweeps/killed/lock"
+    lock.touch()
+    with subprocess.Popen(["sleep", "600"], cwd=clones[0], env=os.environ | {"SWEEP_TRIAL": str(clones[0])}) as trial:
+        try:
+            (found,) = wrong(copies.check_copies(tmp_path))
+            with open(lock) as held:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                assert wrong(copies.check_copies(tmp_path)) == [], "as long as the sweep runs, they are its own"
+            sweep.end(lock.parent)  # which is what starting the sweep again begins with
+            assert processes.trials_below(lock.parent) == []
+        finally:
+            trial.kill()
+    assert f"the sweep killed was killed, and its trials go on: processes {trial.pid}. Start the sweep again" in found
+    assert f"kill {trial.pid} and, once they have ended, rm -r {tmp_path}/sweeps/killed" in found
+    assert len(wrong(copies.check_copies(tmp_path))) == len(clones)
 
 
 @pytest.fixture
@@ -649,6 +670,29 @@ def test_params_that_are_not_legal_are_a_finding_among_the_others(inside, reposi
     assert said.count("is missing. Every key must be set") > 2
     assert {line[:2] for line in said.splitlines()} == {"✗ ", "✓ "}
     assert "✓ cache:" in said
+
+
+@pytest.mark.parametrize("text", ["train: {}\n", "model: {path: [}\n", ""])
+def test_what_dvc_yaml_takes_from_params_that_are_not_legal_is_waited_for_and_no_second_fault(
+    tmp_path, monkeypatch, capsys, text
+):
+    from dvc.repo import Repo
+
+    monkeypatch.setattr(machine, "driver", lambda: None)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("dvc.yaml", "dvc.lock", "requirements.txt"):
+        shutil.copy(ROOT / name, name)
+    Path("params.yaml").write_text(text)
+    Repo.init(no_scm=True).close()
+    assert doctor.main([]) == 1
+    said = capsys.readouterr().out.splitlines()
+    (first,) = [line for line in said if line.startswith("✗")]
+    assert first.startswith("✗ params.yaml: not legal")
+    assert "✓ cache: not compared with dvc.lock; that waits for params.yaml, whose values dvc.yaml takes" in said
+    assert {"✓ locks: none", "✓ remotes: none; results stay on this machine"} <= set(said)
 
 
 def test_outside_of_a_repository_it_says_where_to_go(tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -385,6 +386,14 @@ def test_any_folder_is_measured_in_the_same_way(evaluated, folder, tmp_path):
     other = evaluated("tuned", save_model(tmp_path / "other", seed=1))
     assert other["json"] != base["json"]
     assert json.loads(other["json"]).keys() == json.loads(base["json"]).keys() - {"plain"}
+
+
+def test_a_base_that_is_not_what_its_manifest_says_is_not_evaluated(evaluated, folder, tmp_path):
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    path = damaged / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(UserError, match=r"model\.safetensors has other bytes than its manifest says"):
+        evaluated("base", damaged)
 
 
 def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, folder, load, encoder, params_of):

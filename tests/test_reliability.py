@@ -95,12 +95,15 @@ def test_a_flipped_byte_in_the_cache_is_refused_by_the_stage_that_needs_it_and_t
     assert {out for out in before if again[out] != before[out] and not timed.fullmatch(out)} == set()
 
 
-def test_a_flipped_byte_in_the_base_is_refused_before_training_and_the_remedy_brings_it_back(repository):
+def test_a_flipped_byte_in_the_base_is_refused_by_each_stage_that_uses_it_and_the_remedy_brings_it_back(
+    repository,
+):
     base = next(repository.folder.glob("models/base/*.safetensors"))
     whole = flip(repository, base)
-    printed = repository.run("dvc", "repro", "--force", "--single-item", "--no-run-cache", "train", code=255)
-    assert f"train: {base.relative_to(repository.folder)} has other bytes than its manifest says" in printed
-    assert "Traceback" not in printed
+    for stage in ("evaluate@base", "merge", "train"):  # merge reads the adapter, which DVC removes before train
+        printed = repository.run("dvc", "repro", "--force", "--single-item", "--no-run-cache", stage, code=255)
+        assert f"{stage}: {base.relative_to(repository.folder)} has other bytes than its manifest says" in printed
+        assert "Traceback" not in printed
     said = repository.run("python", "-m", "tools.doctor", "--deep", code=1)
     line = next(line for line in said.splitlines() if line.startswith("✗ cache: the copy of models/base"))
     remove = line.partition(". rm")[2].partition(", then")[0]
@@ -228,6 +231,27 @@ def test_a_folder_that_may_not_be_written_is_named_and_the_former_results_stay(r
     repository.run("dvc", "checkout")  # the timing, which a stage removes when it begins
 
 
+@pytest.mark.parametrize(("name", "first"), [("data", "data/clean"), ("metrics", "metrics/clean.json")])
+def test_under_dvc_a_folder_that_may_not_be_written_is_named_and_a_checkout_brings_the_former_results(
+    repository, name, first
+):
+    """DVC removes a stage's outputs before its command, and so says it before the stage can."""
+    folder, before = repository.folder / name, bytes_of(repository.folder)
+    lock = (repository.folder / "dvc.lock").read_bytes()
+    folder.chmod(0o555)
+    try:
+        printed = repository.run(*unprivileged(), *CLEAN, code=255)
+    finally:
+        folder.chmod(0o755)
+    assert f"[Errno 13] Permission denied: '{repository.folder / first}'" in printed
+    assert bytes_of(repository.folder).items() < before.items(), "removed in part, and nothing else was made"
+    assert "changed outs" in repository.run("dvc", "status", "clean")
+    repository.run("dvc", "checkout")
+    assert bytes_of(repository.folder) == before
+    assert repository.ran("repro", "clean") == []
+    assert (repository.folder / "dvc.lock").read_bytes() == lock
+
+
 def test_a_cache_that_may_not_be_written_is_named_and_the_next_run_makes_the_same(repository):
     before = bytes_of(repository.folder)
     folders = [repository.folder / ".dvc/cache", *(repository.folder / ".dvc/cache").rglob("*/")]
@@ -302,6 +326,42 @@ def test_a_full_disk_stops_every_stage_with_what_to_do_and_the_former_results_st
         assert "Traceback" not in text, text
         assert "ree some space" in text, (command, text)
     assert done.endswith("== recovered\n")
+
+
+FULL_UNDER_DVC = """
+cp -R "$2/.dvc/cache" .dvc/cache
+dvc checkout --quiet --relink  # as where they were made: what is removed frees nothing
+cp dvc.lock lock
+head -c $(($(df --output=avail -B1 . | tail -n 1) - (1 << 20))) /dev/zero > filler
+merge() { dvc repro --force --single-item --no-run-cache merge; echo "== ended with $?"; }
+merge
+[ -e models/merged ] || echo "== removed"
+cat /dev/zero >> filler
+merge
+rm filler
+python -m tools.doctor > said
+sed -n 's/^✗ locks: .* then: rm /rm /p' said | sh -eux
+dvc status merge
+dvc checkout && digest | cmp - "$3" && echo "== brought back"
+dvc repro merge
+cmp dvc.lock lock && digest | cmp - "$3" && echo "== recovered"
+"""
+
+
+def test_on_a_full_disk_dvc_has_removed_the_former_results_and_a_checkout_brings_them_back(repository, tmp_path):
+    """With room for DVC's own files alone the stage says it. Without any, DVC tears its list of locks and no stage
+    begins."""
+    printed = on_a_small_disk(repository, tmp_path, FULL_UNDER_DVC)
+    little, none, after = printed.split("== ended with 255\n")
+    assert "merge: " in little
+    assert "ree some space" in little
+    assert none.startswith("== removed\n")
+    assert re.search("Unable to read RWLock-file|No space left on device", none)
+    assert running(none) == []
+    assert "changed outs" in after
+    assert "== brought back\n" in after
+    assert running(after) == []
+    assert printed.endswith("== recovered\n"), printed
 
 
 FULL_WHILE_DVC_WRITES_ITS_LOCK = """

@@ -86,7 +86,7 @@ def test_a_better_training_shows_in_params_stages_and_in_pairs(repository):
     ran = {cells[0]: cells[1] for cells in lines_of(page, "What ran")[1:]}
     assert ran["`train`"].endswith("params: `train.learning_rate`")
     assert ran.keys() == {"`train`", "`evaluate@tuned`", "`report`"}
-    assert "As before: `clean`" in section(page, "What ran")
+    assert "As before: `download_model`, `clean`" in section(page, "What ran")
     assert "No row was added" in section(page, "Rows")
     assert [cells[:2] for cells in lines_of(page, "Loss curves")[1:]] == [
         [name, when] for name in ("train", "validation") for when in ("before", "now")

@@ -199,6 +199,29 @@ def test_a_pull_without_names_brings_all_but_the_base_and_ends_with_an_error_unt
 
 
 @pytest.mark.slow
+def test_after_a_change_a_clone_makes_the_base_before_a_stage_that_reads_it(shared, tmp_path):
+    if not isinstance(shared.storage, Folder):
+        pytest.skip("what is looked for does not depend on the storage")
+    first, then = commands("dvc repro download_model")
+    clone = shared.clone(tmp_path / "clone")
+    clone.change("tokenize.max_length", 60)
+    assert "Checkout failed" in clone.run(*then.split(), "tokenize", code=255)
+    assert clone.ran(*first.split()[1:]) == ["download_model"]
+    assert clone.ran(*then.split()[1:], "tokenize") == ["tokenize"]
+
+
+def test_the_sizes_of_the_page_are_those_of_the_profile_tiny_in_dvc_lock():
+    stages = read_yaml(ROOT / "dvc.lock")["stages"].values()
+    sizes = {out["path"]: out["size"] for stage in stages for out in stage["outs"] if out["path"] != "metrics.json"}
+    rows = re.findall(r"(?m)^\| (`.+?`) \|[^|]+\| ([\d.]+) MB", (ROOT / PAGE).read_text())
+    for outputs, said in rows:
+        names = re.findall("`(.+?)`", outputs)
+        inside = [size for path, size in sizes.items() if any(Path(path).is_relative_to(name) for name in names)]
+        assert float(said) == pytest.approx(sum(inside) / 1e6, rel=0.02), names
+    assert len(rows) == 5
+
+
+@pytest.mark.slow
 def test_a_damaged_object_is_refused_and_a_mended_one_taken(shared, tmp_path):
     adapter = shared.repository.folder / "models/adapter/adapter_model.safetensors"
     whole = adapter.read_bytes()

@@ -3,8 +3,10 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from stages.shared.errors import UserError
 from stages.shared.params import read_yaml
@@ -152,3 +154,64 @@ def test_many_modified_files_are_told_in_a_few_lines_and_every_value():
         "clean.check_code: True → False",
     ]
     assert "d.py" in tool.text_of([tool.Planned("clean", files[:4], [], [])])
+
+
+@pytest.fixture
+def three_stages(tmp_path, monkeypatch):
+    """A repository in which a stage made a folder, and of two others one read all of it and one a file, all run once;
+    then the first one alone ran again, on another input."""
+    stages = {
+        "make": {"cmd": "mkdir made && cp a b made", "deps": ["a", "b"], "outs": ["made"]},
+        "all": {"cmd": "cat made/* > all", "deps": ["made"], "outs": ["all"]},
+        "part": {"cmd": "cp made/a part", "deps": ["made/a"], "outs": ["part"]},
+    }
+    YAML().dump({"stages": stages}, tmp_path / "dvc.yaml")
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    from dvc.repo import Repo
+
+    with Repo.init(no_scm=True) as repo:
+        repo.reproduce()
+    return tmp_path
+
+
+def made_again(name):
+    """The first stage runs alone, on another input."""
+    from dvc.repo import Repo
+
+    Path(name).write_text("other")
+    with Repo() as repo:
+        repo.reproduce(targets=["make"])
+
+
+def planned():
+    """{stage: what changed for it}, which is something just where DVC runs it by `dvc repro --pull --allow-missing`."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        found = {stage.name: stage for stage in tool.plan(repo, {})}
+        with repo.lock:
+            for stage in repo.index.stages:
+                upstream = list(repo.index.graph.successors(stage))
+                assert found[stage.name].runs is stage.changed(allow_missing=True, upstream=upstream), stage
+    return {name: stage.changed for name, stage in found.items()}
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_what_was_made_anew_and_not_read_since_is_named_in_a_clone_without_data_too(three_stages, absent):
+    assert planned() == {"make": [], "all": [], "part": []}
+    made_again("a")
+    if absent:
+        for path in ("made", ".dvc/cache"):
+            shutil.rmtree(path)
+        for path in ("all", "part"):
+            Path(path).unlink()
+    part = [] if absent else ["made/a was made anew"]  # only the folder's list in the cache knows of its files
+    assert planned() == {"make": [], "all": ["made was made anew"], "part": part}
+
+
+def test_a_file_that_came_out_as_before_in_a_folder_that_did_not_is_no_change_for_who_reads_it_alone(three_stages):
+    made_again("b")
+    assert planned() == {"make": [], "all": ["made was made anew"], "part": []}

@@ -367,6 +367,21 @@ def test_the_gpu_machine_runs_what_changed_and_gives_results_to_the_branch_and_t
 
 
 @pytest.mark.slow
+def test_a_fresh_gpu_machine_gets_the_base_first_which_the_remote_does_not_have(hub, tmp_path):
+    run = hub.repository
+    run.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    run.run("dvc", "push", "--quiet")
+    run.params("train", epochs=3.0)
+    run.commit("changed, and not run")
+    run.run("git", "push", "--quiet", "origin", "branch")
+    box = hub.clone("box", "branch")
+    alone = run.run("dvc", "repro", "--pull", "--allow-missing", folder=box, check=False)
+    assert alone.returncode != 0, "should DVC come to run download_model by itself, gpu.sh need not"
+    done = hub.script("gpu.sh", "run", folder=hub.clone("other", "branch"), token=False)
+    assert re.findall(r"Running stage '(.+)'", done.stdout) == ["download_model", "train"]
+
+
+@pytest.mark.slow
 def test_a_branch_that_moved_on_keeps_its_commit_and_the_remote_has_the_run(hub, tmp_path):
     run = hub.repository
     box = a_box_with_work(hub, tmp_path / "storage")

@@ -24,7 +24,7 @@ from tools._doctor.hub import check_hub
 from tools._doctor.libraries import check_pins, check_run, installed, pins, trained_versions
 from tools._doctor.locks import lock_findings
 from tools._doctor.machine import base_size, check_gpu, driver, machine_findings
-from tools._doctor.stored import check_cache, check_remotes, outputs
+from tools._doctor.stored import Stored, check_cache, check_remotes, outputs
 from tools._doctor.torn import check_lock_file
 
 if TYPE_CHECKING:
@@ -48,11 +48,27 @@ def of_gpu(params: Params) -> Finding:
     return check_gpu(params.machine.device, driver(), cuda, cuda and torch.cuda.is_bf16_supported(False), parameters)
 
 
-def of_libraries(repo: "Repo") -> Iterator[Finding]:
+def of_outputs(repo: "Repo", deep: bool, legal: bool) -> Iterator[Finding]:
+    """legal: whether params.yaml is."""
+    from dvc.exceptions import DvcException
+
+    try:
+        known = outputs(repo)
+    except DvcException:
+        if legal:
+            raise
+        yield from of_libraries([])
+        yield Finding("cache", "not compared with dvc.lock; that waits for params.yaml, whose values dvc.yaml takes")
+        return
+    yield from of_libraries(known)
+    yield from check_cache(known, deep)
+
+
+def of_libraries(known: list[Stored]) -> Iterator[Finding]:
     wanted = pins(Path("requirements.txt").read_text(encoding="utf-8"))
     yield check_pins(wanted, installed(list(wanted)))
     trained = METRICS / "train.json"
-    locked = [stored.path for stored in outputs(repo) if stored.output == str(trained)]
+    locked = [stored.path for stored in known if stored.output == str(trained)]
     versions = trained_versions(*locked, trained)
     yield check_run(versions, installed(list(versions or {})))
 
@@ -76,8 +92,7 @@ def findings(deep: bool, network: bool) -> Iterator[Finding]:
             torn = check_lock_file(repo)
             yield from torn
             if not torn:  # both look into it
-                yield from of_libraries(repo)
-                yield from check_cache(outputs(repo), deep)
+                yield from of_outputs(repo, deep, params is not None)
             yield from check_remotes(repo.config["remote"], repo.config.load_one("repo").get("remote", {}))
     except DvcException as error:
         yield Finding("DVC", f"{error}", "Run this in the repository's own folder, with dvc.yaml and dvc.lock of Git")

@@ -77,18 +77,30 @@ def looked_at(stage: "Stage", values: dict, after: list[str]) -> Planned:
     if not any(dep.hash_info for dep in stage.deps):
         return Planned(stage.addressing, ["it has never run, by dvc.lock"], after, [])
     changed = []
-    made_before = [out.fs_path for other in stage.repo.index.graph.successors(stage) for out in other.outs]
+    made_before = [out for other in stage.repo.index.graph.successors(stage) for out in other.outs]
     for dep in stage.deps:
+        made = next((out for out in made_before if Path(dep.fs_path).is_relative_to(out.fs_path)), None)
         if isinstance(dep, ParamsDependency):
             changed += changed_params(dep.hash_info.value or {}, dep.params, values)
-        elif not any(Path(dep.fs_path).is_relative_to(out) for out in made_before):  # those are told of that stage
+        elif made is None:
             changed += [f"{path} ({'missing' if state == 'deleted' else state})" for path, state in states(dep)]
+        elif made.stage.addressing not in after and is_made_anew(dep, made):  # else that stage is told of
+            changed.append(f"{dep} was made anew")
     if stage.changed_stage():
         changed.append("its command in dvc.yaml")
     outs = [pair for out in stage.outs for pair in states(out)]
     if differing := [path for path, state in outs if state != "deleted"]:
         changed.append(f"not as in dvc.lock: {', '.join(differing)}. `dvc checkout` brings back what the cache has")
     return Planned(stage.addressing, changed, after, [path for path, state in outs if state == "deleted"])
+
+
+def is_made_anew(dep: "Output", made: "Output") -> bool:
+    """Whether dvc.lock has other bytes for what a stage made than for what the one that reads it was given: it ran
+    alone, or the reader was stopped. Of a file in a folder this is known only where the cache has the folder's list."""
+    if dep.fs_path == made.fs_path:
+        return dep.hash_info != made.hash_info
+    held = made.get_obj(filter_info=dep.fs_path)
+    return held is not None and dep.hash_info != held.hash_info
 
 
 def states(output: "Output") -> list[tuple[str, str]]:

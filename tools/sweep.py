@@ -27,6 +27,7 @@ from pydantic import Field, ValidationError
 from stages.shared.errors import UserError
 from stages.shared.params import Count, CountOrZero, Section, describe, key_of, read_yaml, read_yaml_text
 from stages.shared.paths import PARAMS, RESULT, VALIDATION_CURVE, read_json, write_json
+from tools._doctor.processes import trials_below
 from tools.plan import leaves, with_overrides
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -71,8 +72,7 @@ def run(*command: str) -> str:
 
 def end(folder: Path) -> None:
     """Stops all trials below: SIGTERM, at which a training saves a checkpoint, and at last SIGKILL."""
-    every = [(process, process.info["environ"] or {}) for process in psutil.process_iter(["environ"])]
-    left = [process for process, names in every if Path(names.get("SWEEP_TRIAL", "/")).is_relative_to(folder)]
+    left = trials_below(folder)
     for stop in (psutil.Process.terminate, psutil.Process.kill):
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):

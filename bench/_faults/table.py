@@ -29,6 +29,15 @@ class Outcomes:
             self.of[report.nodeid.partition("::")[2].partition("[")[0]].add(report.outcome)
 
 
+def how_held(seen: list[set[str]]) -> str:
+    """seen: of each of a row's tests how its cases ended. Of several cases one may be skipped, as it is not possible
+    here; a test of which none was possible shows nothing, so that the row is held in part at most."""
+    if not all(each <= {"passed", "skipped"} for each in seen) or not any("passed" in each for each in seen):
+        return f"NOT held: {', '.join(sorted(set().union(*seen)))}"
+    skipped = sum("passed" not in each for each in seen)
+    return f"in part: {skipped} of {len(seen)} tests skipped" if skipped else "held"
+
+
 def print_held(word: str = "") -> int:
     """Runs the tests and prints a line a fault. 0 where all are held."""
     import pytest
@@ -42,9 +51,7 @@ def print_held(word: str = "") -> int:
     held = {}
     for fault, named in faults.items():
         seen = [outcomes.of[test.partition("::")[2]] or {"not run"} for test in named]
-        # Of several cases of a test one may not be possible here; of a row at least one has to have been.
-        well = all(each <= {"passed", "skipped"} for each in seen) and any("passed" in each for each in seen)
-        held[fault] = "held" if well else f"NOT held: {', '.join(sorted(set().union(*seen)))}"
+        held[fault] = how_held(seen)
     for fault, text in held.items():
         print(f"{fault[:100]:102}{text}")
     return int(any(text != "held" for text in held.values()))

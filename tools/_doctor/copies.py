@@ -4,7 +4,7 @@ import fcntl
 from pathlib import Path
 
 from tools._doctor.finding import Finding
-from tools._doctor.processes import below
+from tools._doctor.processes import below, trials_below
 
 
 def is_held(lock: Path) -> bool:
@@ -26,7 +26,6 @@ def unused(folders: list[Path]) -> list[Path]:
 def check_copies(tmp: Path) -> list[Finding]:
     """Of `dvc exp run --temp`, of DVC's queue, and of tools.sweep. tmp: DVC's own folder for what passes."""
     experiments = [*tmp.glob("exps/standalone/tmp*"), *tmp.glob("exps/tmp*")]
-    clones = [path.parent for path in tmp.glob("sweeps/*/*/.git") if not is_held(path.parents[1] / "lock")]
     found = [
         Finding(
             "experiments",
@@ -35,7 +34,22 @@ def check_copies(tmp: Path) -> list[Finding]:
         )
         for path in unused(experiments)
     ]
-    for path in unused(clones):
+    for sweep in sorted(path.parent for path in tmp.glob("sweeps/*/lock") if not is_held(path)):
+        found += check_sweep(sweep)
+    return found
+
+
+def check_sweep(folder: Path) -> list[Finding]:
+    """Of one that does not run: its trials, which are in process groups of their own, outlive a kill."""
+    if numbers := [str(process.pid) for process in trials_below(folder.absolute())]:
+        text = f"the sweep {folder.name} was killed, and its trials go on: processes {', '.join(numbers)}"
+        remedy = (
+            "Start the sweep again, which ends them and goes on from their checkpoints, or give it up: "
+            f"kill {' '.join(numbers)} and, once they have ended, rm -r {folder}"
+        )
+        return [Finding("experiments", text, remedy)]
+    found = []
+    for path in unused([git.parent for git in folder.glob("*/.git")]):
         text = f"{path} is the clone of a trial that was stopped, and no sweep {path.parent.name} runs"
         remedy = f"Start the sweep again, which goes on from there, or give it up: rm -r {path.parent}"
         found.append(Finding("experiments", text, remedy))

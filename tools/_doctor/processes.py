@@ -29,6 +29,12 @@ def is_dvc(words: list[str]) -> bool:
     return Path(program).name.startswith("python") and Path(script).name == "dvc"
 
 
+def trials_below(folder: Path) -> list[psutil.Process]:
+    """The processes of this machine that are trials of tools.sweep in a folder or below it, whoever started them."""
+    every = [(process, process.info["environ"] or {}) for process in psutil.process_iter(["environ"])]
+    return [process for process, names in every if Path(names.get("SWEEP_TRIAL", "/")).is_relative_to(folder)]
+
+
 def below(folder: Path) -> Iterator[psutil.Process]:
     """The processes of this machine, as far as this user may see them, that work in a folder or below it."""
     for process in psutil.process_iter():
