@@ -176,14 +176,17 @@ def evaluate(copy: Copy) -> None:
 PARTS = {part.__name__: part for part in (train, kill, devices, merge, evaluate)}
 
 
-def main() -> None:
+def read_options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.pipeline")
     parser.add_argument("--config", choices=("7b", "tiny"), default="7b")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--write-merged", nargs=2, metavar=("DEVICE", "FOLDER"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(options: argparse.Namespace) -> None:
     if options.write_merged:
         write_merged_on(options.write_merged[0], Path(options.write_merged[1]))
         return
@@ -201,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(read_options(sys.argv[1:]))

@@ -119,8 +119,8 @@ def by_turns(names: list[str], config: str, steps: int, turns: int, python: str 
     return best
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def read_options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.train")
     parser.add_argument("--config", choices=("tiny", "7b"), default="tiny")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--one", choices=ALL)
@@ -130,7 +130,10 @@ def main() -> None:
         "--unsloth", metavar="PYTHON", help="an interpreter with Unsloth, which pins libraries of its own"
     )
     parser.add_argument("--only", nargs="*", choices=ALL)
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(options: argparse.Namespace) -> None:
     if options.profile:
         one(options.profile, options.config, options.steps, profiled=True)
         return
@@ -147,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(read_options(sys.argv[1:]))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bench import pipeline, train
 from tests.conftest import ROOT, write_rows
 from tests.test_train import rows
 
@@ -16,6 +17,20 @@ import dataclasses, json
 from bench.train import one
 print(json.dumps([dataclasses.asdict(one(name, "tiny", 3)) for name in ("ours", "TRL, packing")]))
 """
+
+
+def test_the_script_for_a_gpu_asks_the_benchmarks_for_what_they_have(capfd):
+    script = (ROOT / "bench/gpu.sh").read_text()
+    stub = 'python() { shift; printf "%s\\n" "$@" --; }\n'
+    subprocess.run(["sh", "-c", stub + script], env={"UNSLOTH": "/x y/python"}, check=True)
+    calls = [call.splitlines() for call in capfd.readouterr().out.split("--\n") if call]
+    readers = {"bench.train": train.read_options, "bench.pipeline": pipeline.read_options}
+    found = [(module, readers[module](rest)) for module, *rest in calls if module in readers]
+    assert [module for module, _ in found] == ["bench.train"] * 3 + ["bench.pipeline"]
+    assert found[0][1].unsloth == "/x y/python"
+    assert {"kill", "devices", "merge"} <= set(found[-1][1].parts)
+    plans = [float(gib) for module, *rest in calls if module == "stages.train" for gib in rest if gib != "--plan"]
+    assert 24 in plans
 
 
 @pytest.mark.slow

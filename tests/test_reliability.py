@@ -81,7 +81,7 @@ def test_a_flipped_byte_in_the_cache_is_refused_by_the_stage_that_needs_it_and_t
     whole = flip(repository, repository.folder / path)
     printed = repository.run("dvc", "repro", "--force", "--single-item", "--no-run-cache", stage, code=255)
     out = path.rpartition("/")[0]
-    assert f"{stage}: {out} is not what {maker} left there" in printed
+    assert f"{stage}: {path} is not what {maker} left there" in printed
     assert "Traceback" not in printed
     assert repository.hashes() == before
     said = repository.run("python", "-m", "tools.doctor", "--deep", code=1)

@@ -133,7 +133,7 @@ def made(tmp_path_factory, small_base):
 def uninterrupted(made):
     repository = made("uninterrupted")
     repository.run("dvc", "repro")
-    assert len(repository.results()) == 6
+    assert len(repository.results()) == 7
     assert not list(repository.folder.glob(".dvc/tmp/checkpoints/*"))
     return repository
 

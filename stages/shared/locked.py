@@ -33,6 +33,26 @@ def dvc_md5(out: Path) -> str:
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
+def listing(out: Path) -> dict[str, str]:
+    """{file of a folder: md5}, as it was recorded; empty where DVC's cache has no list of it."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        (recorded,) = repo.find_outs_by_path(str(out))
+        return {"/".join(name): found.value for name, _, found in recorded.get_obj() or ()}
+
+
+def damaged(out: Path, deps: list[Path]) -> list[str]:
+    """Those files of `out` that are not as they were recorded. Of a folder, of which other stages' files may not be
+    there (`dvc repro --pull`), only files of the deps count."""
+    if not out.is_dir():
+        return [str(out)]
+    recorded = listing(out)
+    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    counted = sorted(name for name in recorded.keys() | there if any((out / name).is_relative_to(dep) for dep in deps))
+    return [str(out / name) for name in counted if name not in there or md5(out / name) != recorded.get(name)]
+
+
 def refuse_damage(deps: list[str]) -> None:
     """Compares those of the deps that other stages made with what dvc.lock says of them, where DVC runs the stage.
 
@@ -43,14 +63,14 @@ def refuse_damage(deps: list[str]) -> None:
     """
     if "DVC_STAGE" not in os.environ or not LOCK.exists():
         return
-    stages = read_yaml(LOCK)["stages"]
+    stages, paths = read_yaml(LOCK)["stages"], [Path(dep) for dep in deps]
     made = {Path(out["path"]): (name, out["md5"]) for name, each in stages.items() for out in each.get("outs", [])}
-    needed = {out for dep in map(Path, deps) for out in (dep, *dep.parents) if out in made and out != BASE}
+    needed = {out for dep in paths for out in (dep, *dep.parents) if out in made and out != BASE}
     for out in sorted(needed):
         stage, expected = made[out]
-        if dvc_md5(out) != expected:
+        if dvc_md5(out) != expected and (wrong := damaged(out, paths)):
             raise UserError(
-                f"{out} is not what {stage} left there: dvc.lock has other bytes of it. If you changed it, `dvc commit "
-                f"{stage}` takes your version. If not, the disk damaged it: run `python -m tools.doctor --deep` and "
-                f"remove what it names in the cache, then `rm -rf {out}` and `dvc repro`, or `dvc pull {out}`"
+                f"{wrong[0]} is not what {stage} left there: dvc.lock has other bytes of it. If you changed it, `dvc "
+                f"commit {stage}` takes your version. If not, the disk damaged it: run `python -m tools.doctor --deep` "
+                f"and remove what it names in the cache, then `rm -rf {out}` and `dvc repro`, or `dvc pull {out}`"
             )

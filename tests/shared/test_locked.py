@@ -1,5 +1,7 @@
 """What other stages made is compared with dvc.lock before a stage uses it."""
 
+import shutil
+
 import pytest
 from dvc.repo import Repo
 
@@ -43,8 +45,21 @@ def test_a_changed_byte_in_what_a_stage_needs_is_named_with_what_to_do(repositor
     (repository / path).chmod(0o644)
     (repository / path).write_text("other")
     out = path.partition("/")[0]
-    with pytest.raises(UserError, match=rf"^{out} is not what made left there.*`dvc commit made`.*`rm -rf {out}`"):
+    with pytest.raises(UserError, match=rf"^{path} is not what made left there.*`dvc commit made`.*`rm -rf {out}`"):
         refuse_damage(deps)
+
+
+def test_of_a_folder_that_is_there_in_part_the_files_that_are_needed_count(repository):
+    (repository / "folder/empty").unlink()
+    (repository / "folder/b.c").chmod(0o644)
+    (repository / "folder/b.c").write_text("other")
+    refuse_damage(["folder/b"])
+    for deps, named in ((["folder/b.c"], "folder/b.c"), (["folder/empty"], "folder/empty"), (["folder"], "folder/b.c")):
+        with pytest.raises(UserError, match=f"^{named} is not what made left there"):
+            refuse_damage(deps)
+    shutil.rmtree(repository / ".dvc/cache")
+    with pytest.raises(UserError, match="^folder/b/z is not what made left there"):
+        refuse_damage(["folder/b"])  # without DVC's list of its files nothing says that it is
 
 
 def test_what_no_stage_made_what_is_not_needed_and_the_base_are_not_hashed(repository, monkeypatch):
