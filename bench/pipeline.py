@@ -148,7 +148,7 @@ def write_merged_on(device: str, folder: Path) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         print("merge on cuda: there is no CUDA device")
         return
-    trained = trained_values()
+    trained = trained_values(needed=True)
     with tempfile.TemporaryDirectory(dir=folder) as target:
         started = time.monotonic()
         plan = Plan(BASE, Adapter(ADAPTER), load_params().quantization, trained, torch.device(device))

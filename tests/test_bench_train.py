@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -51,3 +52,14 @@ def test_ours_and_trl_train_the_same_tokens_in_the_benchmark(small_base, tiny, t
         assert len(each["first_losses"]) >= 3
         assert each["trained_per_second"] > 0
     assert ours["first_losses"][0] == pytest.approx(trl["first_losses"][0], rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_pipeline_trains_and_merges(tmp_path):
+    """On the tiny profile; each other way to write the merged weights is compared with the first."""
+    command = [sys.executable, "-m", "bench.pipeline", "--config", "tiny", "--steps", "2", "--parts", "train", "merge"]
+    command += ["--folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"(?m)^train: 2 steps", done.stdout)
+    assert '"other values": 0' in done.stdout
