@@ -85,7 +85,7 @@ def looked_at(stage: "Stage", values: dict, after: list[str]) -> Planned:
         elif made is None:
             changed += [f"{path} ({'missing' if state == 'deleted' else state})" for path, state in states(dep)]
         elif made.stage.addressing not in after and is_made_anew(dep, made):  # else that stage is told of
-            changed.append(f"{dep} was made anew")
+            changed.append(f"{dep} was made anew" if dep.hash_info else f"{dep} (new)")
     if stage.changed_stage():
         changed.append("its command in dvc.yaml")
     outs = [pair for out in stage.outs for pair in states(out)]

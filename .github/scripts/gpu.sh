@@ -12,7 +12,7 @@ run() {
     echo "gpu: no default DVC remote is set, so the results would stay here: docs/pull-requests.md" >&2
     exit 1
   fi
-  # The base is in no remote, and DVC does not run what makes it where a stage that changed only lacks it.
+  # The base is in no remote. Where a changed stage only lacks it, DVC would try to pull it, and not make it.
   dvc repro download_model
   dvc repro --pull --allow-missing
   # Before the commit: should that be refused, the next run finds its stages in the remote's run cache.

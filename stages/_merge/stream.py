@@ -163,6 +163,7 @@ def write_merged(plan: Plan, folder: Path) -> list[Difference]:
         shown = stack.enter_context(progress("merge", len(tensors), " tensors"))
 
         def write(name: str) -> Values:
+            torch.set_num_threads(1)  # of this thread: PyTorch's default may be another's (with_threads) when it begins
             return write_tensor(plan, name, tensors[name], targets[tensors[name].path], threads)
 
         different = []

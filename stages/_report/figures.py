@@ -164,9 +164,8 @@ def merging(merge: dict) -> Section:
     if compared := merge["values"]["compared"]:
         same = compared - merge["values"]["different"]
         facts += [["Modules with the very values of training", f"{number(same)} of {number(compared)}"]]
-        if same < compared:
-            distance = share(merge["values"]["largest_difference"], 2)
-            facts += [["Largest distance from them, of the module's largest value", distance]]
+        if distance := merge["values"]["largest_difference"]:
+            facts += [["Largest distance of the 1,024 sampled of each, of the largest", share(distance, 2)]]
     note = (
         "Whether the merged model says what the trained one said, on rows of the validation split. Beside it the usual "
         "merge, onto the 16-bit weights, which the adapter never saw."

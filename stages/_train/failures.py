@@ -28,8 +28,8 @@ def told(error: Exception, when: str, next_run: str) -> UserError | None:
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
         return UserError(
             f"out of memory {when} ({error}). {next_run}. Give it more memory; or see with `python -m stages.train "
-            "--plan` whether another machine.memory needs less, which keeps the checkpoints, as a smaller "
-            "train.batch_size or tokenize.max_length does, but each of these starts the training afresh"
+            "--plan` whether another machine.memory needs less, which keeps the checkpoints. A smaller "
+            "train.batch_size or tokenize.max_length needs less too, but starts the training afresh"
         )
     if torch.are_deterministic_algorithms_enabled() and "deterministic" in text:
         return UserError(

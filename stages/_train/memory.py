@@ -13,7 +13,7 @@ from stages.shared.params import Params
 
 GIB = 1 << 30
 OVERHEAD = GIB  # of the CUDA context, its libraries' workspaces
-MOMENTS = {"adamw": 8, "adamw_8bit": 2 + 8 / 256}  # bytes of AdamW's state a weight; in 8 bits a scale for 256 each
+MOMENTS = {"adamw": 8, "adamw_8bit": 2 + 8 / 256}  # bytes of AdamW's state a weight; 256 codes share a scale
 SLACK = 1.1  # blocks of the allocator that are too small for what is asked of it
 
 
@@ -132,9 +132,9 @@ def processes(params: Params) -> int:
         return 1
     if machine.devices != "auto":
         return machine.devices * machine.nodes
-    import torch
+    from stages._train.launch import devices
 
-    return max(torch.cuda.device_count(), 1) * machine.nodes
+    return devices(params) * machine.nodes
 
 
 def estimate(shape: Shape, params: Params, keep: Keep, length: int, varlen: bool) -> Estimate:
@@ -143,11 +143,12 @@ def estimate(shape: Shape, params: Params, keep: Keep, length: int, varlen: bool
     weights = shape.layers * sum(a * b for a, b in shape.widths.values())
     constants = (1 / 64 + 4 / (64 * 256)) if params.quantization.double_quant else 4 / 64  # bytes a weight
     embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2) + (2 * shape.layers + 1) * shape.hidden
-    bytes_each = {4: 0.5 + constants, 8: 1, 16: 2}[params.quantization.bits]
+    bytes_each = {4: 0.5, 8: 1, 16: 2}[params.quantization.bits]
     held = keep.weights / shape.layers
-    base = weights * (2 * held + bytes_each * (1 - held))
-    # Sharded, a process holds its part, and two layers are whole while one of them computes.
-    base = int(base / processes(params) + (2 * base / shape.layers if processes(params) > 1 else 0))
+    packed = weights * (2 * held + bytes_each * (1 - held))
+    if (count := processes(params)) > 1:  # two layers are whole while one of them computes
+        packed *= 1 / count + 2 / shape.layers
+    base = int(packed + (weights * constants * (1 - held) if params.quantization.bits == 4 else 0))
     adapted = [shape.widths[name] for name in targets(shape, params)]
     trained = shape.layers * params.lora.r * sum(a + b for a, b in adapted)
     layer = tokens * layer_activations(shape, params, varlen)
@@ -197,7 +198,9 @@ def pinned(name: str, shape: Shape, params: Params) -> Keep:
     )
 
 
-def choose(shape: Shape, params: Params, length: int, varlen: bool, budget: int) -> Keep:
+def choose(  # noqa: PLR0913, PLR0917
+    shape: Shape, params: Params, length: int, varlen: bool, budget: int, cuda: bool = True
+) -> Keep:
     """What machine.memory says, or for `auto` as much as fits `budget` bytes; the least where even that does not fit.
 
     Activations come first: of a 7B on an H100, a gigabyte of them saves four times the time that a gigabyte of weights
@@ -213,5 +216,6 @@ def choose(shape: Shape, params: Params, length: int, varlen: bool, budget: int)
     steps = range(every, -1, -1) if fused else (every, 0)
     activations = next((number for number in steps if fits(Keep(number, 0))), 0)
     if activations < every or not fused:
-        return Keep(activations, 0, offload=fused and not fits(Keep(activations, 0)))
+        # On a CPU the host's memory is no other.
+        return Keep(activations, 0, offload=cuda and fused and not fits(Keep(activations, 0)))
     return Keep(every, next(number for number in steps if fits(Keep(every, number))))

@@ -37,7 +37,7 @@ def pick_memory(params: Params, longest_row: int) -> Keep:
     varlen = pick_attention(params.machine, packed=True) == "varlen"
     cuda = pick_device(params.machine).type == "cuda"
     shape, budget = shape_of(read_json(BASE / "config.json")), device_memory(cuda)
-    keep = choose(shape, params, longest_row, varlen, budget)
+    keep = choose(shape, params, longest_row, varlen, budget, cuda)
     if params.machine.sharding == "fsdp":  # a layer is gathered as often in every process, whatever its memory
         keep = Keep(-agree(-keep.activations), 0)
     print(

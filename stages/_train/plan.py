@@ -46,6 +46,7 @@ def plan(everything: Params, budget: int | None = None) -> str:
     shape = shape_of(read_json(BASE / "config.json"))
     cuda = pick_device(everything.machine).type == "cuda"
     varlen = pick_attention(everything.machine, packed=True) == "varlen"
+    gpu = cuda or budget is not None  # whoever names a budget asks about a GPU elsewhere
     where = "a budget" if budget is not None else "this GPU" if cuda else "this machine's memory"
     budget = device_memory(cuda) if budget is None else budget
     lines = [
@@ -54,7 +55,7 @@ def plan(everything: Params, budget: int | None = None) -> str:
         f"{'memory':<12}" + "".join(f"{part:>12}" for part in (*PARTS, "total")),
     ]
     automatic = everything.model_copy(update={"machine": everything.machine.model_copy(update={"memory": "auto"})})
-    choices = {"auto": choose(shape, automatic, length, varlen, budget)}
+    choices = {"auto": choose(shape, automatic, length, varlen, budget, gpu)}
     for name, keep in (choices | {name: pinned(name, shape, everything) for name in PINNED}).items():
         parts = estimate(shape, everything, keep, length, varlen)
         verdict = "fits" if parts.fits(budget) else "does not fit"

@@ -1,5 +1,6 @@
 """Whether models/base still holds what its manifest says."""
 
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,10 +31,10 @@ def digest(path: Path) -> str | None:
         return None
 
 
-def check_base(folder: Path = BASE) -> None:
-    """Compares models/base with its manifest. DVC goes by size and time, so what rots on the disk escapes it; training
-    on it would take hours, and reading it once takes seconds."""
-    expected = base_files(folder)
+def check_base(folder: Path = BASE, names: Container[str] | None = None) -> None:
+    """Compares models/base, or the files of it with these names, with its manifest. DVC goes by size and time, so what
+    rots on the disk escapes it; training on it would take hours, and reading it once takes seconds."""
+    expected = {name: value for name, value in base_files(folder).items() if names is None or name in names}
     with ThreadPoolExecutor(4) as pool:
         found = dict(zip(expected, pool.map(lambda name: digest(folder / name), expected), strict=True))
     damaged = [str(folder / name) for name in expected if found[name] != expected[name]]

@@ -10,6 +10,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from stages.shared.base import check_base
 from stages.shared.errors import UserError
 from stages.shared.params import read_yaml
 from stages.shared.paths import BASE
@@ -56,14 +57,18 @@ def damaged(out: Path, deps: list[Path]) -> list[str]:
 def refuse_damage(deps: list[str]) -> None:
     """Compares those of the deps that other stages made with what dvc.lock says of them, where DVC runs the stage.
 
-    Not models/base, of which its manifest has better hashes, which the stages that load it compare themselves.
+    Files of models/base with its manifest: all of them the stages that load it compare themselves.
 
     Raises:
         UserError: one has other bytes.
     """
-    if "DVC_STAGE" not in os.environ or not LOCK.exists():
+    # Of several processes of a training the first one has compared them.
+    if "DVC_STAGE" not in os.environ or "LOCAL_RANK" in os.environ or not LOCK.exists():
         return
     stages, paths = read_yaml(LOCK)["stages"], [Path(dep) for dep in deps]
+    of_base = [path.relative_to(BASE).as_posix() for path in paths if BASE in path.parents]
+    if of_base and (BASE / "manifest.json").exists():
+        check_base(names=of_base)
     made = {Path(out["path"]): (name, out["md5"]) for name, each in stages.items() for out in each.get("outs", [])}
     needed = {out for dep in paths for out in (dep, *dep.parents) if out in made and out != BASE}
     for out in sorted(needed):

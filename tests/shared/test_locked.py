@@ -8,6 +8,7 @@ from dvc.repo import Repo
 from stages.shared.errors import UserError
 from stages.shared.locked import dvc_md5, refuse_damage
 from stages.shared.params import read_yaml
+from stages.shared.paths import sha256, write_json
 
 DVC_YAML = """stages:
   made:
@@ -60,6 +61,17 @@ def test_of_a_folder_that_is_there_in_part_the_files_that_are_needed_count(repos
     shutil.rmtree(repository / ".dvc/cache")
     with pytest.raises(UserError, match="^folder/b/z is not what made left there"):
         refuse_damage(["folder/b"])  # without DVC's list of its files nothing says that it is
+
+
+def test_files_of_the_base_that_a_stage_reads_are_compared_with_its_manifest(repository):
+    base = repository / "models/base"
+    write_json(base / "manifest.json", {"files": {"weights": sha256(base / "weights")}})
+    refuse_damage(["models/base/weights"])
+    (base / "weights").chmod(0o644)
+    (base / "weights").write_text("other")
+    refuse_damage(["models/base"])  # the stages that load it look themselves
+    with pytest.raises(UserError, match=r"^models/base/weights has other bytes than its manifest says"):
+        refuse_damage(["models/base/weights"])
 
 
 def test_what_no_stage_made_what_is_not_needed_and_the_base_are_not_hashed(repository, monkeypatch):
