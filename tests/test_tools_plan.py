@@ -215,3 +215,11 @@ def test_what_was_made_anew_and_not_read_since_is_named_in_a_clone_without_data_
 def test_a_file_that_came_out_as_before_in_a_folder_that_did_not_is_no_change_for_who_reads_it_alone(three_stages):
     made_again("b")
     assert planned() == {"make": [], "all": ["made was made anew"], "part": []}
+
+
+def test_an_input_that_dvc_yaml_names_since_the_last_run_is_new(three_stages):
+    yaml = YAML()
+    declared = yaml.load(three_stages / "dvc.yaml")
+    declared["stages"]["part"]["deps"].append("made/b")
+    yaml.dump(declared, three_stages / "dvc.yaml")
+    assert planned() == {"make": [], "all": [], "part": ["made/b (new)"]}
