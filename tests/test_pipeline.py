@@ -289,4 +289,4 @@ def test_the_hub_out_of_reach_ends_with_what_to_do(made):
     repository.environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(repository.folder.parent / "hf")}
     printed = repository.run("dvc", "repro", "download_model", code=255)
     assert "Traceback" not in printed
-    assert all(word in printed for word in ("network", "HF_TOKEN", "licence", "model.source: path"))
+    assert all(word in printed for word in ("network", "HF_TOKEN", "licence", "model.source: path")), printed
