@@ -249,7 +249,7 @@ def test_a_trainer_below_a_program_in_a_folder_named_after_dvc_is_an_orphan(tmp_
         ("/x/bin/python3.11 /x/bin/dvc repro", True),
         ("python -m dvc exp queue-worker", True),
         ("python -u -m dvc repro", True),
-        ("python /work/mistral-dvc/train.py dvc", False),
+        ("python /x/dvc/train.py dvc", False),
         ("vim dvc", False),
         ("/opt/dvc/bin/other", False),
         ("python -m dvclive", False),
