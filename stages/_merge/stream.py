@@ -139,7 +139,12 @@ def workers() -> Iterator[ThreadPoolExecutor]:
     import torch
 
     before = torch.get_num_threads()
-    executor = ThreadPoolExecutor(min(before, MOST_WORKERS))
+
+    def alone() -> None:
+        torch.get_num_threads()  # a thread takes over the default once, which may be another's (with_threads) by then
+        torch.set_num_threads(1)
+
+    executor = ThreadPoolExecutor(min(before, MOST_WORKERS), initializer=alone)
     torch.set_num_threads(1)
     try:
         yield executor
@@ -163,7 +168,6 @@ def write_merged(plan: Plan, folder: Path) -> list[Difference]:
         shown = stack.enter_context(progress("merge", len(tensors), " tensors"))
 
         def write(name: str) -> Values:
-            torch.set_num_threads(1)  # of this thread: PyTorch's default may be another's (with_threads) when it begins
             return write_tensor(plan, name, tensors[name], targets[tensors[name].path], threads)
 
         different = []

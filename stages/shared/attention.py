@@ -15,6 +15,8 @@ from stages.shared.prompts import IGNORED
 # Fewer heads of keys than of queries: torch 2.11 takes them without being asked, 2.13 only when asked.
 GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters else {}
 
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries, keys and values, as `attend` is given them
+
 
 def attend(  # noqa: PLR0913 as transformers calls it
     module: torch.nn.Module,
@@ -33,43 +35,27 @@ def attend(  # noqa: PLR0913 as transformers calls it
     tokens, heads, size). cu_seq_lens_q (conversations + 1,) int32 says where in `tokens` each begins and the last ends.
     """
     compute = by_kernel if query.is_cuda else one_by_one
-    return compute(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
+    return compute((query, key, value), cu_seq_lens_q, max_length_q, scaling, sliding_window), None
 
 
-def by_kernel(  # noqa: PLR0913, PLR0917
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bounds: torch.Tensor,
-    longest: int,
-    scaling: float,
-    window: int | None,
-) -> torch.Tensor:
-    queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
+def by_kernel(states: Heads, bounds: torch.Tensor, longest: int, scaling: float, window: int | None) -> torch.Tensor:
+    queries, keys, values = (each[0].transpose(0, 1) for each in states)
     seen = (window - 1 if window else -1, 0)  # tokens before and after that each one sees
     return varlen.varlen_attn(
         queries, keys, values, bounds, bounds, longest, longest, scale=scaling, window_size=seen, **GROUPED
     )[None]
 
 
-def one_by_one(  # noqa: PLR0913, PLR0917
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bounds: torch.Tensor,
-    longest: int,
-    scaling: float,
-    window: int | None,
-) -> torch.Tensor:
+def one_by_one(states: Heads, bounds: torch.Tensor, longest: int, scaling: float, window: int | None) -> torch.Tensor:
     """The same on the CPU, which has no such kernel."""
     parts = []
-    for states in zip(*(states.split(bounds.diff().tolist(), dim=2) for states in (query, key, value)), strict=True):
-        length, mask = states[0].shape[2], None
+    for part in zip(*(each.split(bounds.diff().tolist(), dim=2) for each in states), strict=True):
+        length, mask = part[0].shape[2], None
         if window and window < longest:
-            mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(1 - window)
+            mask = torch.ones(length, length, dtype=torch.bool, device=bounds.device).tril().triu(1 - window)
         parts.append(
             torch.nn.functional.scaled_dot_product_attention(
-                *states, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+                *part, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
             )
         )
     return torch.cat(parts, dim=2).transpose(1, 2)
