@@ -1,16 +1,16 @@
 """The stage `evaluate` beside plain use of the same model: generation beside `model.generate` in a loop, one prompt at
 a time and in batches as they come, and scoring beside a bare forward pass, in one run.
 
-    python -m bench.evaluate [ROWS] [FOLDER]
+    python -m bench.evaluate [ROWS] [FOLDER] [--turns N]
 
 The rows are the first ROWS (default 32) of data/clean/test.parquet, the model is FOLDER (default models/merged), with
 the params of `prompt` and `evaluate`, on whatever device there is. All generate greedily, at most max_new_tokens; the
 tokens that count are those up to an answer's end. The bare forward pass gives the logits of all positions of the same
-batches, and computes nothing from them. Each is measured TURNS times, by turns, and the better one counts. Beside
+batches, and computes nothing from them. Each is measured --turns times (2), by turns, and the better one counts. Beside
 seconds on the clock stand those of the processor, which a busy machine changes less.
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,8 +31,6 @@ from stages.shared.records import Record, read_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-TURNS = 2
 
 
 class Measured(NamedTuple):
@@ -77,9 +75,9 @@ def scored(model: "PreTrainedModel", records: list[Record], encoder: Encoder, pa
     score(model, records, encoder, params, [None] * len(records))
 
 
-def by_turns(works: dict[str, Callable[[], int]]) -> dict[str, Measured]:
+def by_turns(works: dict[str, Callable[[], int]], turns: int) -> dict[str, Measured]:
     found: dict[str, Measured] = {}
-    for _ in range(TURNS):
+    for _ in range(turns):
         for name, work in works.items():
             result = timed(work)
             best = found.get(name, result)
@@ -100,7 +98,7 @@ def table(title: str, found: dict[str, Measured], reference: str) -> str:
     return "\n".join(lines)
 
 
-def main(count: int, folder: Path) -> None:
+def main(count: int, folder: Path, turns: int = 2) -> None:
     params = load_params()
     section, encoder = params.evaluate, Encoder(params.prompt)
     records = next(read_records(CLEAN / "test.parquet", count))
@@ -124,9 +122,14 @@ def main(count: int, folder: Path) -> None:
     forward(model, rows[:1], 1)  # what the first call sets up is nobody's
     how = f"{model.device.type}, {torch.get_num_threads()} threads"
     print(f"{how}, {len(records)} rows, batches of {section.batch_size}", flush=True)
-    print(table("generation", by_turns(generation), "plain loop, one at a time"), flush=True)
-    print(table("scoring", by_turns(scoring), "bare forward pass"))
+    print(table("generation", by_turns(generation, turns), "plain loop, one at a time"), flush=True)
+    print(table("scoring", by_turns(scoring, turns), "bare forward pass"))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 32, Path(sys.argv[2]) if len(sys.argv) > 2 else MERGED)
+    parser = argparse.ArgumentParser(prog="python -m bench.evaluate")
+    parser.add_argument("rows", nargs="?", type=int, default=32)
+    parser.add_argument("folder", nargs="?", type=Path, default=MERGED)
+    parser.add_argument("--turns", type=int, default=2)
+    options = parser.parse_args()
+    main(options.rows, options.folder, options.turns)

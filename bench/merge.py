@@ -1,13 +1,15 @@
 """The stage `merge` beside PEFT, and axolotl, on the same adapter, base, cores and disk, in one run.
 
     python -m bench.merge [LAYERS] [--folder FOLDER] [--axolotl PYTHON]
+    python -m bench.merge --base FOLDER --adapter FOLDER [--folder FOLDER] [--axolotl PYTHON]
 
 The base is Mistral-7B's shapes with LAYERS (default 8) of its 32 layers and random bf16 weights, the adapter a LoRA of
-rank 16 on all seven projections. With 32 layers it takes three times 14.5 GB in FOLDER (default: a temporary one) and,
-for PEFT, 15 GiB of memory. PEFT: `from_pretrained` of base and adapter, `merge_and_unload`, `save_pretrained`. Ours:
-the weights that the stage writes, onto the 16-bit base as PEFT does, and onto the values of the base in 4 bits, for
-which PEFT has no counterpart that leaves a 16-bit model. axolotl: its merge by shards, both ways, in an interpreter
-that has our libraries and axolotl too (`pip install --no-deps axolotl==0.19.0` is enough for it).
+rank 16 on all seven projections; or both are what is named. With 32 layers it takes three times 14.5 GB in FOLDER
+(default: a temporary one) and, for PEFT, 15 GiB of memory. PEFT: `from_pretrained` of base and adapter,
+`merge_and_unload`, `save_pretrained`. Ours: the weights that the stage writes, onto the 16-bit base as PEFT does, and
+onto the values of the base in 4 bits, for which PEFT has no counterpart that leaves a 16-bit model. axolotl: its merge
+by shards, both ways, in an interpreter that has our libraries and axolotl too (`pip install --no-deps axolotl==0.19.0`
+is enough for it).
 
 Each way is a process of its own, whose peak is the kernel's figure for resident memory, mapped files included. For
 fewer than 32 layers the last column says what 32 would take, with the time of each layer the same.
@@ -172,6 +174,10 @@ def measured(way: str, folder: Path, python: str) -> tuple[float, int]:
     return seconds, peak
 
 
+def weights(base: Path) -> int:
+    return sum(path.stat().st_size for path in base.glob("*.safetensors"))
+
+
 def refuse_short_disk(folder: str, layers: int) -> None:
     """The base and two merges of it lie there at one time."""
 
@@ -188,14 +194,26 @@ def refuse_short_disk(folder: str, layers: int) -> None:
         )
 
 
-def main(options: argparse.Namespace) -> None:
-    found, different = {}, {}
-    refuse_short_disk(options.folder or tempfile.gettempdir(), options.layers)
-    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
-        folder = Path(temporary)
+def prepare(folder: Path, options: argparse.Namespace) -> int:
+    """Puts base and adapter into the folder, and returns the base's layers."""
+    if options.base is None:
+        refuse_short_disk(str(folder), options.layers)
         make_base(folder / "base", options.layers)
         make_adapter(folder / "adapter", options.layers)
-        size = sum(path.stat().st_size for path in (folder / "base").glob("*.safetensors"))
+        return options.layers
+    needed, free = 2 * weights(options.base), shutil.disk_usage(folder).free
+    if needed > free:
+        sys.exit(f"two merges take {needed / 1e9:.0f} GB in {folder}, where {free / 1e9:.0f} GB are free")
+    for name in ("base", "adapter"):
+        (folder / name).symlink_to(getattr(options, name).resolve())
+    return json.loads((options.base / "config.json").read_text())["num_hidden_layers"]
+
+
+def main(options: argparse.Namespace) -> None:
+    found, different = {}, {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        folder = Path(temporary)
+        layers, size = prepare(folder, options), weights(folder / "base")
         for reference, others in COMPARED.items():
             found[reference] = measured(reference, folder, sys.executable)
             for other in others:
@@ -205,7 +223,7 @@ def main(options: argparse.Namespace) -> None:
                 different[other] = difference(folder / reference, folder / other)
                 shutil.rmtree(folder / other)
             shutil.rmtree(folder / reference)
-    print(f"{options.layers} of {LAYERS} layers, {size / 1e9:.1f} GB, {len(os.sched_getaffinity(0))} cores")
+    print(f"{layers} of {LAYERS} layers, {size / 1e9:.1f} GB, {len(os.sched_getaffinity(0))} cores")
     print(
         f"{'':24}{'seconds':>9}{'ratio':>7}{'peak GB':>9}{'ratio':>7}{'32 layers, s':>14}{'values other than ours':>24}"
     )
@@ -214,7 +232,7 @@ def main(options: argparse.Namespace) -> None:
         each, memory = found[way]
         line = f"{NAMES[way]:24}{each:>9.1f}{each / seconds:>7.2f}{memory / 1e9:>9.2f}{memory / peak:>7.2f}"
         other = f"{different[way]:.1e}" if way in different else ""
-        print(f"{line}{each * LAYERS / options.layers:>14.0f}{other:>24}")
+        print(f"{line}{each * LAYERS / layers:>14.0f}{other:>24}")
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
@@ -222,7 +240,12 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("layers", nargs="?", type=int, default=8)
     parser.add_argument("--folder", type=Path, help="where the models are written")
     parser.add_argument("--axolotl", metavar="PYTHON", help="an interpreter with axolotl")
-    return parser.parse_args(arguments)
+    parser.add_argument("--base", type=Path, help="a folder like models/base, with --adapter")
+    parser.add_argument("--adapter", type=Path, help="a folder like models/adapter")
+    options = parser.parse_args(arguments)
+    if (options.base is None) != (options.adapter is None):
+        parser.error("--base and --adapter go together")
+    return options
 
 
 if __name__ == "__main__":

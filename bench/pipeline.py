@@ -6,11 +6,12 @@ In a copy of the working tree, with DVC where it is installed and else stage by 
 themselves. Parts, in the order given:
     train
     kill      trains once more, is killed with SIGKILL behind a checkpoint, goes on, and compares the adapters' bytes
-    devices   trains with two processes, replicated and sharded, the rows of an optimizer step being the same
+    devices   trains with one process and with two, replicated and sharded, the rows of an optimizer step being the
+              same; without dropout, which no two processes draw alike
     merge     and writes the merged weights once more on this device and on the CPU, to say how many modules have other
-              4-bit values there than in training
-    evaluate
-7b needs a GPU, about 60 GB of disk in FOLDER (default: a temporary one), half an hour, and models/base for its
+              4-bit values there than in training; then bench.merge, with PEFT beside it, on this base and adapter
+    evaluate  and bench.evaluate, with plain generation beside it, on the merged model
+7b needs a GPU, about 120 GB of disk in FOLDER (default: a temporary one), half an hour, and models/base for its
 tokenizer; tiny is the rehearsal.
 """
 
@@ -28,6 +29,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from bench._faults.pipeline import ROOT, copy_tree
+from bench._train.base import RANDOM
 from stages.shared.params import read_yaml
 from stages.shared.paths import sha256
 
@@ -64,6 +66,13 @@ class Copy:
         self.dvc = shutil.which("dvc") is not None
         self.environment = os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder / "site-cache")}
 
+    def take_base(self) -> None:
+        """That of bench.train, made where it is not there yet."""
+        if not (ROOT / RANDOM / "manifest.json").exists():
+            # In a process of its own, which gives the GPU's memory back.
+            subprocess.run([sys.executable, "-m", "bench._train.base", str(RANDOM)], cwd=ROOT, check=True)  # noqa: S603
+        shutil.copytree(ROOT / RANDOM, self.folder / BASE_FOLDER)
+
     def write(self) -> None:
         YAML().dump(self.values, self.folder / "params.yaml")
 
@@ -79,6 +88,10 @@ class Copy:
         if self.start(stage, *options).wait():
             sys.exit(f"{stage} failed")
         return time.monotonic() - started
+
+    def bench(self, module: str, *options: str) -> None:
+        command = [sys.executable, "-m", module, *options]
+        subprocess.run(command, cwd=self.folder, env=self.environment, check=True)  # noqa: S603
 
     def notes(self, path: str) -> dict:
         return json.loads((self.folder / "metrics" / path).read_text())
@@ -131,6 +144,7 @@ def merge(copy: Copy) -> None:
     for device in ("cuda", "cpu"):
         command = [sys.executable, "-m", "bench.pipeline", "--write-merged", device, str(copy.folder)]
         subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603
+    copy.bench("bench.merge", "--base", "models/base", "--adapter", "models/adapter", "--folder", ".")
 
 
 def write_merged_on(device: str, folder: Path) -> None:
@@ -158,19 +172,26 @@ def write_merged_on(device: str, folder: Path) -> None:
 
 
 def devices(copy: Copy) -> None:
+    """Scaling by the median step, since the first ones compile."""
     copy.values["machine"]["save_steps"] = 1000
-    for count, sharding in ((2, "none"), (2, "fsdp")):
+    copy.values["lora"]["dropout"] = 0.0
+    alone = None
+    for count, sharding in ((1, "none"), (2, "none"), (2, "fsdp")):
         copy.values["machine"].update(devices=count, sharding=sharding)
         copy.write()
         seconds = copy.run("train", "--force", "--no-run-cache")
-        found = copy.notes("train.json")
-        losses = {name: found[name] for name in ("loss_first", "loss_last", "validation_loss")}
-        show(f"{count} processes, sharding {sharding}", seconds, copy.notes("train.timing.json"), losses)
+        found, timing = copy.notes("train.json"), copy.notes("train.timing.json")
+        step = timing["median_step_seconds"]
+        alone = alone or step
+        more = {name: found[name] for name in ("loss_first", "loss_last", "validation_loss")}
+        more |= {"times_one": round(alone / step, 3), "efficiency": round(alone / step / count, 3)}
+        show(f"{count} processes, sharding {sharding}", seconds, timing, more)
 
 
 def evaluate(copy: Copy) -> None:
     for name in ("evaluate@base", "evaluate@tuned"):
         stage(copy, name)
+    copy.bench("bench.evaluate", "16", "--turns", "1")
 
 
 PARTS = {part.__name__: part for part in (train, kill, devices, merge, evaluate)}
@@ -193,9 +214,7 @@ def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         copy = Copy(Path(temporary), options.config, options.steps)
         if options.config == "7b":
-            # In a process of its own, which gives the GPU's memory back.
-            command = [sys.executable, "-m", "bench._train.base", str(copy.folder / BASE_FOLDER)]
-            subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603
+            copy.take_base()
         for name in DATA:
             copy.run(name)
         copy.limit_steps()

@@ -2,12 +2,17 @@
 
     python -m bench.train [--config tiny|7b] [--steps N] [--turns N] [--only NAME...] [--unsloth PYTHON]
     python -m bench.train --config 7b --profile NAME
+    python -m bench.train --curve SEEDS --steps 200 --only NAME...
 
 tiny: models/base and data/tokenized as they are (`dvc repro tokenize`), on whatever device there is. 7b: a base of
 Mistral-7B's shape with random weights, on a GPU; the rows are those of data/tokenized too, so make them of 2,048 tokens
 (tokenize.max_length). Each contender runs in a process of its own, by turns, and the faster of them counts. All
 get the same conversations, base, adapter and optimizer. The loss is that of held-out rows after all conversations were
-trained once, with the same number of trained tokens.
+trained once, with the same number of trained tokens. On a GPU, MFU is the rate of useful operations beside that of a
+product of 8192 by 8192 matrices in bf16, which is measured first.
+
+--curve shows how the training's loss falls, by fifths of the run: its mean over SEEDS seeds and their range. The seed
+shapes the adapter's start, the order and dropout. On a GPU the seeds run at the same time.
 """
 
 import argparse
@@ -15,9 +20,11 @@ import dataclasses
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stages.shared.stage import QUIET
@@ -30,26 +37,27 @@ if "--one" in sys.argv and any(argument.startswith(UNSLOTH) for argument in sys.
 
 import torch  # noqa: E402
 
-from bench._train.base import conversations, packed_rows, random_7b  # noqa: E402
+from bench._train.base import RANDOM, conversations, packed_rows, random_7b  # noqa: E402
 from bench._train.contenders import CONTENDERS, ON_A_GPU, Ours  # noqa: E402
-from bench._train.measure import Result, clear, run  # noqa: E402
+from bench._train.measure import Result, clear, product_rate, run  # noqa: E402
 from bench._train.profiled import OneStep, breakdown  # noqa: E402
 from stages.shared.params import Params, load_params  # noqa: E402
 from stages.shared.paths import BASE  # noqa: E402
 
 ALL = CONTENDERS | ON_A_GPU
-RANDOM = Path(".dvc/tmp/bench-7b")
 TIMED_OUT = 3600
 HELD = 64
+PARTS = 5  # of a curve
 
 
-def settings(config: str) -> Params:
+def settings(config: str, seed: int | None = None) -> Params:
     """params.yaml, with the same short warm-up for all; for 7b one batch of profiles/mistral-7b.yaml a step."""
     params = load_params(Path("profiles/mistral-7b.yaml")) if config == "7b" else load_params()
-    train = {"lr_scheduler": "constant", "warmup_steps": 0, "epochs": 1.0, "weight_decay": 0.0}
+    train = {"lr_scheduler": "constant", "warmup_steps": 0, "epochs": 1.0, "weight_decay": 0.0, "deterministic": False}
     if config == "7b":
         train |= {"batch_size": 4, "gradient_accumulation_steps": 1}
-    return params.model_copy(update={"train": params.train.model_copy(update=train)})
+    seed = params.seed if seed is None else seed
+    return params.model_copy(update={"train": params.train.model_copy(update=train), "seed": seed})
 
 
 def chosen(params: Params, steps: int) -> list[dict]:
@@ -69,8 +77,8 @@ def chosen(params: Params, steps: int) -> list[dict]:
     return found
 
 
-def one(name: str, config: str, steps: int, profiled: bool = False) -> Result | None:
-    params = settings(config)
+def one(name: str, config: str, steps: int, seed: int | None = None, profiled: bool = False) -> Result | None:
+    params = settings(config, seed)
     folder = RANDOM if config == "7b" else BASE
     contender = ALL[name]
     if isinstance(contender, Ours):
@@ -82,41 +90,84 @@ def one(name: str, config: str, steps: int, profiled: bool = False) -> Result | 
         trainer.train()
         print(breakdown(step))
         return None
-    return run(trainer, conversations("validation", params.tokenize.max_length)[:HELD])
+    length = params.tokenize.max_length
+    return run(trainer, conversations("validation", length)[:HELD], length)
 
 
-def table(results: dict[str, Result]) -> str:
-    lines = [
-        "| | trained tokens/s | all tokens/s | ours to it | s a step | peak GiB | trained tokens | loss after |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def table(results: dict[str, Result], product: float | None) -> str:
+    """product: FLOP/s of a matrix product on this GPU."""
+    columns = ["trained tokens/s", "all tokens/s", "MFU", "ours to it", "s a step", "peak GiB", "estimated"]
+    columns += ["trained tokens", "loss after"]
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
     ours = results.get("ours")
     for name, r in results.items():
         ratio = f"{ours.trained_per_second / r.trained_per_second:.2f}" if ours else ""
+        mfu = f"{r.tokens_per_second * r.flop / product:.3f}" if product else ""
+        estimated = f"{r.estimated / 2**30:.2f}" if product and r.estimated else ""
         lines.append(
-            f"| {name} | {r.trained_per_second:.0f} | {r.tokens_per_second:.0f} | {ratio} | {r.step_seconds:.3f} | "
-            f"{r.peak / 2**30:.2f} | {r.all_trained} | {r.loss:.4f} |"
+            f"| {name} | {r.trained_per_second:.0f} | {r.tokens_per_second:.0f} | {mfu} | {ratio} | "
+            f"{r.step_seconds:.3f} | {r.peak / 2**30:.2f} | {estimated} | {r.all_trained} | {r.loss:.4f} |"
         )
     return "\n".join(lines)
 
 
-def by_turns(names: list[str], config: str, steps: int, turns: int, python: str | None) -> dict[str, Result]:
+def fifths(result: Result) -> list[float]:
+    """The mean loss of each fifth of the run."""
+    size = len(result.losses) / PARTS
+    return [statistics.fmean(result.losses[round(i * size) : round((i + 1) * size)]) for i in range(PARTS)]
+
+
+def curves(results: dict[str, list[Result]]) -> str:
+    """results: by name, one for each seed."""
+    parts = [f"{100 * part // PARTS}–{100 * (part + 1) // PARTS} %" for part in range(PARTS)]
+    lines = [f"| loss | {' | '.join(parts)} | held out | trained tokens |", f"|---|{'---|' * (PARTS + 2)}"]
+    for name, some in results.items():
+        columns = [*zip(*map(fifths, some), strict=True), [each.loss for each in some]]
+        cells = [f"{statistics.fmean(each):.4f} ({min(each):.4f}–{max(each):.4f})" for each in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} | {some[0].all_trained} |")
+    return "\n".join(lines)
+
+
+def started(name: str, options: argparse.Namespace, seed: int | None = None) -> Result | None:
+    """In a process of its own; None where it failed, which it says."""
+    interpreter = options.unsloth if name.startswith(UNSLOTH) else sys.executable
+    command = [interpreter, "-m", "bench.train", "--one", name]
+    command += ["--config", options.config, "--steps", str(options.steps)]
+    command += [] if seed is None else ["--seed", str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMED_OUT, check=False)  # noqa: S603
+    if done.returncode:
+        print(f"{name}: {(done.stderr.strip().splitlines() or ['ended by a signal'])[-1]}", flush=True)
+        return None
+    found = Result(**json.loads(done.stdout.strip().splitlines()[-1]))
+    print(
+        f"{name}: {found.trained_per_second:.0f} trained tokens/s, {found.tokens_per_second:.0f} in all, "
+        f"{found.peak / 2**30:.2f} GiB, loss {found.loss:.4f}",
+        flush=True,
+    )
+    return found
+
+
+def by_turns(names: list[str], options: argparse.Namespace) -> dict[str, Result]:
+    """The faster of each one's runs."""
     best: dict[str, Result] = {}
-    for _ in range(turns):
+    for _ in range(options.turns):
         for name in names:
-            if name.startswith(UNSLOTH) and python is None:
-                continue
-            interpreter = python if name.startswith(UNSLOTH) else sys.executable
-            command = [interpreter, "-m", "bench.train", "--one", name, "--config", config, "--steps", str(steps)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMED_OUT, check=False)  # noqa: S603
-            if done.returncode:
-                print(f"{name}: {(done.stderr.strip().splitlines() or ['ended by a signal'])[-1]}", flush=True)
-                continue
-            found = Result(**json.loads(done.stdout.strip().splitlines()[-1]))
-            print(f"{name}: {found.trained_per_second:.0f} trained tokens/s, loss {found.loss:.4f}", flush=True)
-            if name not in best or found.trained_per_second > best[name].trained_per_second:
+            found = started(name, options)
+            if found and (name not in best or found.trained_per_second > best[name].trained_per_second):
                 best[name] = found
     return best
+
+
+def by_seeds(names: list[str], options: argparse.Namespace) -> dict[str, list[Result]]:
+    first = settings(options.config).seed
+    seeds = range(first, first + options.curve)
+    found = {}
+    with ThreadPoolExecutor(options.curve if torch.cuda.is_available() else 1) as pool:
+        for name in names:
+            results = list(pool.map(lambda seed, name=name: started(name, options, seed), seeds))
+            if all(results):
+                found[name] = results
+    return found
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
@@ -126,6 +177,8 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--one", choices=ALL)
     parser.add_argument("--profile", choices=ALL, help="where the time of one of its steps goes")
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--curve", type=int, metavar="SEEDS", help="how the loss falls, with so many seeds")
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "--unsloth", metavar="PYTHON", help="an interpreter with Unsloth, which pins libraries of its own"
     )
@@ -138,15 +191,21 @@ def main(options: argparse.Namespace) -> None:
         one(options.profile, options.config, options.steps, profiled=True)
         return
     if options.one:
-        print(json.dumps(dataclasses.asdict(one(options.one, options.config, options.steps))))
+        print(json.dumps(dataclasses.asdict(one(options.one, options.config, options.steps, options.seed))))
         return
     if options.config == "7b" and not RANDOM.exists():
         random_7b(RANDOM)
         clear()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{device}, torch {torch.__version__}", flush=True)
+    on_gpu = torch.cuda.is_available()
+    product = product_rate() if on_gpu else None
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    rate = f", {product / 1e12:.0f} TFLOP/s in a bf16 product" if product else ""
+    print(f"{device}, torch {torch.__version__}{rate}", flush=True)
+    clear()
     names = options.only or list(ALL if options.config == "7b" else CONTENDERS)
-    print(table(by_turns(names, options.config, options.steps, options.turns, options.unsloth)))
+    if options.unsloth is None:
+        names = [name for name in names if not name.startswith(UNSLOTH)]
+    print(curves(by_seeds(names, options)) if options.curve else table(by_turns(names, options), product))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from stages.shared.params import Params
 from stages.shared.paths import BASE, TOKENIZED, read_json
 from stages.shared.prompts import IGNORED
 
+RANDOM = Path(".dvc/tmp/bench-7b")
 SEVEN = {
     "hidden_size": 4096,
     "intermediate_size": 14336,

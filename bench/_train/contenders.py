@@ -1,6 +1,6 @@
 """The trainers beside each other. Each takes the same conversations, base, adapter, optimizer and learning rate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from datasets import Dataset
 from bench._train.base import load_base, masked, packed_rows
 from stages._train.assemble import make_trainer
 from stages._train.checkpoints import Checkpoints
-from stages._train.memory import choose, shape_of
+from stages._train.memory import choose, estimate, is_fused, shape_of
 from stages._train.signals import Stop
 from stages.shared.attention import register
 from stages.shared.fused.layer import fuse
@@ -21,53 +21,44 @@ from stages.shared.paths import read_json
 
 @dataclass(frozen=True)
 class Ours:
-    """The stage's own trainer; the options take back what makes it fast, one by one."""
+    """The stage's own trainer."""
 
-    attention: str = "auto"
-    memory: str = "auto"
+    changes: dict[str, dict] = field(default_factory=dict)  # of params.yaml, by section
     fused: bool = True
-    deterministic: bool = False
-    dropout: float | None = None
     budget: float | None = None  # GiB, of which the allocator takes no more
-    litgpt: bool = False  # r 32 on q and v, 2 rows of 512 tokens, no double quantization
 
     def params(self, params: Params) -> Params:
-        changes: dict[str, dict] = {
-            "train": {"deterministic": self.deterministic},
-            "lora": {} if self.dropout is None else {"dropout": self.dropout},
-            "machine": {"attention": self.attention, "memory": self.memory},
-        }
-        if self.litgpt:
-            changes["train"] |= {"batch_size": 2}
-            changes["lora"] |= {"r": 32, "target_modules": ("q_proj", "v_proj")}
-            changes |= {"tokenize": {"max_length": 512}, "quantization": {"double_quant": False}}
         return params.model_copy(
-            update={name: getattr(params, name).model_copy(update=values) for name, values in changes.items()}
+            update={name: getattr(params, name).model_copy(update=values) for name, values in self.changes.items()}
         )
 
     def trainer(self, folder: Path, some: list[dict], params: Params) -> Any:
+        """With `estimated`, the bytes of memory at the peak that `python -m stages.train --plan` says."""
         params = self.params(params)
-        make_deterministic(params.seed, self.deterministic, warn_only=False)
+        make_deterministic(params.seed, params.train.deterministic, warn_only=False)
         register()
-        cuda = torch.cuda.is_available()
-        budget = int(self.budget * 2**30) if self.budget else None
-        if cuda:
+        budget = 2**40
+        if torch.cuda.is_available():
             card = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, (budget or card) / card))
-            budget = budget or card
+            budget = min(card, int(self.budget * 2**30)) if self.budget else card
+            torch.cuda.set_per_process_memory_fraction(budget / card)
+        length = params.tokenize.max_length
         varlen = pick_attention(params.machine, packed=True) == "varlen"
         shape = shape_of(read_json(folder / "config.json"))
-        keep = choose(shape, params, params.tokenize.max_length, varlen, budget or 2**40)
+        keep = choose(shape, params, length, varlen, budget)
         print(f"  keeps {keep}", flush=True)
         model = load_base(folder, params, packed=True)
-        if self.fused:
+        fused = self.fused and is_fused(params)
+        if fused:
             fuse(model, **vars(keep))
-        rows = Dataset.from_list(packed_rows(some, params.tokenize.max_length))
+        rows = Dataset.from_list(packed_rows(some, length))
         checkpoints = Checkpoints({"bench": str(self)}, 1)
-        again = not self.fused and not keep.activations
+        again = not fused and not keep.activations
         trainer = make_trainer(model, {"train": rows, "validation": rows}, params, checkpoints, Stop(), again)
         trainer.args.eval_strategy, trainer.args.eval_on_start, trainer.args.save_strategy = "no", False, "no"
         trainer.args.include_num_input_tokens_seen = "no"
+        if fused == is_fused(params):
+            trainer.estimated = estimate(shape, params, keep, length, varlen).total
         return trainer
 
 
@@ -156,15 +147,28 @@ CONTENDERS: dict[str, Ours | Trl | Unsloth] = {
     "TRL, packing, Liger": Trl(packing=True, liger=True),
 }
 
+LOW = {"machine": {"memory": "low"}}
+NO_DROPOUT = {"lora": {"dropout": 0.0}}
+LITGPT = LOW | {  # its public setting for Mistral-7B
+    "train": {"batch_size": 2},
+    "tokenize": {"max_length": 512},
+    "lora": {"r": 32, "target_modules": ("q_proj", "v_proj")},
+    "quantization": {"double_quant": False},
+}
+
 ON_A_GPU: dict[str, Ours | Trl | Unsloth] = {
-    "ours, as little as possible": Ours(memory="low"),
+    "ours, as little as possible": Ours(LOW),
+    "ours, offload": Ours({"machine": {"memory": "offload"}}),
     "ours, within 24 GiB": Ours(budget=24),
     "ours, within 80 GB": Ours(budget=80e9 / 2**30),
-    "ours, deterministic": Ours(deterministic=True),
-    "ours, no dropout": Ours(dropout=0.0),
-    "ours, no dropout, as little as possible": Ours(dropout=0.0, memory="low"),
-    "ours, PEFT's forward, recomputed": Ours(memory="low", fused=False),
-    "ours, litgpt's setting": Ours(memory="low", litgpt=True),
+    "ours, deterministic": Ours({"train": {"deterministic": True}}),
+    "ours, no dropout": Ours(NO_DROPOUT),
+    "ours, no dropout, as little as possible": Ours(NO_DROPOUT | LOW),
+    "ours, PEFT's forward, recomputed": Ours(LOW, fused=False),
+    "ours, litgpt's setting": Ours(LITGPT),
+    "ours, DoRA": Ours({"lora": {"variant": "dora"}}),
+    "ours, 8 bits": Ours({"quantization": {"bits": 8}}),
+    "ours, 16 bits": Ours({"quantization": {"bits": 16}}),
     "Unsloth, packing": Unsloth(),
     "Unsloth, packing, no dropout": Unsloth(dropout=0.0),
 }

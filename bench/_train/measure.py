@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainerCallback
 
+from stages._train.memory import shape_of
 from stages.shared.attention import collate
 from stages.shared.prompts import IGNORED
 from stages.shared.stage import peak_memory
@@ -17,7 +18,9 @@ WARM = 2  # optimizer steps that are not timed
 
 @dataclass
 class Result:
-    """Of the timed steps. peak: bytes, allocated on the GPU or resident on the CPU. loss: nats a token, held out."""
+    """Of the timed steps. peak: bytes, allocated on the GPU or resident on the CPU; estimated: the same, as the stage
+    counts it. loss: nats a token, held out; losses: in training, one an optimizer step. flop: what training a token of
+    a full row takes at least."""
 
     tokens_per_second: float
     trained_per_second: float
@@ -25,7 +28,9 @@ class Result:
     peak: int
     loss: float
     all_trained: int
-    first_losses: list[float] = field(default_factory=list)
+    flop: float
+    estimated: int | None
+    losses: list[float] = field(default_factory=list)
 
 
 def synchronize() -> None:
@@ -73,8 +78,30 @@ def held_out(model: torch.nn.Module, some: list[dict]) -> float:
     return total / count
 
 
-def run(trainer, held: list[dict]) -> Result:
-    """Trains to the end. held: conversations that are not trained."""
+def flop_per_token(model: torch.nn.Module, length: int) -> float:
+    """The forward pass, the gradients of activations, and those of the adapters' weights: 2 for each weight and token,
+    without those of the base's weights. Attention: of a row that is one conversation of `length` tokens."""
+    shape = shape_of(model.get_base_model().config.to_dict())
+    base = shape.layers * sum(a * b for a, b in shape.widths.values()) + shape.vocabulary * shape.hidden
+    adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return 4 * base + 6 * adapter + 3 * 2 * shape.layers * shape.queries * length
+
+
+def product_rate(size: int = 8192, times: int = 10) -> float:
+    """FLOP/s of a product of two random bf16 matrices of `size` by `size` on this GPU, the mean of so many."""
+    one, other = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        one @ other
+    synchronize()
+    began = time.perf_counter()
+    for _ in range(times):
+        one @ other
+    synchronize()
+    return times * 2 * size**3 / (time.perf_counter() - began)
+
+
+def run(trainer, held: list[dict], length: int) -> Result:
+    """Trains to the end. held: conversations that are not trained; length: tokens of a full row."""
     steps, counts = Steps(), []
     trainer.add_callback(steps)
     trainer.data_collator = counting(trainer.data_collator, counts)
@@ -94,6 +121,8 @@ def run(trainer, held: list[dict]) -> Result:
         peak,
         held_out(trainer.model, held),
         sum(trained for _, trained in counts),
+        flop_per_token(trainer.model, length),
+        getattr(trainer, "estimated", None),
         losses,
     )
 

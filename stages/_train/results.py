@@ -59,10 +59,11 @@ def sizes(model: "PeftModel", base_bytes: int, parameters: int) -> dict[str, flo
 
 
 def speed(trainer: "Trainer", tokens: int, trained: int) -> dict[str, float | str]:
-    """Of all runs together that the training took, those that were stopped up to their last checkpoint."""
+    """Of all runs together that the training took, those that were stopped up to their last checkpoint; the median is
+    that of the last run's steps, if it took any."""
     import torch
 
-    costs = trainer.watch.costs()
+    costs, step = trainer.watch.costs(), trainer.watch.typical_step()
     seconds = costs["train_seconds"]
     return {
         "device": torch.cuda.get_device_name() if trainer.args.device.type == "cuda" else "cpu",
@@ -72,5 +73,6 @@ def speed(trainer: "Trainer", tokens: int, trained: int) -> dict[str, float | st
         "train_seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / seconds, 1),
         "trained_tokens_per_second": round(trained / seconds, 1),
+        **({"median_step_seconds": round(step, 4)} if step else {}),
         "peak_memory_bytes": costs["peak_memory_bytes"],
     }

@@ -1,6 +1,7 @@
 """What a training shows and costs while it runs, and the checkpoint that it leaves when it is told to stop."""
 
 import math
+import statistics
 import time
 
 import torch
@@ -21,7 +22,8 @@ class Watch(TrainerCallback):
     def __init__(self, opened: float, stop: Stop, cuda: bool, memory: str):
         self.opened, self.stop, self.cuda, self.memory = opened, stop, cuda, memory
         self.seconds, self.loss, self.began, self.progress = 0.0, "", 0.0, None
-        self.tokens, self.passed = 0, 0.0  # of this run alone, by the shapes of its batches: no waiting for the GPU
+        # Of this run alone. tokens: by the shapes of its batches, which needs no waiting for the GPU.
+        self.tokens, self.steps = 0, []
         self.before = {"stage_seconds": 0.0, "runs": 0, "peak_memory_bytes": 0}
 
     def resume(self, before: dict[str, float | str]) -> None:
@@ -54,11 +56,17 @@ class Watch(TrainerCallback):
         self.began = time.monotonic()
 
     def on_step_end(self, args, state, control, **_):
-        step = time.monotonic() - self.began
-        self.seconds, self.passed = self.seconds + step, self.passed + step
-        self.progress.advance(loss=self.loss, **{"tokens/s": f"{self.tokens / self.passed:.0f}"})
+        if self.cuda:
+            torch.cuda.synchronize()  # or the GPU's work is not in the time; the log, which is next, waits for it too
+        self.steps.append(time.monotonic() - self.began)
+        self.seconds += self.steps[-1]
+        self.progress.advance(loss=self.loss, **{"tokens/s": f"{self.tokens / sum(self.steps):.0f}"})
         self.stop.received = agree(self.stop.received)  # a signal may reach the processes in different steps
         control.should_save = control.should_save or bool(self.stop.received)
+
+    def typical_step(self) -> float | None:
+        """The median of this run's optimizer steps, in seconds: in the first ones kernels are compiled."""
+        return statistics.median(self.steps) if self.steps else None
 
     def on_log(self, args, state, control, logs, **_):
         self.loss = f"{logs['loss']:.3f}" if "loss" in logs else self.loss
