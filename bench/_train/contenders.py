@@ -52,7 +52,7 @@ class Ours:
         if fused:
             fuse(model, **vars(keep))
         rows = Dataset.from_list(packed_rows(some, length))
-        checkpoints = Checkpoints({"bench": str(self)}, 1)
+        checkpoints = Checkpoints({"bench": str(self), "seed": params.seed}, 1)
         again = not fused and not keep.activations
         trainer = make_trainer(model, {"train": rows, "validation": rows}, params, checkpoints, Stop(), again)
         trainer.args.eval_strategy, trainer.args.eval_on_start, trainer.args.save_strategy = "no", False, "no"

@@ -103,10 +103,13 @@ def targets(shape: Shape, params: Params) -> list[str]:
     return [name for name in shape.widths if name in {target.rpartition(".")[2] for target in chosen}]
 
 
+def is_dora(params: Params) -> bool:
+    return params.lora.variant == "dora"
+
+
 def is_fused(params: Params) -> bool:
     """Whether the layers run as in stages/shared/fused/layer.py; else PEFT's and transformers' modules compute."""
-    plain = params.lora.variant in ("lora", "rslora")
-    return params.quantization.bits == 4 and plain and params.machine.sharding == "none"
+    return params.quantization.bits == 4 and not is_dora(params) and params.machine.sharding == "none"
 
 
 def layer_activations(shape: Shape, params: Params, varlen: bool) -> int:
@@ -117,12 +120,35 @@ def layer_activations(shape: Shape, params: Params, varlen: bool) -> int:
     if not varlen:
         attention += 2 * 2 * (q - k)  # keys and values repeated for each head
     adapters = 2 * params.lora.r * len(adapted)
-    dropout = sum(shape.widths[name][0] for name in adapted) if params.lora.dropout else 0
+    masks = sum(shape.widths[name][0] for name in adapted) if params.lora.dropout else 0
     if is_fused(params):
-        return attention + 2 * (2 * h + 2 * i) + adapters + dropout  # the states before attention and MLP, gate, up
-    norms = 2 * (4 * h + 2 * h)  # the input in fp32, the output that q, k, v or gate, up are given
-    swiglu = 2 * 4 * i  # gate, silu(gate), up, their product
-    return norms + attention + swiglu + adapters + dropout
+        return attention + 2 * (2 * h + 2 * i) + adapters + masks  # the states before attention and MLP, gate, up
+    states = 4 if is_dora(params) and params.quantization.bits != 16 else 2  # PEFT's outputs of DoRA are in fp32
+    norms = 2 * 4 * h  # the input in fp32
+    swiglu = 3 * states * i  # gate, silu(gate), up
+    return norms + attention + swiglu + adapters + masks + adapters_inputs(shape, params) + magnitudes(shape, params)
+
+
+def adapters_inputs(shape: Shape, params: Params) -> int:
+    """Bytes a token of what PEFT's adapters are given in a layer, the attention's output apart, which is kept anyway.
+    Where dropout or a cast lies between, each has its own; else those of one norm share its output."""
+    bits, adapted = params.quantization.bits, targets(shape, params)
+    own = bool(params.lora.dropout) or bits == 16 or is_dora(params)
+    total = 2 * sum(shape.widths[name][0] for name in adapted) if own else 0
+    # LLM.int8 holds on to what flows into every layer.
+    shared = list(shape.widths) if bits == 8 else [] if own else adapted
+    givers = {"q_proj": "norm", "k_proj": "norm", "v_proj": "norm", "gate_proj": "mlp", "up_proj": "mlp"}
+    widths = {givers.get(name, name): shape.widths[name][0] for name in shared if name != "o_proj"}
+    return total + 2 * sum(widths.values())
+
+
+def magnitudes(shape: Shape, params: Params) -> int:
+    """Bytes a token that DoRA keeps to scale a layer's outputs: those of the adapter, and those of the base, which on
+    4 bits are as wide as the states that flow in."""
+    if not is_dora(params):
+        return 0
+    base = 2 if params.lora.dropout or params.quantization.bits == 16 else 4
+    return (2 + base) * sum(shape.widths[name][1] for name in targets(shape, params))
 
 
 def processes(params: Params) -> int:
@@ -154,14 +180,17 @@ def estimate(shape: Shape, params: Params, keep: Keep, length: int, varlen: bool
     layer = tokens * layer_activations(shape, params, varlen)
     inputs = 2 if keep.offload else shape.layers - keep.activations  # of the layer at work and of its neighbour
     kept = keep.activations * layer + inputs * 2 * tokens * shape.hidden
+    if is_dora(params) and params.lora.dropout:  # the base's product is then one of its own, over weights in 16 bits
+        kept += keep.activations * 2 * sum(a * b for a, b in adapted)
     # While a layer's gradients are computed: its activations where no layer kept any, in its MLP four of what lies
     # between its products, the gradients around it, and a dequantized weight.
     working = (0 if keep.activations else layer) + tokens * 2 * (4 * shape.intermediate + shape.hidden)
     working += 0 if keep.weights == shape.layers else 2 * max(a * b for a, b in shape.widths.values())
+    if is_dora(params):  # PEFT sends a unit matrix through the adapter, to have the length of each row of weights
+        working += max(6 * a * a + 16 * a * b for a, b in adapted)
     ends = tokens * shape.hidden * (4 + 2 + 2 + 2)  # the last norm's input, its output, the gradients of both
-    chunk = (
-        min(CHUNK["cuda"], tokens) * shape.vocabulary * (2 + 4 + 4 + 2)
-    )  # logits, in fp32, a temporary, probabilities
+    # Logits, the same in fp32, a temporary, probabilities.
+    chunk = min(CHUNK["cuda"], tokens) * shape.vocabulary * (2 + 4 + 4 + 2)
     return Estimate(
         base=base + 2 * embeddings,
         adapter=4 * trained,

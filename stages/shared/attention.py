@@ -34,8 +34,11 @@ def attend(  # noqa: PLR0913 as transformers calls it
     """An attention function of transformers: query (1, heads, tokens, size), key and value with fewer heads → (1,
     tokens, heads, size). cu_seq_lens_q (conversations + 1,) int32 says where in `tokens` each begins and the last ends.
     """
+    states, kind = (query, key, value), query.device.type
+    if torch.is_autocast_enabled(kind):  # which knows PyTorch's own attention, not this kernel; PEFT's DoRA gives fp32
+        states = tuple(each.to(torch.get_autocast_dtype(kind)) for each in states)
     compute = by_kernel if query.is_cuda else one_by_one
-    return compute((query, key, value), cu_seq_lens_q, max_length_q, scaling, sliding_window), None
+    return compute(states, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
 
 
 def by_kernel(states: Heads, bounds: torch.Tensor, longest: int, scaling: float, window: int | None) -> torch.Tensor:
