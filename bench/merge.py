@@ -171,6 +171,7 @@ def measured(way: str, folder: Path, python: str) -> tuple[float, int]:
     os.sync()  # or the disk is still at work on what came before: 14.5 GB for the first way
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
+    print(f"{NAMES[way]}: {seconds:.1f} s, {peak / 1e9:.2f} GB", flush=True)
     return seconds, peak
 
 

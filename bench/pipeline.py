@@ -154,7 +154,7 @@ def write_merged_on(device: str, folder: Path) -> None:
 
     from stages._merge.adapter import Adapter
     from stages._merge.stream import Plan, write_merged
-    from stages.merge import trained_values
+    from stages.merge import how_far, trained_values
     from stages.shared.params import load_params
     from stages.shared.paths import ADAPTER, BASE
     from stages.shared.stage import peak_memory
@@ -168,6 +168,8 @@ def write_merged_on(device: str, folder: Path) -> None:
         plan = Plan(BASE, Adapter(ADAPTER), load_params().quantization, trained, torch.device(device))
         different = write_merged(plan, Path(target))
         notes = {"modules": len(trained.hashes), "other values": len(different), "peak_rss_bytes": peak_memory()}
+        if different:
+            print(how_far(different, len(trained.hashes)), flush=True)
         show(f"merged weights written on {device}", time.monotonic() - started, notes)
 
 

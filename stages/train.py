@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages._train.activations import is_fused
 from stages._train.adapter import check_saved, save_adapter
 from stages._train.assemble import load_rows, make_trainer
 from stages._train.checkpoints import Checkpoints, step_of
@@ -30,7 +31,6 @@ from stages._train.distributed import join, leave, rank, refuse_divergence, with
 from stages._train.failures import in_words
 from stages._train.fingerprint import LIBRARIES, fingerprint
 from stages._train.launch import launch
-from stages._train.memory import is_fused
 from stages._train.model import pick_memory, prepare_model
 from stages._train.plan import budget_of, plan
 from stages._train.results import curves, losses, sizes, speed

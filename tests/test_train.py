@@ -9,11 +9,12 @@ from datasets import Dataset
 from trl import SFTTrainer
 
 from stages._train import loss as loss_module
+from stages._train.activations import is_fused
 from stages._train.adapter import add_adapter, save_adapter
 from stages._train.assemble import make_trainer
 from stages._train.checkpoints import Checkpoints
 from stages._train.loss import LinearCrossEntropy
-from stages._train.memory import Keep, is_fused
+from stages._train.memory import Keep
 from stages._train.model import prepare_model
 from stages._train.signals import Stop
 from stages.shared.errors import UserError

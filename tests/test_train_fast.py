@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
 import stages._train.model
+from stages._train.activations import layer_activations, shape_of
 from stages._train.adapter import add_adapter
-from stages._train.memory import GIB, PINNED, Keep, choose, estimate, layer_activations, shape_of
+from stages._train.memory import GIB, PINNED, Keep, choose, estimate
 from stages._train.model import pick_memory, prepare_model
 from stages._train.plan import budget_of, plan
 from stages.shared import attention

@@ -159,6 +159,9 @@ def test_killed_again_and_again_a_training_ends_with_the_bytes_of_one_that_was_n
     assert not list(repository.folder.glob(".dvc/tmp/checkpoints/*"))
     timing = read_yaml(repository.folder / "metrics/train.timing.json")
     assert timing["runs"] == 3  # two of the killed ones saved nothing
+    assert "median_step_seconds" not in timing  # the last one had no step left to take
+    whole = read_yaml(uninterrupted.folder / "metrics/train.timing.json")
+    assert 0 < whole["median_step_seconds"] < whole["train_seconds"]
 
 
 def ended(pid):

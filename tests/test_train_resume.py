@@ -97,6 +97,8 @@ def test_a_resumed_training_equals_the_uninterrupted_one_from_each_of_its_steps(
     costs, before = trainer.watch.costs(), json.loads((checkpoint / "costs.json").read_text())
     assert costs["runs"] == before["runs"] + 1 == 2
     assert costs["train_seconds"] >= before["train_seconds"] > 0
+    assert len(trainer.watch.steps) == STEPS - step
+    assert (trainer.watch.typical_step() is None) == (step == STEPS)
 
 
 @pytest.mark.slow

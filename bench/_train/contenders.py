@@ -8,9 +8,10 @@ import torch
 from datasets import Dataset
 
 from bench._train.base import load_base, masked, packed_rows
+from stages._train.activations import is_fused, shape_of
 from stages._train.assemble import make_trainer
 from stages._train.checkpoints import Checkpoints
-from stages._train.memory import choose, estimate, is_fused, shape_of
+from stages._train.memory import choose, estimate
 from stages._train.signals import Stop
 from stages.shared.attention import register
 from stages.shared.fused.layer import fuse

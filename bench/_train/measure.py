@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainerCallback
 
-from stages._train.memory import shape_of
+from stages._train.activations import shape_of
 from stages.shared.attention import collate
 from stages.shared.prompts import IGNORED
 from stages.shared.stage import peak_memory

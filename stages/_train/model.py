@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from stages._train.activations import shape_of
 from stages._train.adapter import add_adapter, quantized_bytes
 from stages._train.distributed import agree, rank
-from stages._train.memory import GIB, OVERHEAD, SLACK, Keep, choose, device_memory, estimate, shape_of
+from stages._train.memory import GIB, OVERHEAD, SLACK, Keep, choose, device_memory, estimate
 from stages._train.sharding import shard
 from stages.shared.four_bit import Values, values_of
 from stages.shared.models import load_model, pick_attention, pick_device

@@ -1,17 +1,7 @@
 """`python -m stages.train --plan [GIB]`: what the training will take of memory, before anything is loaded."""
 
-from stages._train.memory import (
-    GIB,
-    OVERHEAD,
-    PINNED,
-    Estimate,
-    Shape,
-    choose,
-    device_memory,
-    estimate,
-    pinned,
-    shape_of,
-)
+from stages._train.activations import Shape, shape_of
+from stages._train.memory import GIB, OVERHEAD, PINNED, Estimate, choose, device_memory, estimate, pinned
 from stages.shared.errors import UserError
 from stages.shared.models import pick_attention, pick_device
 from stages.shared.params import Params
