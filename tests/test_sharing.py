@@ -1,9 +1,12 @@
-"""What docs/sharing.md says, with a folder as storage and with a server on this machine that speaks S3."""
+"""What docs/sharing.md says, with a folder as storage and with servers on this machine that speak S3 and SSH."""
 
+import asyncio
+import getpass
 import hashlib
 import re
 import shutil
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -87,9 +90,50 @@ def bucket() -> Bucket:
     server.stop()
 
 
+@dataclass(frozen=True)
+class Host(Folder):
+    """A folder of a machine that is reached by SSH at `port`; `home` has a key for it and knows its own."""
+
+    port: int
+    home: Path
+
+    @property
+    def address(self) -> str:
+        return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}/{self.path.name}"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory) -> Host:
+    import asyncssh
+
+    home, disk = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("disk")
+    (home / ".ssh").mkdir(mode=0o700)
+    key, own = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    key.write_private_key(home / ".ssh/id_ed25519")
+    key.write_public_key(home / "authorized_keys")
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+
+    async def listen():
+        return await asyncssh.listen(
+            "127.0.0.1",
+            0,
+            server_host_keys=[own],
+            authorized_client_keys=str(home / "authorized_keys"),
+            sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=str(disk)),
+        )
+
+    server = asyncio.run_coroutine_threadsafe(listen(), loop).result(60)
+    port = server.get_port()
+    (home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{port} {own.export_public_key().decode()}")
+    yield Host(disk / "storage", port, home)
+    server.close()
+    loop.call_soon_threadsafe(loop.stop)
+
+
 class Shared(NamedTuple):
     repository: Repository  # it has run and pushed
-    storage: Folder | Bucket
+    storage: Folder | Bucket | Host
 
     def clone(self, folder: Path) -> Repository:
         """A colleague's, of what is in Git, with credentials of their own."""
@@ -99,6 +143,8 @@ class Shared(NamedTuple):
             for line in commands("dvc remote modify --local"):
                 *command, name, _ = line.split()
                 clone.run(*command, name, KEYS[name])
+        if isinstance(self.storage, Host):
+            clone.environment["HOME"] = str(self.storage.home)
         return clone
 
 
@@ -111,7 +157,7 @@ SECLUDED = {
 }
 
 
-@pytest.fixture(scope="module", params=["folder", "s3"])
+@pytest.fixture(scope="module", params=["folder", "s3", "ssh"])
 def shared(request, first_run, tmp_path_factory) -> Shared:
     """A repository that has followed the page's first blocks."""
     folder = tmp_path_factory.mktemp("sharing")
@@ -122,6 +168,9 @@ def shared(request, first_run, tmp_path_factory) -> Shared:
     first, *rest = commands("dvc remote add")
     if request.param == "folder":
         storage = Folder(folder / "storage")
+    elif request.param == "ssh":
+        storage = request.getfixturevalue("host")
+        repository.environment["HOME"] = str(storage.home)
     else:
         storage = request.getfixturevalue("bucket")
         rest = [
@@ -172,7 +221,7 @@ def test_a_clone_of_git_alone_runs_nothing_brings_what_is_asked_for_and_makes_th
 @pytest.mark.slow
 def test_a_stage_is_pulled_after_an_output_and_before_one_the_output_does_not_come(shared, tmp_path):
     """The second fails once DVC's issue 11075 is mended: then the page's lines on the order can go."""
-    if not isinstance(shared.storage, Folder):
+    if type(shared.storage) is not Folder:
         pytest.skip("what is looked for does not depend on the storage")
     words = commands("dvc repro --pull")[1].split()
     assert words[2:] == ["models/adapter", "report"]
@@ -186,7 +235,7 @@ def test_a_stage_is_pulled_after_an_output_and_before_one_the_output_does_not_co
 def test_a_pull_without_names_brings_all_but_the_base_and_ends_with_an_error_until_that_is_in_the_cache(
     shared, tmp_path
 ):
-    if not isinstance(shared.storage, Folder):
+    if type(shared.storage) is not Folder:
         pytest.skip("what is looked for does not depend on the storage")
     clone = shared.clone(tmp_path / "clone")
     said = clone.run("dvc", "pull", code=1)
@@ -200,7 +249,7 @@ def test_a_pull_without_names_brings_all_but_the_base_and_ends_with_an_error_unt
 
 @pytest.mark.slow
 def test_after_a_change_a_clone_makes_the_base_before_a_stage_that_reads_it(shared, tmp_path):
-    if not isinstance(shared.storage, Folder):
+    if type(shared.storage) is not Folder:
         pytest.skip("what is looked for does not depend on the storage")
     first, then = commands("dvc repro download_model")
     clone = shared.clone(tmp_path / "clone")
@@ -239,8 +288,8 @@ def test_a_damaged_object_is_refused_and_a_mended_one_taken(shared, tmp_path):
 
 @pytest.mark.slow
 def test_a_pull_without_credentials_says_so_and_config_local_is_not_in_git(shared, tmp_path):
-    if isinstance(shared.storage, Folder):
-        pytest.skip("a folder has none")
+    if not isinstance(shared.storage, Bucket):
+        pytest.skip("of a folder there are none, those of SSH have a test of their own")
     clone = shared.repository.clone(tmp_path / "without")
     clone.environment |= SECLUDED
     assert "credentials" in clone.run("dvc", "pull", "models/adapter", code=1).lower()
@@ -252,6 +301,25 @@ def test_a_pull_without_credentials_says_so_and_config_local_is_not_in_git(share
 
 
 @pytest.mark.slow
+def test_ssh_lets_in_who_has_the_key_and_whatever_known_hosts_says_takes_the_host(shared, tmp_path):
+    """The second fails once DVC's SSH looks at known_hosts: then the page's lines on the tunnel can go."""
+    import asyncssh
+
+    if not isinstance(shared.storage, Host):
+        pytest.skip("of SSH alone")
+    home = shutil.copytree(shared.storage.home, tmp_path / "home")
+    known = home / ".ssh/known_hosts"
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    known.write_text(f"{known.read_text().split()[0]} {other}")
+    clone = shared.clone(tmp_path / "clone")
+    clone.environment["HOME"] = str(home)
+    clone.run("dvc", "pull", "metrics/train.json")
+    (home / ".ssh/id_ed25519").unlink()
+    assert "permission denied" in clone.run("dvc", "pull", "models/adapter", code=1).lower()
+    assert not (clone.folder / "models").exists()
+
+
+@pytest.mark.slow
 def test_an_artifact_comes_by_its_name_from_anywhere(shared, tmp_path):
     shared.repository.run("git", "init", "--quiet", "--bare", "--initial-branch=main", str(tmp_path / "pipeline.git"))
     shared.repository.run("git", "remote", "add", "origin", str(tmp_path / "pipeline.git"))
@@ -259,6 +327,8 @@ def test_an_artifact_comes_by_its_name_from_anywhere(shared, tmp_path):
     shared.repository.run("bash", "-euc", block("git tag"))
     elsewhere = Repository(tmp_path, tmp_path / "site-cache")
     elsewhere.environment |= SECLUDED | {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
+    if isinstance(shared.storage, Host):
+        elsewhere.environment["HOME"] = str(shared.storage.home)
     for line in commands("dvc artifacts get"):
         elsewhere.run(*line.replace("https://example.com/pipeline.git", str(tmp_path / "pipeline.git")).split())
     for name in ("adapter", "merged"):
