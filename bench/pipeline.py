@@ -17,6 +17,7 @@ tokenizer; tiny is the rehearsal.
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -99,7 +100,8 @@ class Copy:
     def limit_steps(self) -> None:
         """train.epochs for so many optimizer steps of the rows that tokenize has made."""
         rows, train = self.notes("tokenize.json")["train"]["packed_rows"], self.values["train"]
-        train["epochs"] = self.steps * train["batch_size"] * train["gradient_accumulation_steps"] / rows
+        an_epoch = math.ceil(rows / train["batch_size"] / train["gradient_accumulation_steps"])
+        train["epochs"] = (self.steps - 0.5) / an_epoch  # the Trainer rounds up
         self.write()
 
     def adapter(self) -> str:

@@ -42,6 +42,12 @@ SMALLER = {
 OFFLINE = ROOT / "tests/offline"
 
 
+def committed(name: str) -> str:
+    """A file's text in the last commit: another Python's `dvc repro` leaves its own in the working tree."""
+    done = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else (ROOT / name).read_text()  # of an archive, without Git
+
+
 def succeeds(*command: str) -> bool:
     try:
         return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0

@@ -37,6 +37,7 @@ from stages.shared.params import read_yaml
 from stages.shared.paths import read_json, write_json
 from stages.shared.prompts import Encoder
 from tests.conftest import ROOT
+from tests.pipeline import committed
 
 CHANGED = 2 * 7  # linear layers of the small base
 ROWS = [{"input_ids": list(range(50, 90)), "labels": list(range(50, 90)), "seq_lengths": [40]}] * 2
@@ -624,6 +625,6 @@ def test_training_records_the_values_of_every_module_that_was_in_4_bits(adapted)
 
 def test_the_bounds_of_the_committed_run_are_under_a_third_of_its_naive_distances(tiny):
     """Those of the tiny profile, on the figures that its own run left in metrics.json."""
-    merge, bounds = read_json(ROOT / "metrics.json")["merge"], read_yaml(tiny)["merge"]
+    merge, bounds = json.loads(committed("metrics.json"))["merge"], read_yaml(tiny)["merge"]
     for name in ("loss_gap", "kl"):
         assert abs(merge["parity"][name]) < bounds[f"max_{name}"] < abs(merge["naive"][name]) / 3

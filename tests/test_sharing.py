@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from ruamel.yaml import YAML
 
 from stages.shared.params import read_yaml
-from tests.pipeline import ROOT, Repository, blocks
+from tests.pipeline import ROOT, Repository, blocks, committed
 
 PAGE = "docs/sharing.md"
 CONFIG = ROOT / ".dvc/config"
@@ -260,7 +261,7 @@ def test_after_a_change_a_clone_makes_the_base_before_a_stage_that_reads_it(shar
 
 
 def test_the_sizes_of_the_page_are_those_of_the_profile_tiny_in_dvc_lock():
-    stages = read_yaml(ROOT / "dvc.lock")["stages"].values()
+    stages = YAML(typ="safe").load(committed("dvc.lock"))["stages"].values()
     sizes = {out["path"]: out["size"] for stage in stages for out in stage["outs"] if out["path"] != "metrics.json"}
     rows = re.findall(r"(?m)^\| (`.+?`) \|[^|]+\| ([\d.]+) MB", (ROOT / PAGE).read_text())
     for outputs, said in rows:
