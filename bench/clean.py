@@ -31,10 +31,10 @@ from bench._clean.measure import Measured, measure
 from bench._clean.ours import removed
 from bench._clean.rows import LAYOUT, THRESHOLD, Rows, read_lines, read_planted, read_records, write_rows
 from stages._clean.contamination import contamination, read_benchmarks
-from stages._clean.duplicates import band_hashes, banding
 from stages._clean.formats import reader
 from stages._clean.private import PERSONAL, redact, secrets
 from stages._clean.rules import RULES, fixed_text
+from stages._clean.signatures import band_hashes, banding
 from stages._download_data.stdlib import stdlib_rows
 from stages.shared.params import Clean, Params, read_yaml
 from stages.shared.paths import DECONTAMINATE, METRICS, PARAMS, read_json

@@ -10,11 +10,12 @@ report.gates and exits with 1 where one failed.
 import sys
 
 from stages._report.card import card
-from stages._report.figures import MEASURES, headline, sections, without_repeats
+from stages._report.figures import MEASURES, headline, sections
 from stages._report.gate import judge
 from stages._report.inputs import read_curve, read_rejected, read_values
 from stages._report.lines import KINDS, lines
 from stages._report.lines import MEASURES as BY_ROW
+from stages._report.metrics import metrics
 from stages._report.page import script, templates
 from stages._report.parts import spread
 from stages._report.pipeline import drawing
@@ -39,40 +40,6 @@ from stages.shared.stage import Outcome, run_stage
 # Not download_model: every clone runs it, since the base is not pushed, and must come to the same report.
 TIMED = ("download_data", "clean", "tokenize", "train", "merge", "evaluate@base", "evaluate@tuned")
 IN_CONSOLE = ("perplexity", "perplexity_after_8", "ended_share", "parses_share", "chrf")
-
-
-def figures_only(values: dict) -> dict:
-    """The numbers of `values`, nested as they were, floats to six digits: what `dvc metrics diff` can compare."""
-    kept = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            inner = figures_only(value)
-            # No rejects at all is a result; a dict that held only strings is not.
-            if inner or not value:
-                kept[name] = inner
-        elif isinstance(value, float):
-            kept[name] = float(f"{value:.6g}")
-        elif isinstance(value, int) and not isinstance(value, bool):
-            kept[name] = value
-    return kept
-
-
-def without_details(evaluation: dict) -> dict:
-    """Of the slices those by fields that the user named: of sources and lengths there are many."""
-    kept = {name: values for name, values in evaluation["slices"].items() if name not in ("source", "length")}
-    return evaluation | {"slices": kept}
-
-
-def metrics(inputs: dict) -> dict:
-    """What metrics.json holds, and with it `dvc metrics` and `dvc exp show`: what one compares two runs by."""
-    stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
-    left_out = ("sources", "characters", "sha256")
-    stages["clean"] = {name: value for name, value in inputs["clean"].items() if name not in left_out}
-    evaluations = {name: without_details(inputs[name]) for name in ("base", "tuned")}
-    evaluations["base_plain"] = evaluations["base"].pop("plain")
-    evaluations |= {name: inputs[name] for name in ("change", "change_plain")}
-    timing = {stage.replace("@", "_"): without_repeats(values) for stage, values in inputs["timing"].items()}
-    return figures_only({**stages, "evaluate": evaluations, "timing": timing})
 
 
 def refuse_unequal(base: dict, tuned: dict) -> None:

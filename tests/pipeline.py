@@ -44,8 +44,7 @@ OFFLINE = ROOT / "tests/offline"
 
 def committed(name: str) -> str:
     """A file's text in the last commit: another Python's `dvc repro` leaves its own in the working tree."""
-    done = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else (ROOT / name).read_text()  # of an archive, without Git
+    return subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def succeeds(*command: str) -> bool:

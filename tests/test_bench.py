@@ -21,7 +21,7 @@ from bench._clean.ours import removed
 from bench._clean.rows import THRESHOLD, Rows, read_planted, read_records, shingled
 from bench._faults import pipeline
 from bench._faults.table import how_held, print_held, read_faults
-from stages._clean.duplicates import similarities
+from stages._clean.signatures import similarities
 from stages._download_data.stdlib import functions
 from stages.shared.code import parse
 from stages.shared.paths import RAW

@@ -12,12 +12,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 
-from stages._clean import duplicates
-from stages._clean.duplicates import (
+from stages._clean import duplicates, signatures
+from stages._clean.duplicates import Keys, Texts
+from stages._clean.signatures import (
     MISSED,
     MOST_HASHES,
-    Keys,
-    Texts,
     band_hashes,
     banding,
     compared,
@@ -51,7 +50,7 @@ def record(prompt: str, completion: str, system: str | None = None) -> Record:
 
 
 def shingles(each: Record) -> np.ndarray:
-    return np.unique(duplicates.shingles(compared(turns_of(each))))
+    return np.unique(signatures.shingles(compared(turns_of(each))))
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:

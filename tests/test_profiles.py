@@ -7,6 +7,7 @@ import pytest
 
 from stages.shared.params import load_params, read_yaml
 from tests.conftest import ROOT
+from tests.pipeline import committed
 
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 
@@ -59,9 +60,7 @@ def test_both_profiles_have_the_same_keys_and_explain_the_same_ones():
 
 
 def test_params_as_committed_are_the_tiny_profile():
-    committed = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=ROOT, capture_output=True, check=True).stdout
-    profile = subprocess.run(["git", "show", "HEAD:profiles/tiny.yaml"], cwd=ROOT, capture_output=True, check=True)
-    assert committed == profile.stdout
+    assert committed("params.yaml") == committed("profiles/tiny.yaml")
 
 
 def test_mistral_7b_is_pinned_and_not_fetched_in_formats_that_run_code(params_of):

@@ -220,10 +220,9 @@ def test_a_clone_of_git_alone_runs_nothing_brings_what_is_asked_for_and_makes_th
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shared", ["folder"], indirect=True)
 def test_a_stage_is_pulled_after_an_output_and_before_one_the_output_does_not_come(shared, tmp_path):
     """The second fails once DVC's issue 11075 is mended: then the page's lines on the order can go."""
-    if type(shared.storage) is not Folder:
-        pytest.skip("what is looked for does not depend on the storage")
     words = commands("dvc repro --pull")[1].split()
     assert words[2:] == ["models/adapter", "report"]
     for names, brought in ((words[2:], ["models/adapter", "reports"]), (words[:1:-1], ["reports"])):
@@ -233,11 +232,10 @@ def test_a_stage_is_pulled_after_an_output_and_before_one_the_output_does_not_co
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shared", ["folder"], indirect=True)
 def test_a_pull_without_names_brings_all_but_the_base_and_ends_with_an_error_until_that_is_in_the_cache(
     shared, tmp_path
 ):
-    if type(shared.storage) is not Folder:
-        pytest.skip("what is looked for does not depend on the storage")
     clone = shared.clone(tmp_path / "clone")
     said = clone.run("dvc", "pull", code=1)
     assert said.partition("following targets:\n")[2].split("Is your")[0].split() == ["models/base"]
@@ -249,9 +247,8 @@ def test_a_pull_without_names_brings_all_but_the_base_and_ends_with_an_error_unt
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shared", ["folder"], indirect=True)
 def test_after_a_change_a_clone_makes_the_base_before_a_stage_that_reads_it(shared, tmp_path):
-    if type(shared.storage) is not Folder:
-        pytest.skip("what is looked for does not depend on the storage")
     first, then = commands("dvc repro download_model")
     clone = shared.clone(tmp_path / "clone")
     clone.change("tokenize.max_length", 60)
@@ -288,9 +285,8 @@ def test_a_damaged_object_is_refused_and_a_mended_one_taken(shared, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shared", ["s3"], indirect=True)
 def test_a_pull_without_credentials_says_so_and_config_local_is_not_in_git(shared, tmp_path):
-    if not isinstance(shared.storage, Bucket):
-        pytest.skip("of a folder there are none, those of SSH have a test of their own")
     clone = shared.repository.clone(tmp_path / "without")
     clone.environment |= SECLUDED
     assert "credentials" in clone.run("dvc", "pull", "models/adapter", code=1).lower()
@@ -302,12 +298,11 @@ def test_a_pull_without_credentials_says_so_and_config_local_is_not_in_git(share
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shared", ["ssh"], indirect=True)
 def test_ssh_lets_in_who_has_the_key_and_whatever_known_hosts_says_takes_the_host(shared, tmp_path):
     """The second fails once DVC's SSH looks at known_hosts: then the page's lines on the tunnel can go."""
     import asyncssh
 
-    if not isinstance(shared.storage, Host):
-        pytest.skip("of SSH alone")
     home = shutil.copytree(shared.storage.home, tmp_path / "home")
     known = home / ".ssh/known_hosts"
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()

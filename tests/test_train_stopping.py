@@ -121,7 +121,7 @@ def test_a_bar_or_lines_show_loss_speed_and_the_time_left(trainer_of, options_of
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     trainer.run(None)
     printed = capsys.readouterr()
-    rate = trainer.watch.tokens / sum(trainer.watch.steps)
+    rate = trainer.watch.tokens / trainer.watch.passed
     assert trainer.watch.tokens == 2 * sum(len(row["input_ids"]) for row in rows(8))
     if terminal:
         assert re.search(r"train: +0%.*0/4 \[", printed.err)

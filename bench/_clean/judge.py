@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench._clean.rows import THRESHOLD, Planted, shingled
-from stages._clean.duplicates import similarities
+from stages._clean.signatures import similarities
 from stages.shared.records import Record
 
 

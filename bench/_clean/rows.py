@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages._clean.duplicates import compared, shingles, similarities, turns_of
 from stages._clean.formats import turn
+from stages._clean.signatures import compared, shingles, similarities, turns_of
 from stages.shared.code import parse
 from stages.shared.paths import RAW, write_json
 from stages.shared.records import Record, content_id
@@ -59,7 +59,7 @@ class Planted(NamedTuple):
     row: int
     original: int
     kind: str  # exact | near
-    similarity: float  # Jaccard of the shingles of stages/_clean/duplicates.py
+    similarity: float  # Jaccard of the shingles of stages/_clean/signatures.py
 
 
 def record(row: dict, number: int) -> Record:

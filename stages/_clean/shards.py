@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow
 
 from stages._clean.contamination import contamination, read_benchmarks
-from stages._clean.duplicates import band_hashes, compared, fingerprint, turns_of
 from stages._clean.formats import Messages, ToolCallError, fields_of, reader, tests_of, turn
 from stages._clean.rules import Mended, mend, reject_reason
+from stages._clean.signatures import band_hashes, compared, fingerprint, turns_of
 from stages.shared.code import parse
 from stages.shared.params import Clean
 from stages.shared.paths import DECONTAMINATE

@@ -4,20 +4,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from stages._report.charts import line_chart
+from stages._report.costs import efficiency
 from stages._report.data import data
 from stages._report.parts import (
     NOTHING,
     Section,
     Table,
     difference,
-    duration,
     number,
     points,
     relative,
     share,
     size,
     spread,
-    times,
 )
 from stages._report.rows import change as paired_change
 from stages._report.rows import fallen, interval, plain_rows, worst
@@ -172,42 +171,6 @@ def merging(merge: dict) -> Section:
     )
     parity = Table("Merged against trained", ["", "This model", "Merged onto 16 bits"], rows)
     return Section("Merge", note, [parity, Table("The merge", ["", "Value"], facts)])
-
-
-def efficiency(train: dict, merge: dict, timing: dict) -> Section:
-    full, small, adapter = train["base_bytes_16bit"], train["base_bytes_loaded"], train["adapter_bytes"]
-    sizes = [
-        ["Base in 16 bit", size(full), ""],
-        ["Base as trained on", size(small), f"{times(full, small)} smaller"],
-        ["Merged model", size(merge["bytes"]), ""],
-        ["Adapter", size(adapter), f"{times(merge['bytes'], adapter)} smaller"],
-        ["Trainable parameters", number(train["trainable_parameters"]), f"{share(train['trainable_share'], 2)} of all"],
-    ]
-    note = "Tokens/s are those seen in train, and those generated in evaluate."
-    if device := timing["train"].get("device"):
-        note = f"Trained on {device}. {note}"
-    return Section("Efficiency", note, [Table("Sizes", ["", "Value", "Ratio"], sizes), stage_costs(timing)])
-
-
-def gpu_memory(values: dict) -> float | None:
-    """Without a GPU peak_memory_bytes is the process's own once more."""
-    return None if values.get("device", "cpu") == "cpu" else values.get("peak_memory_bytes")
-
-
-def without_repeats(timing: dict) -> dict:
-    """A stage's timing file with each figure once."""
-    return {name: value for name, value in timing.items() if name != "peak_memory_bytes" or gpu_memory(timing)}
-
-
-def stage_costs(timing: dict) -> Table:
-    on_gpu = any(gpu_memory(values) for values in timing.values())
-    rows = []
-    for stage, values in timing.items():
-        rate = values.get("tokens_per_second", values.get("generated_tokens_per_second"))
-        memory = [size(values["peak_rss_bytes"]), *([size(gpu_memory(values))] if on_gpu else [])]
-        rows.append([stage, duration(values["seconds"]), *memory, number(rate)])
-    memory = ["Peak memory", *(["Peak GPU memory"] if on_gpu else [])]
-    return Table("Stages", ["", "Time", *memory, "Tokens/s"], rows)
 
 
 def versions(train: dict) -> Section:

@@ -23,7 +23,7 @@ class Watch(TrainerCallback):
         self.opened, self.stop, self.cuda, self.memory = opened, stop, cuda, memory
         self.seconds, self.loss, self.began, self.progress = 0.0, "", 0.0, None
         # Of this run alone. tokens: by the shapes of its batches, which needs no waiting for the GPU.
-        self.tokens, self.steps = 0, []
+        self.tokens, self.passed, self.steps = 0, 0.0, []
         self.before = {"stage_seconds": 0.0, "runs": 0, "peak_memory_bytes": 0}
 
     def resume(self, before: dict[str, float | str]) -> None:
@@ -58,9 +58,10 @@ class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if self.cuda:
             torch.cuda.synchronize()  # or the GPU's work is not in the time; the log, which is next, waits for it too
-        self.steps.append(time.monotonic() - self.began)
-        self.seconds += self.steps[-1]
-        self.progress.advance(loss=self.loss, **{"tokens/s": f"{self.tokens / sum(self.steps):.0f}"})
+        step = time.monotonic() - self.began
+        self.steps.append(step)
+        self.seconds, self.passed = self.seconds + step, self.passed + step
+        self.progress.advance(loss=self.loss, **{"tokens/s": f"{self.tokens / self.passed:.0f}"})
         self.stop.received = agree(self.stop.received)  # a signal may reach the processes in different steps
         control.should_save = control.should_save or bool(self.stop.received)
 

@@ -1,0 +1,37 @@
+"""What metrics.json holds: every figure under its stage's name, for `dvc metrics diff`."""
+
+from stages._report.costs import without_repeats
+
+
+def figures_only(values: dict) -> dict:
+    """The numbers of `values`, nested as they were, floats to six digits: what `dvc metrics diff` can compare."""
+    kept = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            inner = figures_only(value)
+            # No rejects at all is a result; a dict that held only strings is not.
+            if inner or not value:
+                kept[name] = inner
+        elif isinstance(value, float):
+            kept[name] = float(f"{value:.6g}")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            kept[name] = value
+    return kept
+
+
+def without_details(evaluation: dict) -> dict:
+    """Of the slices those by fields that the user named: of sources and lengths there are many."""
+    kept = {name: values for name, values in evaluation["slices"].items() if name not in ("source", "length")}
+    return evaluation | {"slices": kept}
+
+
+def metrics(inputs: dict) -> dict:
+    """What metrics.json holds, and with it `dvc metrics` and `dvc exp show`: what one compares two runs by."""
+    stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
+    left_out = ("sources", "characters", "sha256")
+    stages["clean"] = {name: value for name, value in inputs["clean"].items() if name not in left_out}
+    evaluations = {name: without_details(inputs[name]) for name in ("base", "tuned")}
+    evaluations["base_plain"] = evaluations["base"].pop("plain")
+    evaluations |= {name: inputs[name] for name in ("change", "change_plain")}
+    timing = {stage.replace("@", "_"): without_repeats(values) for stage, values in inputs["timing"].items()}
+    return figures_only({**stages, "evaluate": evaluations, "timing": timing})
