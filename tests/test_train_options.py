@@ -22,6 +22,7 @@ from stages.shared.errors import UserError
 from stages.shared.fused.layer import fuse
 from stages.shared.models import load_model
 from tests.test_train import KEEP, new_trainer, rows
+from tests.test_train_fast import graph_of
 
 BITS = {bits: {"quantization": {"bits": bits}, "merge": {"base": "original"}} for bits in (4, 8, 16)}
 OPTIONS = {
@@ -136,6 +137,20 @@ def test_without_fused_layers_too_the_bytes_do_not_depend_on_what_is_kept(option
         trainer.run(None)
         found.append(saved(trainer, place / str(keep.activations)))
     assert found[0] == found[1]
+
+
+def test_recomputing_holds_no_inputs_of_llm_int8(options_of):
+    """They lie on the nodes of autograd's graph, out of the sight of its hooks for saved tensors."""
+    params, kinds = options_of(**OPTIONS["8 bits"]), []
+    for keep in (Keep(2, 0), Keep(0, 0)):
+        trainer = new_trainer(params, rows(4), rows(2), Checkpoints({"keep": str(keep)}, limit=1), keep=keep)
+        if trainer.args.gradient_checkpointing:  # as the Trainer does when it starts
+            trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
+        batch = trainer.data_collator(rows(2))
+        loss, _ = trainer.summed_loss(trainer.model.train(), batch)
+        kinds.append({type(node).__name__ for node in graph_of(loss.grad_fn)})
+    kept, recomputed = kinds
+    assert "MatMul8bitFpBackward" in kept and "MatMul8bitFpBackward" not in recomputed
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The values that a base's weights have in 4 bits, a block of rows at a time."""
 
-import contextlib
 import hashlib
 import math
 from collections.abc import Iterator
@@ -8,41 +7,22 @@ from typing import TYPE_CHECKING
 
 from stages._merge.nf4 import BLOCKSIZE, quantized
 from stages._merge.weights import Original, Stored
+from stages.shared.double_quant import double_quantized, restored
 from stages.shared.four_bit import places, raw_bytes
 from stages.shared.params import Quantization
 
 if TYPE_CHECKING:
     import torch
 
-NESTED_BLOCKSIZE = 256  # constants that share a second one
-
-
-@contextlib.contextmanager
-def with_threads(number: int | None) -> Iterator[None]:
-    """Of this thread's operations, so many."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
 
 class FourBit:
-    """The values of a weight after quantization, which bitsandbytes' own functions make as Linear4bit does.
+    """The values of a weight after quantization, as load_model() makes them.
 
     Only the second quantization, of the constants, needs to see the whole weight: the first one goes block by block.
     """
 
-    def __init__(
-        self, stored: Stored, device: "torch.device | str", quantization: Quantization, threads: int | None = None
-    ):
-        """threads: with which a mean is taken, if not with those of this thread. Training took it with all, and on the
-        CPU its last bits depend on them."""
+    def __init__(self, stored: Stored, device: "torch.device | str", quantization: Quantization):
         import torch
-        from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
         self.stored, self.quant_type, self.digest = stored, quantization.quant_type, hashlib.sha256()
         count = math.prod(stored.shape)
@@ -55,12 +35,7 @@ class FourBit:
             for part, whole in zip(found, self.parts(first, len(rows)), strict=True):
                 whole.copy_(part)
         if quantization.double_quant:
-            with with_threads(threads):
-                offset = self.constants.mean()
-            self.constants = dequantize_blockwise(
-                *quantize_blockwise(self.constants - offset, blocksize=NESTED_BLOCKSIZE)
-            )
-            self.constants += offset
+            self.constants = restored(*double_quantized(self.constants))
 
     def parts(self, first: int, count: int) -> "tuple[torch.Tensor, torch.Tensor]":
         """Of `count` rows, which begin between quantized blocks, the packed values and the constants."""

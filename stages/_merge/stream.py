@@ -110,11 +110,8 @@ def differences(found: Values, trained: Values) -> list[Difference]:
     return different
 
 
-def write_tensor(plan: Plan, name: str, stored: Stored, target: Target, threads: int) -> Values:
-    """Writes one tensor into the open file, and returns its values in 4 bits, if it had such.
-
-    threads: those that training had, on a machine like this one.
-    """
+def write_tensor(plan: Plan, name: str, stored: Stored, target: Target) -> Values:
+    """Writes one tensor into the open file, and returns its values in 4 bits, if it had such."""
     import torch
 
     if name not in plan.adapter and name not in plan.trained.hashes:
@@ -122,7 +119,7 @@ def write_tensor(plan: Plan, name: str, stored: Stored, target: Target, threads:
         return Values({}, {})
     four_bit = None
     if name in plan.trained.hashes:
-        four_bit = FourBit(stored, plan.device, plan.quantization, threads)
+        four_bit = FourBit(stored, plan.device, plan.quantization)
     position = stored.start
     for _, rows in merged_blocks(plan, name, four_bit or Original(stored, plan.device)):
         data = raw_bytes(rows)
@@ -139,13 +136,8 @@ def workers() -> Iterator[ThreadPoolExecutor]:
     import torch
 
     before = torch.get_num_threads()
-
-    def alone() -> None:
-        torch.get_num_threads()  # a thread takes over the default once, which may be another's (with_threads) by then
-        torch.set_num_threads(1)
-
-    executor = ThreadPoolExecutor(min(before, MOST_WORKERS), initializer=alone)
-    torch.set_num_threads(1)
+    executor = ThreadPoolExecutor(min(before, MOST_WORKERS))
+    torch.set_num_threads(1)  # which a new thread takes over
     try:
         yield executor
     finally:
@@ -156,9 +148,8 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 def write_merged(plan: Plan, folder: Path) -> list[Difference]:
     """Writes the weights to `folder`, and returns the modules whose 4-bit values are not those of training."""
     import bitsandbytes  # noqa: F401  (before the threads do: to the others it would be there with half its kernels)
-    import torch
 
-    tensors, threads = plan.tensors(), torch.get_num_threads()
+    tensors = plan.tensors()
     with ExitStack() as stack:
         targets = {}
         for path in shards(plan.base):
@@ -168,7 +159,7 @@ def write_merged(plan: Plan, folder: Path) -> list[Difference]:
         shown = stack.enter_context(progress("merge", len(tensors), " tensors"))
 
         def write(name: str) -> Values:
-            return write_tensor(plan, name, tensors[name], targets[tensors[name].path], threads)
+            return write_tensor(plan, name, tensors[name], targets[tensors[name].path])
 
         different = []
         for found in executor.map(write, tensors):

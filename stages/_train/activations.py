@@ -68,6 +68,11 @@ def is_fused(params: Params) -> bool:
     return params.quantization.bits == 4 and not is_dora(params) and params.machine.sharding == "none"
 
 
+def states_bytes(params: Params) -> int:
+    """Of a number between the layers: PEFT's outputs of DoRA are in fp32."""
+    return 4 if is_dora(params) and params.quantization.bits != 16 else 2
+
+
 def layer_activations(shape: Shape, params: Params, varlen: bool) -> int:
     """Bytes a token that one layer keeps for the backward pass."""
     h, i, q, k = shape.hidden, shape.intermediate, shape.queries, shape.keys
@@ -79,9 +84,8 @@ def layer_activations(shape: Shape, params: Params, varlen: bool) -> int:
     masks = sum(shape.widths[name][0] for name in adapted) if params.lora.dropout else 0
     if is_fused(params):
         return attention + 2 * (2 * h + 2 * i) + adapters + masks  # the states before attention and MLP, gate, up
-    states = 4 if is_dora(params) and params.quantization.bits != 16 else 2  # PEFT's outputs of DoRA are in fp32
     norms = 2 * 4 * h  # the input in fp32
-    swiglu = 3 * states * i  # gate, silu(gate), up
+    swiglu = 3 * states_bytes(params) * i  # gate, silu(gate), up
     return norms + attention + swiglu + adapters + masks + adapters_inputs(shape, params) + magnitudes(shape, params)
 
 

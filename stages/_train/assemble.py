@@ -42,6 +42,8 @@ def training_arguments(params: Params, recompute: bool) -> "SFTConfig":
         bf16=True,
         seed=params.seed,
         gradient_checkpointing=recompute,
+        # Of LLM.int8 the inputs lie beside what autograd knows, so only a forward pass without gradients drops them.
+        gradient_checkpointing_kwargs={"use_reentrant": params.quantization.bits == 8},
         # Else each batch would wait for all work before it on the GPU.
         accelerator_config={"non_blocking": not on_cpu},
         use_cpu=on_cpu,

@@ -50,5 +50,6 @@ def summed_loss(backbone: torch.nn.Module, inputs: dict[str, torch.Tensor], auto
     # accelerate's autocast is in the forward of the whole model, which is not called here.
     with torch.autocast(inputs["input_ids"].device.type, dtype=torch.bfloat16, enabled=autocast):
         states = trained_states(backbone, inputs)
-    targets = inputs["targets"]
-    return LinearCrossEntropy.apply(states, backbone.lm_head.weight, targets), len(targets)
+    targets, weight = inputs["targets"], backbone.lm_head.weight
+    # PEFT's DoRA gives fp32 under CUDA's autocast.
+    return LinearCrossEntropy.apply(states.to(weight.dtype), weight, targets), len(targets)

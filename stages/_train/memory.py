@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages._train.activations import Shape, is_dora, is_fused, layer_activations, targets
+from stages._train.activations import Shape, is_dora, is_fused, layer_activations, states_bytes, targets
 from stages._train.loss import CHUNK
 from stages.shared.params import Params
 
@@ -81,7 +81,7 @@ def estimate(shape: Shape, params: Params, keep: Keep, length: int, varlen: bool
     trained = shape.layers * params.lora.r * sum(a + b for a, b in adapted)
     layer = tokens * layer_activations(shape, params, varlen)
     inputs = 2 if keep.offload else shape.layers - keep.activations  # of the layer at work and of its neighbour
-    kept = keep.activations * layer + inputs * 2 * tokens * shape.hidden
+    kept = keep.activations * layer + inputs * states_bytes(params) * tokens * shape.hidden
     if is_dora(params) and params.lora.dropout:  # the base's product is then one of its own, over weights in 16 bits
         kept += keep.activations * 2 * sum(a * b for a, b in adapted)
     # While a layer's gradients are computed: its activations where no layer kept any, in its MLP four of what lies

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.shared.double_quant import double_quantize
 from stages.shared.errors import UserError
 from stages.shared.params import Machine, Quantization
 
@@ -63,7 +64,7 @@ def bitsandbytes_config(quantization: Quantization, machine: Machine) -> "BitsAn
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.quant_type,
-        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_use_double_quant=False,  # load_model() does it, alike on every device
         bnb_4bit_compute_dtype=torch.bfloat16,
         # To be sharded over several processes, the same bytes are stored under the name of a float type.
         bnb_4bit_quant_storage=torch.bfloat16
@@ -95,6 +96,8 @@ def load_model(
         local_files_only=True,
     )
     for _, module in quantized_modules(model):
+        if quantization is not None and quantization.double_quant:
+            double_quantize(module)
         # On CPUs with AVX512-BF16 bitsandbytes 0.50.2 repacks a layer's weights at its first forward in evaluation
         # mode, and every backward after that is wrong without a word. This keeps the weights as they are.
         module.support_avx512bf16_for_cpu = False

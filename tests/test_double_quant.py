@@ -1,0 +1,110 @@
+"""Double quantization has bitsandbytes' layout and, on every device, the values that its CUDA kernels make."""
+
+import hashlib
+import math
+
+import bitsandbytes
+import numpy
+import pytest
+import torch
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit, quantize_blockwise
+
+from stages.shared.double_quant import BLOCKSIZE, double_quantize, double_quantized, restored
+from stages.shared.four_bit import dequantized, raw_bytes
+
+# (rows, columns, largest, seed): sha256 of the NF4 values with double quantization that bitsandbytes 0.50.2 made with
+# its CUDA kernels on an H100.
+ON_CUDA = {
+    (1024, 4096, 0.02, 0): "f6c2fa2838931d5ea3c5c7cbcf2c7a6d61426f75f7c9d135e2c0c319f9721b71",
+    (256, 256, 0.05, 1): "59336b91865dc85c25726973a4c2cc60ff18119f28838070ad02bfef261273f4",
+    (512, 1408, 0.02, 2): "1c2bdd3051e7a11943d3d220cd88812d806252be33e040811fcd09288b8a667d",
+    (150, 30, 0.02, 3): "23d63a29289c2e746f087aefc028310f39c9b58771b5da04ba3b370623076121",
+    (4096, 4096, 0.03, 4): "d4a00d01311d1497e7ac8aff58888a0749f4a4472489c1a02e139b57d43d4082",
+}
+
+
+def weights(rows, columns, largest, seed):
+    """Of a generator whose numbers do not depend on numpy's version or the machine."""
+    found = numpy.random.RandomState(seed).uniform(-1, 1, (rows, columns)).astype("float32") ** 3 * largest
+    return torch.from_numpy(found).to(torch.bfloat16)
+
+
+def constants(seed=0, count=5000):
+    return torch.from_numpy(numpy.random.RandomState(seed).uniform(0.01, 0.08, count).astype("float32"))
+
+
+def layer_of(weight, device="cpu"):
+    layer = bitsandbytes.nn.Linear4bit(*reversed(weight.shape), bias=False, quant_type="nf4", compress_statistics=False)
+    layer.weight = bitsandbytes.nn.Params4bit(weight, quant_type="nf4", compress_statistics=False)
+    return layer.to(device)
+
+
+def digest(values):
+    return hashlib.sha256(raw_bytes(values)).hexdigest()
+
+
+@pytest.mark.parametrize("shape", ON_CUDA)
+def test_on_the_cpu_a_layer_has_the_values_of_bitsandbytes_on_cuda(shape):
+    layer = layer_of(weights(*shape))
+    double_quantize(layer)
+    assert digest(dequantized(layer)) == ON_CUDA[shape]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", ON_CUDA)
+def test_on_cuda_a_layer_has_the_values_that_it_has_on_the_cpu_and_bitsandbytes_own(shape):
+    layer = layer_of(weights(*shape), "cuda")
+    double_quantize(layer)
+    assert digest(dequantized(layer)) == ON_CUDA[shape]
+    assert torch.equal(
+        dequantized(layer),
+        dequantize_4bit(*quantize_4bit(weights(*shape).cuda(), compress_statistics=True, quant_type="nf4")),
+    )
+
+
+def test_codes_are_the_nearest_where_bitsandbytes_on_the_cpu_takes_a_neighbour_of_some():
+    given = constants(count=200_000)
+    codes, second, offset = double_quantized(given)
+    theirs, state = quantize_blockwise(given - offset, blocksize=BLOCKSIZE)
+    assert torch.equal(second.absmax, state.absmax) and torch.equal(second.code, state.code)
+    scaled = (given - offset).double() / second.absmax.repeat_interleave(BLOCKSIZE)[: len(given)].double()
+    ours, other = ((second.code.double()[each.int()] - scaled).abs() for each in (codes, theirs))
+    nearest = (second.code.double() - scaled[:10_000, None]).abs().amin(dim=1)
+    torch.testing.assert_close(ours[:10_000], nearest, rtol=0, atol=1e-7)
+    different = codes != theirs
+    assert 0 < different.float().mean() < 0.002
+    assert (ours[different] < other[different]).all()
+
+
+def test_the_mean_is_the_nearest_to_the_exact_one_with_any_number_of_threads():
+    """Of more than 32,768 numbers PyTorch's own has other last bits with two threads than with one."""
+    given, found, before = constants(1, 1 << 20), [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(double_quantized(given))
+    finally:
+        torch.set_num_threads(before)
+    (codes, second, offset), (again, other, same) = found
+    assert offset == same == numpy.float32(math.fsum(given.tolist()) / len(given))
+    assert torch.equal(codes, again) and torch.equal(second.absmax, other.absmax)
+
+
+def test_a_layer_computes_with_the_restored_constants():
+    weight = weights(256, 256, 0.05, 1)
+    layer = layer_of(weight)
+    state = layer.weight.quant_state
+    plain = state.absmax
+    double_quantize(layer)
+    assert state.nested and layer.weight.compress_statistics and state.absmax.dtype == torch.uint8
+    again = restored(state.absmax, state.state2, state.offset)
+    assert (again - plain).abs().max() < 0.03 * plain.max() and not torch.equal(again, plain)
+    whole = QuantState(again, weight.shape, blocksize=64, quant_type="nf4", dtype=torch.bfloat16)
+    assert torch.equal(dequantized(layer), dequantize_4bit(layer.weight.data, whole))
+    some = torch.randn(3, 256, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    torch.testing.assert_close(layer(some), some @ dequantized(layer).T, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("given", [torch.zeros(300), torch.full((300,), 0.25), torch.tensor([0.5])])
+def test_constants_that_are_all_the_same_come_back_as_they_were(given):
+    assert torch.equal(restored(*double_quantized(given)), given)
