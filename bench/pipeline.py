@@ -37,6 +37,7 @@ from stages.shared.paths import sha256
 BASE_FOLDER = "random-7b"
 DATA = ("download_model", "download_data", "clean", "tokenize")
 ADAPTER = "models/adapter/adapter_model.safetensors"
+EVALUATED = {"base": "models/base", "tuned": "models/merged"}
 CHANGES = {  # of profiles/mistral-7b.yaml: a local base, local data, few rows
     "model": {"source": "path", "path": BASE_FOLDER, "id": None, "revision": None},
     "data": {"source": "stdlib", "id": None, "revision": None, "limit": 1500},
@@ -81,7 +82,7 @@ class Copy:
         name, _, item = stage.partition("@")
         command = ["dvc", "repro", "--single-item", *options, stage]
         if not self.dvc:
-            command = [sys.executable, "-m", f"stages.{name}", *([item] if item else [])]
+            command = [sys.executable, "-m", f"stages.{name}", *([item, EVALUATED[item]] if item else [])]
         return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True)  # noqa: S603
 
     def run(self, stage: str, *options: str) -> float:
