@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,11 +65,21 @@ def test_ours_and_trl_train_the_same_tokens_in_the_benchmark(small_base, tiny, t
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_the_pipeline_trains_and_merges(tmp_path):
+@pytest.mark.parametrize("parts", [("train", "merge"), ("train", "merge", "evaluate")])
+def test_the_benchmark_of_the_pipeline_runs_by_dvc_and_stage_by_stage(tmp_path, parts):
     """On the tiny profile; each other way to write the merged weights is compared with the first."""
-    command = [sys.executable, "-m", "bench.pipeline", "--config", "tiny", "--steps", "2", "--parts", "train", "merge"]
-    command += ["--folder", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    by_dvc = "evaluate" not in parts
+    places = [each for each in os.environ["PATH"].split(os.pathsep) if not shutil.which("dvc", path=each)]
+    path = os.pathsep.join([str(Path(sys.executable).parent)] * by_dvc + places)
+    command = [sys.executable, "-m", "bench.pipeline", "--config", "tiny", "--steps", "2", "--folder", str(tmp_path)]
+    command += ["--parts", *parts]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"PATH": path}
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"(?m)^train: 2 steps", done.stdout)
     assert '"other values": 0' in done.stdout
+    assert ("Running stage 'train'" in done.stdout) == by_dvc
+    if "evaluate" in parts:
+        assert re.search(r"(?m)^evaluate@tuned: \d.*generated_tokens_per_second", done.stdout)
+        assert len(re.findall(r"(?m)^ours +\d+ +\d+ +\d\.\d\d", done.stdout)) == 2
