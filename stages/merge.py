@@ -44,6 +44,7 @@ they were trained; KL divergence {kl:.6f}, the same most likely token on {top1_a
 {other}
 Prompts follow Mistral's instruct format {template}: see chat_template.jinja.
 """
+OTHERWISE = {"nf4": "Another version of the libraries", "fp4": "Another device or version of the libraries"}
 ONTO = {"dequantized": "those 4-bit values, kept in 16 bits", "original": "the base's 16-bit weights"}
 
 
@@ -161,8 +162,8 @@ def main(params: Params) -> Outcome:
         other = how_far(different, len(trained.hashes)) if different else ""
         if other:
             print(
-                f"merge: {other}. Another device or version rounds otherwise, and the models are compared with the "
-                "base as it is here. Merge where it was trained, or train here",
+                f"merge: {other}. {OTHERWISE[params.quantization.quant_type]} rounds otherwise, and the models are "
+                "compared with the base as it is here. Merge where it was trained, or train here",
                 flush=True,
             )
         parity, naive = compare_both(plan, reference, folder, params)

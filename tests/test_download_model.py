@@ -177,6 +177,11 @@ def test_another_kind_of_model_is_refused(source, run, key, value):
     refused(run, f"source/config.json: {key} is {value!r}")
 
 
+def test_weights_that_are_quantized_already_are_refused(source, run):
+    change_config(source, quantization_config={"load_in_4bit": True, "quant_method": "bitsandbytes"})
+    refused(run, "source/config.json: quantization_config says", "Choose the model in 16 bits")
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_a_model_with_its_own_code_is_refused(source, run, name):
     content = read_json(source / name)

@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from stages.shared.double_quant import double_quantize
 from stages.shared.errors import UserError
 from stages.shared.generation import Decoding
+from stages.shared.models import quantized_modules
 from stages.shared.params import Prompt, load_params
 from stages.shared.paths import ADAPTER, BASE, MERGED, PARAMS
 from stages.shared.prompts import CHAT_TEMPLATES, Encoder
@@ -33,7 +35,7 @@ from tools.generate import main, read_options
 
 COUNT = 12  # new tokens
 ASKED = "Add 3 to a number."
-NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +80,15 @@ def printed(capsys, *options) -> str:
 
 
 def reference(name):
-    """The model as its makers load it."""
+    """The model as its makers load it, but for double quantization, which bitsandbytes leaves to the device."""
     bf16 = {"dtype": torch.bfloat16}
     if name not in ("adapter", "base in 4 bits"):
         return AutoModelForCausalLM.from_pretrained(name, **bf16)
     config = BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=torch.bfloat16)
     base = AutoModelForCausalLM.from_pretrained(BASE, **bf16, quantization_config=config)
-    for module in base.modules():
-        module.support_avx512bf16_for_cpu = False  # as load_model() says: else other roundings
+    for _, module in quantized_modules(base):  # as load_model() says: else other roundings
+        double_quantize(module)
+        module.support_avx512bf16_for_cpu = False
     return base if name == "base in 4 bits" else peft.PeftModel.from_pretrained(base, ADAPTER)
 
 

@@ -228,6 +228,7 @@ def test_every_linear_layer_but_the_head_is_quantized_and_adapted(quantized):
     assert all(module.support_avx512bf16_for_cpu is False for _, module in quantized_modules(quantized))
     assert all(module.weight.quant_type == "nf4" for _, module in quantized_modules(quantized))
     assert all(module.weight.quant_state.nested for _, module in quantized_modules(quantized))
+    assert quantized.config.quantization_config.bnb_4bit_use_double_quant
 
 
 def test_the_adapter_names_its_base_and_has_sorted_targets(quantized, tmp_path):

@@ -139,18 +139,20 @@ def test_without_fused_layers_too_the_bytes_do_not_depend_on_what_is_kept(option
     assert found[0] == found[1]
 
 
+@pytest.mark.usefixtures("place")
 def test_recomputing_holds_no_inputs_of_llm_int8(options_of):
     """They lie on the nodes of autograd's graph, out of the sight of its hooks for saved tensors."""
     params, kinds = options_of(**OPTIONS["8 bits"]), []
     for keep in (Keep(2, 0), Keep(0, 0)):
         trainer = new_trainer(params, rows(4), rows(2), Checkpoints({"keep": str(keep)}, limit=1), keep=keep)
         if trainer.args.gradient_checkpointing:  # as the Trainer does when it starts
-            trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
+            trainer.model.activation_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
         batch = trainer.data_collator(rows(2))
         loss, _ = trainer.summed_loss(trainer.model.train(), batch)
         kinds.append({type(node).__name__ for node in graph_of(loss.grad_fn)})
     kept, recomputed = kinds
-    assert "MatMul8bitFpBackward" in kept and "MatMul8bitFpBackward" not in recomputed
+    assert "MatMul8bitFpBackward" in kept and "CheckpointFunctionBackward" not in kept
+    assert "MatMul8bitFpBackward" not in recomputed and "CheckpointFunctionBackward" in recomputed
 
 
 @pytest.mark.slow

@@ -58,6 +58,11 @@ def read_config(folder: Path) -> dict:
                 f"{folder / CONFIG}: {key} is {config.get(key)!r}, but this pipeline trains {wanted!r} only. "
                 "Choose a Mistral 7B, or another model with that configuration"
             )
+    if "quantization_config" in config:
+        raise UserError(
+            f"{folder / CONFIG}: quantization_config says that the weights are quantized already. Choose the model "
+            "in 16 bits that they were made from; training quantizes it as `quantization` says"
+        )
     for key in ("vocab_size", "num_hidden_layers"):
         if type(config.get(key)) is not int:
             raise UserError(f"{folder / CONFIG}: {key} is {config.get(key)!r}, not a whole number. Correct it")

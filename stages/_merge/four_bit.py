@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stages._merge.nf4 import BLOCKSIZE, quantized
 from stages._merge.weights import Original, Stored
-from stages.shared.double_quant import double_quantized, restored
+from stages.shared.double_quant import dequantize_constants, quantize_constants
 from stages.shared.four_bit import places, raw_bytes
 from stages.shared.params import Quantization
 
@@ -35,7 +35,7 @@ class FourBit:
             for part, whole in zip(found, self.parts(first, len(rows)), strict=True):
                 whole.copy_(part)
         if quantization.double_quant:
-            self.constants = restored(*double_quantized(self.constants))
+            self.constants = dequantize_constants(*quantize_constants(self.constants))
 
     def parts(self, first: int, count: int) -> "tuple[torch.Tensor, torch.Tensor]":
         """Of `count` rows, which begin between quantized blocks, the packed values and the constants."""

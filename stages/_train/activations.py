@@ -69,7 +69,7 @@ def is_fused(params: Params) -> bool:
 
 
 def states_bytes(params: Params) -> int:
-    """Of a number between the layers: PEFT's outputs of DoRA are in fp32."""
+    """Of a hidden state: PEFT's outputs of DoRA are in fp32."""
     return 4 if is_dora(params) and params.quantization.bits != 16 else 2
 
 

@@ -3,8 +3,9 @@ themselves, with the same bits on every device.
 
 bitsandbytes' own leaves that to the device. Its CPU kernel takes a code beside the nearest one for one in 1,500
 constants, and the mean that is taken off before has other last bits on a GPU and with other numbers of threads; so an
-adapter that a GPU trained would be merged onto other values on a CPU. Here the codes are the nearest, as in
-bitsandbytes' CUDA kernel, and the mean is summed in fp64. The layout is bitsandbytes', whose kernels compute with it.
+adapter that a GPU trained would be merged onto other values on a CPU. Here the codes are the nearest, as in its CUDA
+kernel but for constants midway between two, and the mean is summed in fp64. The layout is that of bitsandbytes, whose
+kernels compute with it.
 """
 
 from functools import cache
@@ -18,41 +19,41 @@ BLOCKSIZE = 256  # constants that share a second one
 
 
 @cache
-def codes_of(device: "torch.device") -> "tuple[torch.Tensor, torch.Tensor]":
-    """The 256 values of bitsandbytes' dynamic type, which are sorted, and the midpoints between them."""
+def dynamic_map(device: "torch.device") -> "tuple[torch.Tensor, torch.Tensor]":
+    """The 256 values of bitsandbytes' 8-bit type, which are sorted, and the 255 midpoints between them."""
     from bitsandbytes.functional import create_dynamic_map
 
     values = create_dynamic_map()
     return values.to(device), ((values[:-1] + values[1:]) / 2).to(device)
 
 
-def double_quantized(constants: "torch.Tensor") -> "tuple[torch.Tensor, QuantState, torch.Tensor]":
-    """constants (blocks,) in fp32 → their codes (blocks,) in uint8, what they are multiplied with, and the mean that is
-    added: together what a QuantState has as absmax, state2 and offset."""
+def quantize_constants(constants: "torch.Tensor") -> "tuple[torch.Tensor, QuantState, torch.Tensor]":
+    """constants (blocks,) in fp32 → their codes (blocks,) in uint8, the state that dequantizes these, and the mean that
+    is added then: what a QuantState has as absmax, state2 and offset."""
     import torch
     from bitsandbytes.functional import QuantState
 
-    values, midpoints = codes_of(constants.device)
+    values, midpoints = dynamic_map(constants.device)
     # numpy's sum is in the same order with any number of threads.
     mean = constants.cpu().numpy().mean(dtype="float64")
     offset = torch.tensor(mean, dtype=torch.float32, device=constants.device)
     count = len(constants)
     blocks = torch.nn.functional.pad(constants - offset, (0, -count % BLOCKSIZE)).view(-1, BLOCKSIZE)
-    largest = blocks.abs().amax(dim=1)
-    scaled = blocks / largest.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
-    codes = torch.bucketize(scaled, midpoints).to(torch.uint8).flatten()[:count].contiguous()
-    return codes, QuantState(absmax=largest, code=values, blocksize=BLOCKSIZE, dtype=torch.float32), offset
+    absmax = blocks.abs().amax(dim=1)
+    normalized = blocks / absmax.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+    codes = torch.bucketize(normalized, midpoints).to(torch.uint8).flatten()[:count]
+    return codes, QuantState(absmax=absmax, code=values, blocksize=BLOCKSIZE, dtype=torch.float32), offset
 
 
-def restored(codes: "torch.Tensor", second: "QuantState", offset: "torch.Tensor") -> "torch.Tensor":
-    """The constants that a layer computes with. Shape (blocks,), fp32."""
+def dequantize_constants(codes: "torch.Tensor", state: "QuantState", offset: "torch.Tensor") -> "torch.Tensor":
+    """Of quantize_constants() the inverse: what a layer computes with. Shape (blocks,), fp32."""
     from bitsandbytes.functional import dequantize_blockwise
 
-    return dequantize_blockwise(codes, second) + offset
+    return dequantize_blockwise(codes, state) + offset
 
 
 def double_quantize(layer: "torch.nn.Module") -> None:
     """In place, of a Linear4bit whose constants are in fp32."""
     state = layer.weight.quant_state
-    state.absmax, state.state2, state.offset = double_quantized(state.absmax)
+    state.absmax, state.state2, state.offset = quantize_constants(state.absmax)
     state.nested = layer.weight.compress_statistics = True

@@ -76,7 +76,8 @@ def bitsandbytes_config(quantization: Quantization, machine: Machine) -> "BitsAn
 def load_model(
     folder: Path, machine: Machine, quantization: Quantization | None = None, packed: bool = False
 ) -> "PreTrainedModel":
-    """A causal language model in bf16, ready to evaluate; its linear layers quantized where `quantization` says so.
+    """A causal language model in bf16, ready to evaluate; its linear layers quantized where `quantization` says so, and
+    their constants by stages/shared/double_quant.py.
 
     A model for `packed` rows may have another attention (see pick_attention), which must be registered before.
     """
@@ -101,6 +102,8 @@ def load_model(
         # On CPUs with AVX512-BF16 bitsandbytes 0.50.2 repacks a layer's weights at its first forward in evaluation
         # mode, and every backward after that is wrong without a word. This keeps the weights as they are.
         module.support_avx512bf16_for_cpu = False
+    if quantization is not None and quantization.double_quant and quantization.bits == 4:
+        model.config.quantization_config.bnb_4bit_use_double_quant = True  # trackers record it
     return model.eval()
 
 
