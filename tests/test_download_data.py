@@ -117,6 +117,7 @@ def test_the_order_of_the_rows_is_fixed_and_mixes_the_modules():
     assert len({row["source"].split(":")[0] for row in rows[:8]}) > 1
 
 
+@pytest.mark.slow
 def test_the_standard_library_gives_more_rows_than_the_tiny_profile_takes(params_of):
     rows = list(stdlib_rows(Path(sysconfig.get_path("stdlib"))))
     assert len(rows) > params_of().data.limit
@@ -422,6 +423,7 @@ def test_the_format_is_recognised_from_the_columns_that_hold_values(run, rows, e
     assert json.loads((RAW / "format.json").read_text()) == {"columns": None, "format": expected}
 
 
+@pytest.mark.slow
 def test_the_standard_library_needs_no_format(run):
     run(source="stdlib", limit=20)
     assert json.loads((RAW / "format.json").read_text())["format"] == "prompt-completion"

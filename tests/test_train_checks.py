@@ -172,6 +172,7 @@ def test_too_little_room_for_adapter_and_checkpoints_is_said_before_the_training
         check_disk(size, checkpoints)
 
 
+@pytest.mark.slow
 def test_another_launcher_is_refused_before_anything_is_loaded(tmp_path):
     environment = os.environ | {"WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "stages.train"]

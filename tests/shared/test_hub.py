@@ -104,6 +104,7 @@ def test_no_network_is_said_within_seconds_and_with_advice(fetch, closed_port):
     assert "`data.source: file`" in printed
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers_is_given_up_in_seconds(fetch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
