@@ -38,6 +38,7 @@ from stages.shared.paths import read_json, write_json
 from stages.shared.prompts import Encoder
 from tests.conftest import ROOT
 from tests.pipeline import committed
+from tests.test_double_quant import layer_of
 
 CHANGED = 2 * 7  # linear layers of the small base
 ROWS = [{"input_ids": list(range(50, 90)), "labels": list(range(50, 90)), "seq_lengths": [40]}] * 2
@@ -171,16 +172,13 @@ def test_the_values_are_those_of_the_loaded_4_bit_model_to_the_last_bit(
 
 def test_a_weight_whose_columns_fill_no_quantized_block_keeps_its_values(tmp_path, params_of, monkeypatch):
     """Blocks of 64 values then run across rows, and the last one is not full."""
-    import bitsandbytes
-
     monkeypatch.setattr(weights, "BLOCK", 3000)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(150, 30, generator=generator).to(torch.bfloat16)
     save_file({"x.weight": weight}, tmp_path / "x.safetensors")
     quantization = params_of().quantization
-    layer = bitsandbytes.nn.Linear4bit(30, 150, bias=False, quant_type="nf4", compress_statistics=False)
-    layer.weight = bitsandbytes.nn.Params4bit(weight, quant_type="nf4", compress_statistics=False).to("cpu")
-    double_quantize(layer.to("cpu"))
+    layer = layer_of(weight)
+    double_quantize(layer)
     (stored,) = stored_tensors(tmp_path / "x.safetensors")
     blocks = [rows for _, rows in FourBit(stored, "cpu", quantization).blocks()]
     assert len(blocks) > 1
