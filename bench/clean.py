@@ -32,12 +32,12 @@ from bench._clean.ours import removed
 from bench._clean.rows import LAYOUT, THRESHOLD, Rows, read_lines, read_planted, read_records, write_rows
 from stages._clean.contamination import contamination, read_benchmarks
 from stages._clean.formats import reader
-from stages._clean.private import PERSONAL, redact, secrets
+from stages._clean.private_data import PERSONAL, redact, secrets
 from stages._clean.rules import RULES, fixed_text
 from stages._clean.signatures import band_hashes, banding
 from stages._download_data.stdlib import stdlib_rows
-from stages.shared.params import Clean, Params, read_yaml
-from stages.shared.paths import DECONTAMINATE, METRICS, PARAMS, read_json
+from stages.core.params import Clean, Params, read_yaml
+from stages.core.paths import DECONTAMINATE, METRICS, PARAMS, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED, WORKERS, EXAMINED = 42, 2, 10_000  # EXAMINED: rows at most for what takes long

@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from transformers import GenerationConfig
 
-from stages._evaluate.batching import batches
-from stages._evaluate.generation import generate
+from stages._evaluate.generation import batches, generate
 from stages._evaluate.scoring import score
-from stages.shared.generation import PADDING
-from stages.shared.models import load_model, packed_batch
-from stages.shared.params import Evaluate, load_params
-from stages.shared.paths import CLEAN, MERGED
-from stages.shared.prompts import Encoder
-from stages.shared.records import Record, read_records
+from stages.core.decoding import PADDING
+from stages.core.models import load_model, packed_batch
+from stages.core.params import Evaluate, load_params
+from stages.core.paths import CLEAN, MERGED
+from stages.core.prompts import Encoder
+from stages.core.records import Record, read_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

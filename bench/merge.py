@@ -108,8 +108,8 @@ def ours(base: Path, adapter: Path, target: Path, onto: str) -> None:
 
     from stages._merge.adapter import Adapter
     from stages._merge.stream import Plan, write_merged
-    from stages.shared.four_bit import SAMPLE, Values
-    from stages.shared.params import Quantization
+    from stages.core.params import Quantization
+    from stages.core.quantization import SAMPLE, Values
 
     target.mkdir()
     found = Adapter(adapter)

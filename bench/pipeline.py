@@ -31,8 +31,8 @@ from ruamel.yaml import YAML
 
 from bench._faults.pipeline import ROOT, copy_tree
 from bench._train.base import RANDOM
-from stages.shared.params import read_yaml
-from stages.shared.paths import sha256
+from stages.core.params import read_yaml
+from stages.core.paths import sha256
 
 BASE_FOLDER = "random-7b"
 DATA = ("download_model", "download_data", "clean", "tokenize")
@@ -157,10 +157,10 @@ def write_merged_on(device: str, folder: Path) -> None:
 
     from stages._merge.adapter import Adapter
     from stages._merge.stream import Plan, write_merged
+    from stages.core.params import load_params
+    from stages.core.paths import ADAPTER, BASE
     from stages.merge import how_far, trained_values
-    from stages.shared.params import load_params
-    from stages.shared.paths import ADAPTER, BASE
-    from stages.shared.stage import peak_memory
+    from stages.runtime.runner import peak_memory
 
     if device == "cuda" and not torch.cuda.is_available():
         print("merge on cuda: there is no CUDA device")

@@ -21,10 +21,10 @@ import psutil
 from tokenizers import Tokenizer
 
 from stages._download_data.stdlib import stdlib_rows
-from stages.shared.params import load_params
-from stages.shared.paths import BASE, CLEAN
-from stages.shared.records import Record, record_file, record_table
-from stages.shared.workers import count_workers
+from stages.core.params import load_params
+from stages.core.paths import BASE, CLEAN
+from stages.core.records import Record, record_file, record_table
+from stages.core.workers import count_workers
 from stages.tokenize import SHARD, tokenize_split
 
 TURNS = 2  # each is measured so often, by turns, and the better one counts: a shared machine has slow moments

@@ -27,7 +27,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stages.shared.stage import QUIET
+from stages.runtime.runner import QUIET
 
 os.environ |= QUIET | {"HF_HUB_OFFLINE": "1"}
 warnings.simplefilter("ignore")
@@ -41,8 +41,8 @@ from bench._train.base import RANDOM, conversations, packed_rows, random_7b  # n
 from bench._train.contenders import CONTENDERS, ON_A_GPU, Ours  # noqa: E402
 from bench._train.measure import Result, clear, product_rate, run  # noqa: E402
 from bench._train.profiled import OneStep, breakdown  # noqa: E402
-from stages.shared.params import Params, load_params  # noqa: E402
-from stages.shared.paths import BASE  # noqa: E402
+from stages.core.params import Params, load_params  # noqa: E402
+from stages.core.paths import BASE  # noqa: E402
 
 ALL = CONTENDERS | ON_A_GPU
 TIMED_OUT = 3600

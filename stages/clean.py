@@ -19,13 +19,13 @@ from stages._clean.contamination import read_benchmarks
 from stages._clean.duplicates import Keys, Texts, find_duplicates
 from stages._clean.shards import Job, Shard, judge_shard, read_judged
 from stages._clean.tally import Tally
-from stages.shared.errors import UserError
-from stages.shared.params import Clean, Params
-from stages.shared.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, sha256, whole_directory, write_json
-from stages.shared.progress import progress
-from stages.shared.records import SPLITS, record_file
-from stages.shared.stage import Outcome, run_stage
-from stages.shared.workers import count_workers, ordered_map
+from stages.core.params import Clean, Params
+from stages.core.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, sha256, whole_directory, write_json
+from stages.core.records import SPLITS, record_file
+from stages.core.workers import count_workers, ordered_map
+from stages.runtime.errors import UserError
+from stages.runtime.progress import progress
+from stages.runtime.runner import Outcome, run_stage
 
 SAMPLES = METRICS / "clean.rejected.json"
 

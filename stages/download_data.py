@@ -18,10 +18,10 @@ from stages._download_data.files import READERS, file_rows, path_rows
 from stages._download_data.formats import Survey, recognise
 from stages._download_data.stdlib import stdlib_rows
 from stages._download_data.url import fetch_url, file_name
-from stages.shared.errors import UserError
-from stages.shared.params import Data, Params
-from stages.shared.paths import RAW, whole_directory, write_json
-from stages.shared.stage import Outcome, run_stage
+from stages.core.params import Data, Params
+from stages.core.paths import RAW, whole_directory, write_json
+from stages.runtime.errors import UserError
+from stages.runtime.runner import Outcome, run_stage
 
 SHARD_ROWS = 10_000
 SHARD_BYTES = 1 << 24
@@ -29,7 +29,7 @@ SHARD_BYTES = 1 << 24
 
 def hub_rows(data: Data) -> Iterator[dict]:
     """Every row of the files of one split of a hub data set, at the pinned commit."""
-    from stages.shared.hub import fetch
+    from stages.core.hub import fetch
 
     patterns = [f"*{data.split}*{suffix}" for suffix in READERS]
     folder = fetch(data.id, data.revision, "dataset", patterns, "data")

@@ -28,12 +28,12 @@ from stages._download_model.checks import (
     tokenizer_files,
     weight_files,
 )
-from stages.shared.errors import UserError
-from stages.shared.hub import fetch
-from stages.shared.params import Model, Params
-from stages.shared.paths import BASE, METRICS, read_json, sha256, whole_directory, write_json, write_text
-from stages.shared.stage import Outcome, run_stage
-from stages.shared.vocabulary import wheel_file
+from stages.core.hub import fetch
+from stages.core.params import Model, Params
+from stages.core.paths import BASE, METRICS, read_json, sha256, whole_directory, write_json, write_text
+from stages.core.tokenizer_files import wheel_file
+from stages.runtime.errors import UserError
+from stages.runtime.runner import Outcome, run_stage
 
 GENERATION = "generation_config.json"
 CARD = "README.md"

@@ -16,20 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from stages._evaluate.plain import Plain, plain_form
-from stages._evaluate.predictions import (
-    asked,
-    plain_prompt,
-    predict,
-    predict_plain,
-    refuse_tests_of_nothing,
-    worth,
-)
+from stages._evaluate.completion_prompts import Plain, plain_form
+from stages._evaluate.model_run import Answers, Prompts, Reader, Subject
+from stages._evaluate.predictions import asked, plain_prompt, predict, predict_plain, refuse_tests_of_nothing, worth
 from stages._evaluate.sandbox import check_sandbox
 from stages._evaluate.scoring import FORMAT_TOKENS, Body, body, score, score_plain
-from stages._evaluate.subject import Answers, Prompts, Reader, Subject
-from stages.shared.base import check_base
-from stages.shared.measures import (
+from stages.core.models import load_model, make_deterministic
+from stages.core.params import Params
+from stages.core.paths import CLEAN, EVALUATIONS, write_json, write_text
+from stages.core.prompts import Encoder
+from stages.core.records import Record, read_records
+from stages.core.statistics import (
     COUNTS,
     GENERATED,
     clusters_of,
@@ -39,13 +36,9 @@ from stages.shared.measures import (
     length_name,
     sliced,
 )
-from stages.shared.models import load_model, make_deterministic
-from stages.shared.params import Params
-from stages.shared.paths import CLEAN, EVALUATIONS, write_json, write_text
-from stages.shared.prompts import Encoder
-from stages.shared.records import Record, read_records
-from stages.shared.stage import Outcome, run_stage
-from stages.shared.workers import count_workers
+from stages.core.workers import count_workers
+from stages.runtime.integrity import check_base
+from stages.runtime.runner import Outcome, run_stage
 
 NOT_SCORED, NOT_ANSWERED = dict.fromkeys(COUNTS, 0), dict.fromkeys(GENERATED, 0)
 
@@ -58,7 +51,7 @@ def plain_forms(subject: Subject) -> tuple[list[Plain], list[Body | None]]:
 
 
 def evaluate(subject: Subject, scores: list[dict], prompts: Prompts, read: Reader) -> tuple[list[dict], Answers]:
-    """What is counted of every record (stages.shared.measures.COLUMNS), and the answers to the prompts.
+    """What is counted of every record (stages.core.statistics.COLUMNS), and the answers to the prompts.
 
     scores: what is counted of the answers in the data.
     """
@@ -82,7 +75,7 @@ def evaluate_plain(
 
 
 def metrics_of(rows: list[dict], clusters: list[int]) -> dict[str, float]:
-    """rows: {column: value} of stages.shared.measures.COLUMNS."""
+    """rows: {column: value} of stages.core.statistics.COLUMNS."""
     columns = columns_of(rows)
     counts = {"rows": len(rows), "tokens": int(columns["tokens"].sum())}
     counts |= {"generated_rows": int(columns["answers"].sum()), "tested_rows": int(columns["tested"].sum())}

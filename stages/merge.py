@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING
 
 from stages._merge.adapter import Adapter
 from stages._merge.stream import GB, Difference, Plan, differences, refuse_full_disk, shards, write_merged
-from stages.shared.base import check_base
-from stages.shared.card import base_name, front_matter, precision
-from stages.shared.errors import UserError
-from stages.shared.four_bit import SAMPLE, SAMPLES, VALUES, Values
-from stages.shared.models import free, load_model, pick_device
-from stages.shared.params import Merge, Params
-from stages.shared.paths import (
+from stages.core.model_card import base_name, front_matter, precision
+from stages.core.models import free, load_model, pick_device
+from stages.core.params import Merge, Params
+from stages.core.paths import (
     ADAPTER,
     BASE,
     MERGED,
@@ -30,8 +27,11 @@ from stages.shared.paths import (
     write_json,
     write_text,
 )
-from stages.shared.prompts import CHAT_TEMPLATES
-from stages.shared.stage import Outcome, peak_memory, run_stage
+from stages.core.prompts import CHAT_TEMPLATES
+from stages.core.quantization import SAMPLE, SAMPLES, VALUES, Values
+from stages.runtime.errors import UserError
+from stages.runtime.integrity import check_base
+from stages.runtime.runner import Outcome, peak_memory, run_stage
 
 if TYPE_CHECKING:
     from stages._merge.parity import Reference

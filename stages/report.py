@@ -9,21 +9,19 @@ report.gates and exits with 1 where one failed.
 
 import sys
 
-from stages._report.card import card
-from stages._report.figures import MEASURES, headline, sections
-from stages._report.gate import judge
+from stages._report.formatting import spread
 from stages._report.inputs import read_curve, read_rejected, read_values
-from stages._report.lines import KINDS, lines
-from stages._report.lines import MEASURES as BY_ROW
 from stages._report.metrics import metrics
+from stages._report.model_card import card
 from stages._report.page import script, templates
-from stages._report.parts import spread
-from stages._report.pipeline import drawing
+from stages._report.pipeline_drawing import drawing
 from stages._report.predictions import pairs, read_predictions
-from stages._report.rows import change, plain_rows, read_rows, refuse_unequal_rows
-from stages.shared.errors import UserError
-from stages.shared.params import Params, load_params
-from stages.shared.paths import (
+from stages._report.row_tables import KINDS, change, lines, plain_rows, read_rows, refuse_unequal_rows
+from stages._report.row_tables import MEASURES as BY_ROW
+from stages._report.sections import MEASURES, headline, sections
+from stages.comparison.gate import judge
+from stages.core.params import Params, load_params
+from stages.core.paths import (
     CURVE,
     EVALUATIONS,
     METRICS,
@@ -35,7 +33,8 @@ from stages.shared.paths import (
     write_json,
     write_text,
 )
-from stages.shared.stage import Outcome, run_stage
+from stages.runtime.errors import UserError
+from stages.runtime.runner import Outcome, run_stage
 
 # Not download_model: every clone runs it, since the base is not pushed, and must come to the same report.
 TIMED = ("download_data", "clean", "tokenize", "train", "merge", "evaluate@base", "evaluate@tuned")

@@ -20,14 +20,14 @@ import numpy
 
 from stages._tokenize.packing import join, pack, row_schema
 from stages._tokenize.show import show
-from stages.shared.errors import UserError
-from stages.shared.params import Params, Prompt, Tokenize
-from stages.shared.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json, whole_directory, write_json
-from stages.shared.progress import progress
-from stages.shared.prompts import CHAT_TEMPLATES, IGNORED, Arrays, Encoder, check_base
-from stages.shared.records import read_batches, record_file
-from stages.shared.stage import Outcome, run_stage
-from stages.shared.workers import count_workers, ordered_map
+from stages.core.params import Params, Prompt, Tokenize
+from stages.core.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json, whole_directory, write_json
+from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Arrays, Encoder, check_base
+from stages.core.records import read_batches, record_file
+from stages.core.workers import count_workers, ordered_map
+from stages.runtime.errors import UserError
+from stages.runtime.progress import progress
+from stages.runtime.runner import Outcome, run_stage
 
 if TYPE_CHECKING:
     import pyarrow

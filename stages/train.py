@@ -3,8 +3,8 @@ metrics/train.json and the curves metrics/train_curve.csv, metrics/validation_cu
 
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314): the base stays frozen in 4 bits, low-rank adapters on it are trained by
 TRL's SFTTrainer. Run it with `dvc repro train`. Stopped, it goes on from its last checkpoint when run again, to the
-same bytes (see stages/_train/checkpoints.py). For several GPUs it starts itself once for each (see launch.py there); of
-these processes rank 0 writes all results.
+same bytes (see stages/_train/checkpointing.py). For several GPUs it starts itself once for each (see
+stages/runtime/launch.py); rank 0 of these processes writes all results.
 """
 
 import functools
@@ -13,49 +13,30 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages._train.activations import is_fused
-from stages._train.adapter import check_saved, save_adapter
-from stages._train.assemble import load_rows, make_trainer
-from stages._train.checkpoints import Checkpoints, step_of
-from stages._train.checks import (
-    Rows,
-    adapter_parameters,
-    check_disk,
-    check_dtype,
-    check_rows,
-    check_validation,
-    count_rows,
-    end_token,
-)
+from stages._train.adapter_init import check_start
+from stages._train.adapter_io import check_saved, save_adapter
+from stages._train.checkpointing import LIBRARIES, Checkpoints, fingerprint, step_of
 from stages._train.distributed import join, leave, rank, refuse_divergence, with_the_others
-from stages._train.failures import in_words
-from stages._train.fingerprint import LIBRARIES, fingerprint
-from stages._train.launch import launch
+from stages._train.metrics import curves, losses, sizes, speed
 from stages._train.model import pick_memory, prepare_model
-from stages._train.plan import budget_of, plan
-from stages._train.results import curves, losses, sizes, speed
-from stages._train.signals import Stop, die_with_parent
-from stages._train.start import check_start
-from stages._train.trackers import prepare_trackers
-from stages.shared.base import check_base
-from stages.shared.errors import UserError
-from stages.shared.four_bit import SAMPLES, VALUES, Values
-from stages.shared.models import make_deterministic, pick_device
-from stages.shared.params import Params, load_params
-from stages.shared.paths import (
-    ADAPTER,
-    BASE,
-    METRICS,
-    TOKENIZED,
-    read_json,
-    whole_directory,
-    write_json,
-    write_text,
-)
-from stages.shared.stage import Outcome, run_stage
+from stages._train.preflight import Rows, adapter_parameters, check_rows, check_validation, count_rows, end_token
+from stages.core.models import make_deterministic, pick_device
+from stages.core.params import Params, load_params
+from stages.core.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, whole_directory, write_json, write_text
+from stages.core.quantization import SAMPLES, VALUES, Values
+from stages.runtime.errors import UserError
+from stages.runtime.failures import in_words
+from stages.runtime.integrity import check_base
+from stages.runtime.launch import launch
+from stages.runtime.machine_checks import check_disk, check_dtype
+from stages.runtime.memory import is_fused
+from stages.runtime.memory_table import budget_of, plan
+from stages.runtime.runner import Outcome, run_stage
+from stages.runtime.signals import Stop, die_with_parent
+from stages.runtime.trackers import prepare_trackers
 
 if TYPE_CHECKING:
-    from stages._train.shares import NoCheckpoints
+    from stages._train.data_parallel import NoCheckpoints
     from stages._train.trainer import Trainer
 
 
@@ -83,7 +64,7 @@ def train(trainer: "Trainer", checkpoint: Path | None, values: Values) -> None:
 
 def prepare(params: Params) -> "tuple[Rows, Checkpoints | NoCheckpoints, Path | None]":
     """What rank 0 checks and finds before anything heavy is loaded: rows, checkpoints, the one to go on from."""
-    from stages._train.shares import NoCheckpoints, refuse_other_work, share_checkpoint
+    from stages._train.data_parallel import NoCheckpoints, refuse_other_work, share_checkpoint
 
     parts, found = fingerprint(params), None
     if rank() == 0:
@@ -105,7 +86,8 @@ def prepare(params: Params) -> "tuple[Rows, Checkpoints | NoCheckpoints, Path | 
 
 @with_the_others()
 def main(stop: Stop, params: Params) -> Outcome:
-    from stages._train.live import LiveCurves
+    from stages._train.trainer import load_rows, make_trainer
+    from stages.runtime.live_curves import LiveCurves
 
     launch(params)
     join(pick_device(params.machine).type == "cuda")

@@ -21,8 +21,8 @@ import pytest
 
 from stages._tokenize.packing import row_schema
 from stages.clean import clean
-from stages.shared.params import Clean, Params, read_yaml
-from stages.shared.records import SPLITS, Record, read_records, record_file, record_table
+from stages.core.params import Clean, Params, read_yaml
+from stages.core.records import SPLITS, Record, read_records, record_file, record_table
 from stages.tokenize import BATCH
 from tests.pipeline import ALL, ROOT, Repository, make, running
 from tests.uploads import Received, Uploads
@@ -62,8 +62,8 @@ def small_base(tmp_path_factory, params_of) -> Path:
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
+    from stages.core.paths import write_json
     from stages.download_model import download_model
-    from stages.shared.paths import write_json
 
     folder = tmp_path_factory.mktemp("small")
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 from ruamel.yaml import YAML
 
-from stages.shared.measures import COLUMNS, changed, evaluated
+from stages.core.statistics import COLUMNS, changed, evaluated
 from tests.conftest import ROOT
 
 # Each stage copies what lies ready in inputs/, so that a change there is a change of what it makes.

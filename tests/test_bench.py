@@ -23,8 +23,8 @@ from bench._faults import pipeline
 from bench._faults.table import how_held, print_held, read_faults
 from stages._clean.signatures import similarities
 from stages._download_data.stdlib import functions
-from stages.shared.code import parse
-from stages.shared.paths import RAW
+from stages.core.paths import RAW
+from stages.core.python_syntax import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 RELIABILITY = ROOT / "docs/reliability.md"

@@ -7,10 +7,10 @@ import pytest
 from bench import evaluate as bench
 from bench.evaluate import Measured, plain_loop, table
 from stages._evaluate.generation import generate
-from stages.shared.models import load_model
-from stages.shared.paths import CLEAN
-from stages.shared.prompts import Encoder
-from stages.shared.records import Record
+from stages.core.models import load_model
+from stages.core.paths import CLEAN
+from stages.core.prompts import Encoder
+from stages.core.records import Record
 from tests.conftest import write_records
 
 

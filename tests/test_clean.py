@@ -13,9 +13,9 @@ import pytest
 from stages._clean.formats import reader
 from stages._clean.shards import read_rows
 from stages.clean import main
-from stages.shared.errors import UserError
-from stages.shared.paths import CLEAN, METRICS, RAW, read_json, write_json
-from stages.shared.records import SPLITS, content_id, read_records, split_of
+from stages.core.paths import CLEAN, METRICS, RAW, read_json, write_json
+from stages.core.records import SPLITS, content_id, read_records, split_of
+from stages.runtime.errors import UserError
 from tests.conftest import clean_rows, write_raw
 
 CODE = "def double(number):\n    return 2 * number"
@@ -243,7 +243,7 @@ def test_the_splits_have_the_sizes_that_were_asked_for(validation, test):
 RUN = """
 import json, os, sys
 from stages import clean
-from stages.shared.params import Params
+from stages.core.params import Params
 os.chdir(sys.argv[1])
 print(clean.main(Params.model_validate(json.loads(sys.argv[2]))).message)
 print("heavy:", sorted({"torch", "transformers", "datasets", "mistral_common"} & sys.modules.keys()))

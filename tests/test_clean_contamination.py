@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages._clean.contamination import contamination, read_benchmarks, runs
-from stages.shared.errors import UserError
-from stages.shared.params import load_params
-from stages.shared.paths import DECONTAMINATE
+from stages.core.params import load_params
+from stages.core.paths import DECONTAMINATE
+from stages.runtime.errors import UserError
 from tests.conftest import ROOT, clean_rows
 
 WORDS = [

@@ -25,8 +25,8 @@ from stages._clean.signatures import (
     turns_of,
 )
 from stages._download_data.stdlib import functions, stdlib_rows
-from stages.shared.params import load_params
-from stages.shared.records import SPLITS, Record, content_id, split_of
+from stages.core.params import load_params
+from stages.core.records import SPLITS, Record, content_id, split_of
 from tests.conftest import clean_rows
 
 MODULES = (

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from stages._clean.tally import LENGTHS, lengths
-from stages.shared.errors import UserError
-from stages.shared.records import SPLITS, content_id
+from stages.core.records import SPLITS, content_id
+from stages.runtime.errors import UserError
 from tests.conftest import clean_rows
 
 # Text with what the rules look for, so that they are reached, beside any text at all, lone surrogates included.

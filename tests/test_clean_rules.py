@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages._clean import rules
-from stages._clean.private import DETECTORS, PERSONAL, has_one, redact, secrets
+from stages._clean.private_data import DETECTORS, PERSONAL, has_one, redact, secrets
 from stages._clean.rules import ASSISTANT, OPENING, fixed_text, refuses
 from stages.clean import main
-from stages.shared.paths import CLEAN, RAW, read_json, write_json
+from stages.core.paths import CLEAN, RAW, read_json, write_json
 from tests.conftest import clean_rows, write_raw
 
 LAYOUT = {"format": "prompt-completion", "columns": None}

@@ -9,10 +9,10 @@ import random
 import pyarrow
 import pyarrow.parquet
 import pytest
+from stages.stages import clean, download_data
 
-from stages import clean, download_data
-from stages.shared.paths import CLEAN, METRICS, read_json
-from stages.shared.records import SPLITS, content_id
+from stages.core.paths import CLEAN, METRICS, read_json
+from stages.core.records import SPLITS, content_id
 
 LONE = json.loads(r'"\udc80"')
 TEXTS = [

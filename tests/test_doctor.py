@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.shared.params import read_yaml
+from stages.core.params import read_yaml
 from tests.conftest import ROOT
 from tools import doctor, sweep
 from tools._doctor import copies, libraries, locks, machine, processes, stored, torn
@@ -715,7 +715,7 @@ def test_ctrl_c_ends_it_with_one_line(repository, inside):
 
 
 ASK = (
-    "import sys\nfrom stages.shared.params import Model\nfrom tools._doctor.hub import check_hub\n"
+    "import sys\nfrom stages.core.params import Model\nfrom tools._doctor.hub import check_hub\n"
     "model = Model(source='hub', path='x', id=sys.argv[1], revision='c' * 40, tokenizer='own')\n"
     "print(check_hub(model))\n"
 )

@@ -11,8 +11,14 @@ import torch
 from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit, quantize_blockwise
 from safetensors.torch import load_file
 
-from stages.shared.double_quant import BLOCKSIZE, dequantize_constants, double_quantize, quantize_constants
-from stages.shared.four_bit import dequantized, raw_bytes
+from stages.core.quantization import (
+    BLOCKSIZE,
+    dequantize_constants,
+    dequantized,
+    double_quantize,
+    quantize_constants,
+    raw_bytes,
+)
 
 # (rows, columns, largest, seed): sha256 of the NF4 values with double quantization that bitsandbytes 0.50.2 made with
 # its CUDA kernels on an H100 (there by numpy's power of three, which rounds 15 of the 4 million weights otherwise).

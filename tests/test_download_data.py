@@ -14,13 +14,13 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stages.stages import download_data
 
-from stages import download_data
 from stages._download_data import json_list
 from stages._download_data.files import file_rows
 from stages._download_data.stdlib import functions, stdlib_rows
-from stages.shared.errors import UserError
-from stages.shared.paths import RAW
+from stages.core.paths import RAW
+from stages.runtime.errors import UserError
 
 MODULE = '''
 import functools
@@ -521,7 +521,7 @@ def test_the_format_is_written_the_same_each_time(run):
 HUB_ROWS = """
 import json, sys
 from stages.download_data import download_data
-from stages.shared.params import Params
+from stages.core.params import Params
 print(json.dumps(list(download_data(Params.model_validate(json.loads(sys.argv[1])).data))))
 """
 

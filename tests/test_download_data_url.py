@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from stages.stages import download_data
 
-from stages import download_data
 from stages._download_data import url as web
-from stages.shared.errors import UserError
-from stages.shared.paths import RAW
+from stages.core.paths import RAW
+from stages.runtime.errors import UserError
 
 ROWS = b"".join(json.dumps({"prompt": f"p{n}", "completion": "c" * 90}).encode() + b"\n" for n in range(20_000))
 SHA = hashlib.sha256(ROWS).hexdigest()

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy
 import pytest
 from safetensors.numpy import save_file
+from stages.stages import download_model
 
-from stages import download_model
 from stages._download_model.checks import LAYER
-from stages.shared.errors import UserError
-from stages.shared.paths import BASE, read_json
+from stages.core.paths import BASE, read_json
+from stages.runtime.errors import UserError
 
 VOCABULARY, HIDDEN = 32768, 16
 CONFIG = {
@@ -305,7 +305,7 @@ def test_a_failure_leaves_the_former_model_in_place(source, run):
 HUB_RUN = """
 import json, os, sys
 from stages import download_model
-from stages.shared.params import Params
+from stages.core.params import Params
 os.chdir(sys.argv[1])
 print(download_model.main(Params.model_validate(json.loads(sys.argv[2]))).message)
 """

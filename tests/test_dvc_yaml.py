@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from stages.shared import paths
-from stages.shared.params import Params, read_yaml
+from stages.core import paths
+from stages.core.params import Params, read_yaml
 from tests.conftest import ROOT
 
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
-SCALARS = {name for name, field in Params.model_fields.items() if field.annotation.__module__ != "stages.shared.params"}
-# Inputs and outputs by the name that stages.shared.paths gives them.
+SCALARS = {name for name, field in Params.model_fields.items() if field.annotation.__module__ != "stages.core.params"}
+# Inputs and outputs by the name that stages.core.paths gives them.
 NAMED_PATHS = {name: value for name, value in vars(paths).items() if isinstance(value, Path) and name.isupper()}
 
 
@@ -92,7 +92,7 @@ def test_a_stage_declares_the_params_sections_it_uses_except_machine(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_declares_the_files_it_reads_and_writes(stage):
-    """Each path of stages.shared.paths that the stage's code names lies in one of its deps or outs."""
+    """Each path of stages.core.paths that the stage's code names lies in one of its deps or outs."""
     used = {name: NAMED_PATHS[name] for name in used_names(own_files(stage)) & NAMED_PATHS.keys()}
     declared = [re.sub(r"\$\{.*?\}", "x", each) for each in (*entry(stage)["deps"], *outputs(stage))]
     for name, path in used.items():

@@ -12,23 +12,23 @@ from pathlib import Path
 
 import pytest
 from sacrebleu.metrics import CHRF
+from stages.stages import evaluate as stage
 
-from stages import evaluate as stage
-from stages._evaluate import generation, kept, sandbox, scoring
-from stages._evaluate.batching import batches
-from stages._evaluate.generation import generate
-from stages._evaluate.plain import continued, plain_form
+from stages._evaluate import generation, sandbox, scoring
+from stages._evaluate import generation_cache as kept
+from stages._evaluate.completion_prompts import continued, plain_form
+from stages._evaluate.generation import batches, generate
+from stages._evaluate.model_run import Subject
 from stages._evaluate.predictions import asked, is_code, predict, refuse_tests_of_nothing, with_outcomes, worth
 from stages._evaluate.scoring import FORMAT_TOKENS, body, score, score_plain, token_losses
-from stages._evaluate.subject import Subject
+from stages.core.models import load_model
+from stages.core.params import Prompt
+from stages.core.paths import CLEAN, EVALUATIONS, read_json, sha256, write_json
+from stages.core.prompts import IGNORED, Encoder
+from stages.core.records import Record, read_records, record_file, record_table
+from stages.core.statistics import GENERATED
 from stages.evaluate import main, plain_forms
-from stages.shared.errors import UserError
-from stages.shared.measures import GENERATED
-from stages.shared.models import load_model
-from stages.shared.params import Prompt
-from stages.shared.paths import CLEAN, EVALUATIONS, read_json, sha256, write_json
-from stages.shared.prompts import IGNORED, Encoder
-from stages.shared.records import Record, read_records, record_file, record_table
+from stages.runtime.errors import UserError
 from tests.conftest import ROOT, write_records
 
 CONTEXT = 256
@@ -483,7 +483,7 @@ def test_what_is_kept_of_other_code_is_not_taken(folder, model, section, tmp_pat
 
 
 KEEPS = """
-from stages._evaluate.kept import Kept
+from stages._evaluate.generation_cache import Kept
 for _ in range(100):
     one = Kept("same")
     for number in range(5):

@@ -18,7 +18,7 @@ import pytest
 
 from stages._evaluate import sandbox
 from stages._evaluate.sandbox import PROCESSES, ROOM, WAITS, Program, check_sandbox, outcomes, run
-from stages.shared.errors import UserError
+from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is there for Linux alone")

@@ -19,13 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from stages.shared.double_quant import double_quantize
-from stages.shared.errors import UserError
-from stages.shared.generation import Decoding
-from stages.shared.models import quantized_modules
-from stages.shared.params import Prompt, load_params
-from stages.shared.paths import ADAPTER, BASE, MERGED, PARAMS
-from stages.shared.prompts import CHAT_TEMPLATES, Encoder
+from stages.core.decoding import Decoding
+from stages.core.params import Prompt, load_params
+from stages.core.paths import ADAPTER, BASE, MERGED, PARAMS
+from stages.core.prompts import CHAT_TEMPLATES, Encoder
+from stages.core.quantization import double_quantize, quantized_modules
+from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 from tests.test_merge import make_adapter, merged_folder
 from tools._generate import terminal

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from stages.shared.params import read_yaml
+from stages.core.params import read_yaml
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs/gpu-box.md").read_text()
@@ -39,7 +39,7 @@ def test_of_a_job_step_only_the_training_hears_slurms_sigterm():
 
 
 def test_slurm_gives_as_much_time_to_stop_as_a_training_takes():
-    from stages._train.signals import PATIENCE
+    from stages.runtime.signals import PATIENCE
 
     (seconds,) = re.findall(r"#SBATCH --signal=TERM@(\d+)", BATCH)
     assert int(seconds) > max(PATIENCE.values())

@@ -16,8 +16,8 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from stages.stages import merge as merge_stage
 
-from stages import merge as merge_stage
 from stages._merge import stream, weights
 from stages._merge.adapter import Adapter
 from stages._merge.four_bit import FourBit
@@ -25,17 +25,25 @@ from stages._merge.parity import Reference, compare, merge_in_memory, reference_
 from stages._merge.stream import Plan, refuse_full_disk, write_merged
 from stages._merge.weights import stored_tensors
 from stages._tokenize.packing import row_schema
-from stages._train.adapter import save_adapter
+from stages._train.adapter_io import save_adapter
+from stages.core.fused import layer
+from stages.core.models import load_model, make_deterministic
+from stages.core.params import read_yaml
+from stages.core.paths import read_json, write_json
+from stages.core.prompts import Encoder
+from stages.core.quantization import (
+    SAMPLE,
+    SAMPLES,
+    VALUES,
+    Values,
+    dequantized,
+    double_quantize,
+    quantized_modules,
+    values_of,
+)
 from stages.download_model import download_model
 from stages.merge import ADAPTER, BASE, copy_companions, main
-from stages.shared.double_quant import double_quantize
-from stages.shared.errors import UserError
-from stages.shared.four_bit import SAMPLE, SAMPLES, VALUES, Values, dequantized, values_of
-from stages.shared.fused import layer
-from stages.shared.models import load_model, make_deterministic, quantized_modules
-from stages.shared.params import read_yaml
-from stages.shared.paths import read_json, write_json
-from stages.shared.prompts import Encoder
+from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 from tests.pipeline import committed
 from tests.test_double_quant import layer_of
@@ -470,7 +478,7 @@ FULL_MEANWHILE = """
 import sys
 from pathlib import Path
 from stages._merge.parity import Reference
-from stages.shared.params import Params
+from stages.core.params import Params
 row = {"input_ids": [*range(50, 90)], "labels": [*range(50, 90)], "seq_lengths": [40]}
 params = Params.model_validate_json(sys.argv[3])
 try:

@@ -2,12 +2,12 @@
 
 import pytest
 from safetensors.torch import save_file
+from stages.stages import merge
 
-from stages import merge
-from stages._train.checkpoints import Checkpoints
-from stages._train.results import losses
-from stages.shared.four_bit import SAMPLES, VALUES
-from stages.shared.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, write_json
+from stages._train.checkpointing import Checkpoints
+from stages._train.metrics import losses
+from stages.core.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, write_json
+from stages.core.quantization import SAMPLES, VALUES
 from tests.conftest import write_rows
 from tests.test_train import rows
 from tests.test_train_options import BITS, OPTIONS, options_of, place, saved, trainer_of  # noqa: F401  (fixtures)

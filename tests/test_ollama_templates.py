@@ -14,7 +14,7 @@ import pytest
 from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from stages.shared.prompts import CHAT_TEMPLATES
+from stages.core.prompts import CHAT_TEMPLATES
 from tests.conftest import ROOT
 from tests.shared.test_prompts import PLAIN
 

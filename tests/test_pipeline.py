@@ -10,7 +10,7 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from stages.shared.params import read_yaml
+from stages.core.params import read_yaml
 from tests.pipeline import ALL, ROOT, Repository, blocks, running
 
 pytestmark = pytest.mark.slow
@@ -254,12 +254,12 @@ def test_the_python_of_the_page_on_serving_generates_with_the_merged_model_and_w
 KILLS = [  # stage, where it is killed, what it or DVC has written by then. tests/test_train_faults.py has `train`
     ("download_data", "stages._download_data.formats:recognise:1", "data/.raw.partial/rows-00000.jsonl"),
     ("clean", "stages._clean.tally:Tally.reject:1", "data/.clean.partial/train.parquet"),
-    ("download_model", "stages.shared.paths:sha256:7", "models/.base.partial/model-00001-of-*.safetensors"),
-    ("tokenize", "stages.shared.records:read_batches:2", "data/.tokenized.partial/train.arrow"),
+    ("download_model", "stages.core.paths:sha256:7", "models/.base.partial/model-00001-of-*.safetensors"),
+    ("tokenize", "stages.core.records:read_batches:2", "data/.tokenized.partial/train.arrow"),
     ("merge", "stages._merge.stream:write_tensor:10", "models/.merged.partial/model-00001-of-*.safetensors"),
-    ("evaluate@base", "stages.shared.paths:write_text:4", "metrics/evaluate/base.predictions.jsonl"),  # 2: kept answers
+    ("evaluate@base", "stages.core.paths:write_text:4", "metrics/evaluate/base.predictions.jsonl"),  # 2: kept answers
     ("evaluate@tuned", "dvc.output:Output.commit:5", "metrics/evaluate/tuned.json"),  # DVC has cached one of its files
-    ("report", "stages.shared.paths:write_text:5", "metrics.json"),  # the whole result, of which DVC does not know
+    ("report", "stages.core.paths:write_text:5", "metrics.json"),  # the whole result, of which DVC does not know
 ]
 
 

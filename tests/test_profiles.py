@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from stages.shared.params import load_params, read_yaml
+from stages.core.params import load_params, read_yaml
 from tests.conftest import ROOT
 from tests.pipeline import committed
 

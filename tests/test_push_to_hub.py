@@ -14,9 +14,9 @@ from huggingface_hub import ModelCard
 from safetensors.numpy import save
 
 from stages._download_model.checks import TOKENIZER, TOKENIZER_EXTRAS
-from stages.shared.errors import UserError
-from stages.shared.paths import MERGED
-from stages.shared.prompts import CHAT_TEMPLATES
+from stages.core.paths import MERGED
+from stages.core.prompts import CHAT_TEMPLATES
+from stages.runtime.errors import UserError
 from tests.conftest import ROOT, TOKEN
 from tools._push_to_hub.files import CARD, adapter_card, files_of, left_over, listing, prepare
 from tools.push_to_hub import read_options, stale
@@ -28,7 +28,7 @@ runpy.run_module("tools.push_to_hub", run_name="__main__", alter_sys=True)
 """
 # The same without Git and DVC.
 SEND = """
-from stages.shared.stage import explained
+from stages.runtime.runner import explained
 from tools.push_to_hub import hub_errors, prepare, push
 with explained("push_to_hub", online=True), hub_errors("owner/name"):
     push("owner/name", prepare("merged", "c" * 40, None), False)

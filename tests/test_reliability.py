@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from stages.shared.params import read_yaml
+from stages.core.params import read_yaml
 from tests.pipeline import ALL, PATIENCE, ROOT, Repository, running, succeeds, without_network
 
 pytestmark = pytest.mark.slow
@@ -125,7 +125,7 @@ def stopped(repository, moment):
         CLEAN,
         cwd=repository.folder,
         env=repository.environment
-        | {"PYTHONPATH": str(ROOT / "tests/faults"), "FAULT": f"stages.shared.stage:snapshot:{moment}:SIGSTOP"},
+        | {"PYTHONPATH": str(ROOT / "tests/faults"), "FAULT": f"stages.runtime.runner:snapshot:{moment}:SIGSTOP"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -164,7 +164,7 @@ def test_of_two_repros_at_once_the_second_is_refused_and_the_first_ends_well(rep
 
 EDITS = {
     "params.yaml:clean": ("params.yaml", "min_characters: 1", "min_characters: 2"),
-    "stages/shared/code.py": ("stages/shared/code.py", '"""', '"""Edited. '),
+    "stages/core/python_syntax.py": ("stages/core/python_syntax.py", '"""', '"""Edited. '),
 }
 
 

@@ -17,19 +17,18 @@ from dvc.repo import Repo
 from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
 
-from stages._report.bars import histogram
-from stages._report.charts import label, line_chart, thinned, ticks
-from stages._report.data import OTHERS
-from stages._report.lines import lines
-from stages._report.parts import duration, number, size, spread
-from stages._report.pipeline import LINES, PLACES, drawing
+from stages._report.data_section import OTHERS
+from stages._report.escaping import fenced, inline, visible
+from stages._report.formatting import duration, number, size, spread
+from stages._report.pipeline_drawing import LINES, PLACES, drawing
 from stages._report.predictions import pairs
-from stages._report.text import fenced, inline, visible
+from stages._report.row_tables import lines
+from stages._report.svg_charts import histogram, label, line_chart, thinned, ticks
+from stages.core.params import load_params, read_yaml
+from stages.core.paths import timing_file
+from stages.core.statistics import BODY, COLUMNS, COUNTS, length_name
 from stages.report import TIMED, closing_table, made_by, main, report, show
-from stages.shared.errors import UserError
-from stages.shared.measures import BODY, COLUMNS, COUNTS, length_name
-from stages.shared.params import load_params, read_yaml
-from stages.shared.paths import timing_file
+from stages.runtime.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script> \x1b[31mred\x1b[0m ```\n</pre><img src=http://x/y.png> | \u202e \ud800"
@@ -854,8 +853,8 @@ def test_a_browser_runs_no_script_of_the_data_and_lays_it_out_in_a_phone(run, tm
 
 
 def tables_of(inputs) -> dict:
-    from stages._report.figures import comparison
-    from stages._report.rows import change
+    from stages._report.row_tables import change
+    from stages._report.sections import comparison
 
     rows = inputs["rows"]
     section = comparison(inputs["base"], inputs["tuned"], change(rows["base"], rows["tuned"]), rows)

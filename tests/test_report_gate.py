@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from stages._report.gate import judge, unpaired
+from stages.comparison.gate import judge, unpaired
+from stages.core.params import Gate
+from stages.core.statistics import COLUMNS, evaluated
 from stages.report import gate as run_gate
-from stages.shared.errors import UserError
-from stages.shared.measures import COLUMNS, evaluated
-from stages.shared.params import Gate
+from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from stages._report.revisions import Outputs, Revision
+from stages.comparison.revisions import Outputs, Revision
 from tests.conftest import ROOT
 from tests.small_run import LOSSES, ROWS, SmallRun, rows_of
 from tools._review.changes import Tree, figures, flat, staleness

@@ -12,10 +12,10 @@ import pytest
 
 from stages._download_data.files import path_rows
 from stages.clean import clean
-from stages.shared.errors import UserError
-from stages.shared.models import load_model
-from stages.shared.params import Params, load_params, read_yaml
-from stages.shared.paths import read_json
+from stages.core.models import load_model
+from stages.core.params import Params, load_params, read_yaml
+from stages.core.paths import read_json
+from stages.runtime.errors import UserError
 from tests.conftest import ROOT, write_raw
 
 PAGE = (ROOT / "docs/security.md").read_text()
@@ -78,7 +78,7 @@ def test_a_pickle_in_the_schema_of_a_parquet_file_is_not_loaded(tmp_path, trap):
 
 FETCH = """
 import sys
-from stages.shared.hub import fetch
+from stages.core.hub import fetch
 print(fetch("owner/name", sys.argv[1], "dataset", ["*.jsonl"], "data"))
 """
 

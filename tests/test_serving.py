@@ -17,10 +17,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 
-from stages.shared.models import load_model
-from stages.shared.params import Prompt, load_params
-from stages.shared.paths import ADAPTER, BASE, MERGED, PARAMS
-from stages.shared.prompts import Encoder
+from stages.core.models import load_model
+from stages.core.params import Prompt, load_params
+from stages.core.paths import ADAPTER, BASE, MERGED, PARAMS
+from stages.core.prompts import Encoder
 from tests.conftest import ROOT
 from tests.pipeline import blocks
 from tests.test_merge import make_adapter, merged_folder

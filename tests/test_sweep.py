@@ -18,8 +18,8 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from stages.shared.errors import UserError
-from stages.shared.params import load_params, read_yaml
+from stages.core.params import load_params, read_yaml
+from stages.runtime.errors import UserError
 from tests import test_train_faults
 from tests.conftest import ROOT
 from tools import sweep as tool
@@ -202,7 +202,7 @@ def stopped_trainers(process):
 @pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_with_its_trials_and_counts_none_twice(repository):
     settings = {"name": "killed", "budget": 3, "workers": 2, "retries": 1, "pruning": None}
-    fault = "stages._train.watch:Watch.on_step_begin:7:SIGSTOP"  # in the seventh step, with a checkpoint of the fourth
+    fault = "stages.runtime.watch:Watch.on_step_begin:7:SIGSTOP"  # in the seventh step, with a checkpoint of the fourth
     process = repository.sweep(fault=fault, **settings)
     stopped = wait(lambda: len(found := stopped_trainers(process)) == 2 and found, process)
     assert stopped.keys() == {"killed-0", "killed-1"}
@@ -255,7 +255,7 @@ def test_a_trial_that_is_worse_than_those_before_is_pruned_while_it_trains(repos
     pruning = {"n_startup_trials": 1, "n_warmup_steps": 0}
     gpu = 1000 + os.getpid()  # no other test's, and for a training on the CPU as good as any
     settings = {"name": "pruned", "space": space, "budget": 2, "workers": [gpu], "retries": 0, "pruning": pruning}
-    process = repository.sweep(fault="stages._train.watch:Watch.on_step_begin:5:SIGSTOP", **settings)
+    process = repository.sweep(fault="stages.runtime.watch:Watch.on_step_begin:5:SIGSTOP", **settings)
     training = wait(lambda: stopped_trainers(process), process)["pruned-0"]
     assert training.environ()["CUDA_VISIBLE_DEVICES"] == str(gpu)
     with open(f"/tmp/sweep-{os.getuid()}-gpu-{gpu}") as lock, pytest.raises(BlockingIOError):

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy
 import pytest
+from stages.stages import clean, download_data
+from stages.stages import tokenize as stage
 
-from stages import clean, download_data
-from stages import tokenize as stage
+from stages.core.params import Prompt, Tokenize
+from stages.core.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json
+from stages.core.prompts import IGNORED, Encoder
+from stages.core.records import Record, read_records
 from stages.download_model import convert_tokenizer
-from stages.shared.errors import UserError
-from stages.shared.params import Prompt, Tokenize
-from stages.shared.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json
-from stages.shared.prompts import IGNORED, Encoder
-from stages.shared.records import Record, read_records
+from stages.runtime.errors import UserError
 from stages.tokenize import main, pack, tokenize
 from tests.conftest import write_records
 
@@ -326,7 +326,7 @@ def test_any_number_of_workers_writes_the_same_bytes(inputs, params):
 
 
 def test_a_log_says_now_and_then_how_far_it_is(inputs, params, capsys, monkeypatch):
-    monkeypatch.setattr("stages.shared.progress.EVERY", 0.0)
+    monkeypatch.setattr("stages.runtime.progress.EVERY", 0.0)
     main(params(), 100)
     lines = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
     assert lines == [
@@ -338,7 +338,7 @@ def test_a_log_says_now_and_then_how_far_it_is(inputs, params, capsys, monkeypat
 RUN = """
 import json, os, sys
 from stages import tokenize
-from stages.shared.params import Params
+from stages.core.params import Params
 os.chdir(sys.argv[1])
 tokenize.main(Params.model_validate(json.loads(sys.argv[2])))
 print("heavy:", sorted({"torch", "datasets", "trl"} & sys.modules.keys()))

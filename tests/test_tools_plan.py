@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.shared.errors import UserError
-from stages.shared.params import read_yaml
+from stages.core.params import read_yaml
+from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 from tools import plan as tool
 
@@ -113,12 +113,12 @@ def test_a_comment_another_order_and_another_way_to_write_a_number_run_nothing(i
 
 
 def test_changed_code_data_and_commands_are_named(inside):
-    code, pipeline = inside / "stages/_train/loss.py", inside / "dvc.yaml"
+    code, pipeline = inside / "stages/_train/objective.py", inside / "dvc.yaml"
     for path, old, new in [(code, "", "\n"), (pipeline, "stages.merge\n", "stages.merge --anew\n")]:
         path.write_text(path.read_text().replace(old, new) if old else path.read_text() + new)
     (inside / "data/source/more.jsonl").write_text("{}\n")
     printed = tool.main([])
-    assert re.search(r"(?m)^train +stages/_train/loss.py \(modified\)$", printed)
+    assert re.search(r"(?m)^train +stages/_train/objective.py \(modified\)$", printed)
     assert re.search(r"(?m)^merge +its command in dvc.yaml$", printed)
     assert re.search(r"(?m)^download_data +data/source \(modified\)$", printed)
 

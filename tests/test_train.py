@@ -8,18 +8,18 @@ import torch
 from datasets import Dataset
 from trl import SFTTrainer
 
-from stages._train import loss as loss_module
-from stages._train.activations import is_fused
-from stages._train.adapter import add_adapter, save_adapter
-from stages._train.assemble import make_trainer
-from stages._train.checkpoints import Checkpoints
-from stages._train.loss import LinearCrossEntropy
-from stages._train.memory import Keep
-from stages._train.model import prepare_model
-from stages._train.signals import Stop
-from stages.shared.errors import UserError
-from stages.shared.models import load_model, make_deterministic, packed_batch, quantized_modules
-from stages.shared.prompts import IGNORED
+from stages._train import objective as loss_module
+from stages._train.adapter_io import save_adapter
+from stages._train.checkpointing import Checkpoints
+from stages._train.model import add_adapter, prepare_model
+from stages._train.objective import LinearCrossEntropy
+from stages._train.trainer import make_trainer
+from stages.core.models import load_model, make_deterministic, packed_batch
+from stages.core.prompts import IGNORED
+from stages.core.quantization import quantized_modules
+from stages.runtime.errors import UserError
+from stages.runtime.memory import Keep, is_fused
+from stages.runtime.signals import Stop
 
 MANIFEST = {"id": "owner/name", "path": None, "revision": "a" * 40}
 KEEP = Keep(activations=1, weights=1)  # of two layers: a training here goes through what is kept and what is not

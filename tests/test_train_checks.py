@@ -11,23 +11,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
+from stages.runtime.machine_checks import check_disk, check_dtype
 
-from stages._train.checkpoints import Checkpoints
-from stages._train.checks import (
-    Rows,
-    adapter_parameters,
-    check_disk,
-    check_dtype,
-    check_rows,
-    count_rows,
-)
-from stages._train.fingerprint import difference, fingerprint
-from stages._train.signals import Stop
-from stages.shared.base import check_base
-from stages.shared.errors import UserError
-from stages.shared.models import load_model, packed_batch
-from stages.shared.paths import write_json
-from stages.shared.prompts import IGNORED
+from stages._train.checkpointing import Checkpoints, difference, fingerprint
+from stages._train.preflight import Rows, adapter_parameters, check_rows, count_rows
+from stages.core.models import load_model, packed_batch
+from stages.core.paths import write_json
+from stages.core.prompts import IGNORED
+from stages.runtime.errors import UserError
+from stages.runtime.integrity import check_base
+from stages.runtime.signals import Stop
 from stages.train import main
 from tests.conftest import ROOT, write_rows
 from tests.test_train import rows
@@ -153,7 +146,7 @@ def test_each_lora_target_that_the_base_lacks_is_named(params_of):
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "mlp.down_proj"]])
 def test_the_adapters_size_is_known_before_the_base_is_loaded(params_of, targets):
-    from stages._train.adapter import add_adapter
+    from stages._train.model import add_adapter
 
     params = params_of(lora={"target_modules": targets}, machine={"device": "cpu"})
     model = add_adapter(
@@ -218,7 +211,7 @@ def test_a_gpu_with_bfloat16_and_any_cpu_are_fine(params_of, gpu):
 
 
 def changed_code():
-    Path("stages/shared/progress.py").write_text("# another\n")
+    Path("stages/runtime/progress.py").write_text("# another\n")
 
 
 def changed_rows():
@@ -240,7 +233,7 @@ def changed_base():
         ({"quantization": {"double_quant": False}}, "quantization.double_quant True → False"),
         ({"machine": {"attention": "eager"}}, "machine.attention varlen → eager"),
         ({"machine": {"devices": 2}}, ""),  # the processes there are count, not those asked for
-        (changed_code, "stages/shared/progress.py"),
+        (changed_code, "stages/runtime/progress.py"),
         (changed_rows, "data/tokenized/validation.arrow"),
         (changed_base, "models/base"),
         ({"machine": {"save_steps": 1, "save_total_limit": 9, "workers": 3, "memory": "low"}}, ""),

@@ -10,19 +10,17 @@ from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
 import stages._train.model
-from stages._train.activations import layer_activations, shape_of
-from stages._train.adapter import add_adapter
-from stages._train.loss import summed_loss
-from stages._train.memory import GIB, PINNED, Keep, choose, estimate
-from stages._train.model import pick_memory, prepare_model
-from stages._train.plan import budget_of, plan
-from stages.shared import attention
-from stages.shared.attention import collate, flat_batch, register, trained_states
-from stages.shared.errors import UserError
-from stages.shared.fused.layer import fuse
-from stages.shared.models import load_model, pick_attention
-from stages.shared.paths import BASE, write_json
-from stages.shared.prompts import IGNORED
+from stages._train.model import add_adapter, pick_memory, prepare_model
+from stages._train.objective import summed_loss
+from stages.core import attention
+from stages.core.attention import collate, flat_batch, register, trained_states
+from stages.core.fused.layer import fuse
+from stages.core.models import load_model, pick_attention
+from stages.core.paths import BASE, write_json
+from stages.core.prompts import IGNORED
+from stages.runtime.errors import UserError
+from stages.runtime.memory import GIB, PINNED, Keep, choose, estimate, layer_activations, shape_of
+from stages.runtime.memory_table import budget_of, plan
 from tests.test_train import MANIFEST, rows
 
 ALL = Keep(activations=2, weights=0)

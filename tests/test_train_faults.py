@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from stages.shared.params import read_yaml
+from stages.core.params import read_yaml
 from tests.conftest import ROOT, write_rows
 from tests.pipeline import queue_workers
 from tests.test_train import rows
@@ -139,10 +139,10 @@ def uninterrupted(made):
 
 
 KILLS = [  # where, and the step from which the next run must go on
-    ("right after the first checkpoint", "stages._train.watch:Watch.on_step_begin:5:SIGKILL", 4),
+    ("right after the first checkpoint", "stages.runtime.watch:Watch.on_step_begin:5:SIGKILL", 4),
     ("between two, in the middle of an accumulation", "stages._train.trainer:Trainer.training_step:6:SIGKILL", 4),
-    ("while a checkpoint is written", "stages._train.checkpoints:sync:3:SIGKILL", 4),
-    ("after the adapter, before the metrics", "stages._train.results:losses:1:SIGKILL", STEPS),
+    ("while a checkpoint is written", "stages._train.checkpointing:sync:3:SIGKILL", 4),
+    ("after the adapter, before the metrics", "stages._train.metrics:losses:1:SIGKILL", STEPS),
 ]
 
 
@@ -187,7 +187,7 @@ def test_sigterm_saves_the_step_it_came_in_and_a_trainer_whose_dvc_was_killed_do
     assert "Traceback" not in printed
 
     # SIGSTOP keeps the trainer in its fifth step until DVC is dead.
-    process = repository.start("dvc", "repro", fault="stages._train.watch:Watch.on_step_begin:3:SIGSTOP")
+    process = repository.start("dvc", "repro", fault="stages.runtime.watch:Watch.on_step_begin:3:SIGSTOP")
     lock = next(repository.folder.glob(".dvc/tmp/checkpoints/*/lock"))
     owner = stopped_below(process)
     assert lock.read_text().strip() == str(owner)
@@ -237,7 +237,7 @@ def stopped_below(dvc):
 
 def test_an_experiment_in_a_temporary_folder_goes_on_where_a_killed_one_stopped(made, uninterrupted):
     repository = made("temporary")
-    fault = "stages._train.watch:Watch.on_step_begin:7:SIGKILL"
+    fault = "stages.runtime.watch:Watch.on_step_begin:7:SIGKILL"
     repository.run("dvc", "exp", "run", "--temp", "--name", "one", fault=fault, code=-signal.SIGKILL)
     printed = repository.run("dvc", "exp", "run", "--temp", "--name", "two")
     assert "train: goes on from step 4\n" in printed
@@ -247,7 +247,7 @@ def test_an_experiment_in_a_temporary_folder_goes_on_where_a_killed_one_stopped(
 def test_a_queued_experiment_goes_on_where_one_stopped_that_was_killed_with_its_worker(made, uninterrupted):
     repository = made("queued")
     repository.run("dvc", "exp", "run", "--queue", "--name", "one")
-    repository.run("dvc", "queue", "start", fault="stages._train.watch:Watch.on_step_begin:7:SIGKILL")
+    repository.run("dvc", "queue", "start", fault="stages.runtime.watch:Watch.on_step_begin:7:SIGKILL")
     wait_for(repository.checkpoints)
     (lock,) = repository.folder.glob(".dvc/tmp/checkpoints/*/lock")
     assert ended(int(lock.read_text()))

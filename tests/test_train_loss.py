@@ -9,12 +9,12 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 import stages._train.model
-from stages._train.adapter import add_adapter
-from stages._train.checkpoints import Checkpoints
-from stages.shared.four_bit import dequantized
-from stages.shared.models import load_model, make_deterministic, quantized_modules
-from stages.shared.paths import BASE
-from stages.shared.prompts import IGNORED
+from stages._train.checkpointing import Checkpoints
+from stages._train.model import add_adapter
+from stages.core.models import load_model, make_deterministic
+from stages.core.paths import BASE
+from stages.core.prompts import IGNORED
+from stages.core.quantization import dequantized, quantized_modules
 from tests.test_train import MANIFEST, rows
 from tests.test_train_options import BITS, options_of, place, trainer_of  # noqa: F401 fixtures
 

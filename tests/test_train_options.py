@@ -11,16 +11,17 @@ import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors.torch import load_file, save_file
 
-from stages._train.adapter import check_saved, quantized_bytes, save_adapter
-from stages._train.checkpoints import Checkpoints, steps
-from stages._train.checks import adapter_parameters
-from stages._train.memory import Keep
-from stages._train.results import curves, losses
-from stages._train.start import check_start, lora_layers, start, values_of
-from stages.shared.attention import flat_batch
-from stages.shared.errors import UserError
-from stages.shared.fused.layer import fuse
-from stages.shared.models import load_model
+from stages._train.adapter_init import check_start, lora_layers, start, values_of
+from stages._train.adapter_io import check_saved, save_adapter
+from stages._train.checkpointing import Checkpoints, steps
+from stages._train.metrics import curves, losses
+from stages._train.model import quantized_bytes
+from stages._train.preflight import adapter_parameters
+from stages.core.attention import flat_batch
+from stages.core.fused.layer import fuse
+from stages.core.models import load_model
+from stages.runtime.errors import UserError
+from stages.runtime.memory import Keep
 from tests.test_train import KEEP, new_trainer, rows
 from tests.test_train_fast import graph_of
 

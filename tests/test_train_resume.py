@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from stages._train.adapter import check_saved, save_adapter
-from stages._train.checkpoints import MANIFEST, Checkpoints, root, steps
-from stages._train.failures import in_words
-from stages._train.memory import Keep
-from stages._train.results import curves, losses
-from stages._train.signals import Stop
-from stages.shared.errors import UserError
-from stages.shared.four_bit import Values
+from stages._train.adapter_io import check_saved, save_adapter
+from stages._train.checkpointing import MANIFEST, Checkpoints, root, steps
+from stages._train.metrics import curves, losses
+from stages.core.quantization import Values
+from stages.runtime.errors import UserError
+from stages.runtime.failures import in_words
+from stages.runtime.memory import Keep
+from stages.runtime.signals import Stop
 from stages.train import train
 from tests.conftest import ROOT
 from tests.test_train import KEEP, new_trainer, rows
@@ -241,8 +241,8 @@ def test_of_other_fingerprints_the_three_newest_stay_and_those_in_use(saved):
 def test_a_second_training_with_the_same_values_is_refused_and_named_the_process(saved, tmp_path):
     folder = saved().folder
     code = f"""
-from stages._train.checkpoints import Checkpoints
-from stages.shared.errors import UserError
+from stages._train.checkpointing import Checkpoints
+from stages.runtime.errors import UserError
 try:
     Checkpoints({BASE_MANIFEST!r}, 1)
 except UserError as error:

@@ -21,17 +21,16 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from stages._train.adapter import add_adapter
-from stages._train.fingerprint import LIBRARIES
-from stages._train.launch import configuration, devices
-from stages._train.sharding import shard
-from stages._train.shares import Even
-from stages._train.signals import Stop
-from stages.shared.errors import UserError
-from stages.shared.fused import layer
-from stages.shared.models import load_model, pick_device
-from stages.shared.params import load_params
-from stages.shared.paths import read_json
+from stages._train.checkpointing import LIBRARIES
+from stages._train.data_parallel import Even
+from stages._train.model import add_adapter, shard
+from stages.core.fused import layer
+from stages.core.models import load_model, pick_device
+from stages.core.params import load_params
+from stages.core.paths import read_json
+from stages.runtime.errors import UserError
+from stages.runtime.launch import configuration, devices
+from stages.runtime.signals import Stop
 from stages.train import main
 from tests.conftest import ROOT, write_rows
 from tests.test_train import MANIFEST
@@ -236,7 +235,7 @@ def free_port():
 JOIN = """
 import sys
 from stages._train.distributed import agree, join, total
-from stages.shared.errors import UserError
+from stages.runtime.errors import UserError
 try:
     join(cuda=False)
     print(agree(int(sys.argv[1])), total(int(sys.argv[1]), 0.5), file=sys.stderr)
@@ -267,7 +266,7 @@ def test_processes_agree_if_there_are_as_many_as_were_asked_for(asked, said):
 
 
 def trained_here(training, **changes):
-    """Trained in this process. changes: {function of stages.shared.fused.layer: what takes its place}"""
+    """Trained in this process. changes: {function of stages.core.fused.layer: what takes its place}"""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(training.folder)
         patch.setenv("DVC_ROOT", str(training.folder))
@@ -347,12 +346,12 @@ def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not
 
     stopped = made("stopped", devices=2, dropout=0.1, sharding=sharding)
     # Each process kills itself and nobody else in the fourth step, as if the machine went away.
-    process = stopped.begin(fault="stages._train.watch:Watch.on_step_begin:4:SIGKILL")
+    process = stopped.begin(fault="stages.runtime.watch:Watch.on_step_begin:4:SIGKILL")
     assert "was ended by SIGKILL. If that was nobody" in stopped.finish(process, code=1)
     assert stopped.checkpoints() == ["step-00000002"]
 
     # Both wait before step 5 until the process that DVC would have started has passed SIGTERM on to them.
-    process = stopped.begin(fault="stages._train.watch:Watch.on_step_begin:3:SIGSTOP")
+    process = stopped.begin(fault="stages.runtime.watch:Watch.on_step_begin:3:SIGSTOP")
     while [state(child) for child in children(process.pid)] != ["T", "T"]:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)

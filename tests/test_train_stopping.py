@@ -13,17 +13,16 @@ from transformers import TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from stages._train import live
-from stages._train.assemble import training_arguments
-from stages._train.checkpoints import Checkpoints, steps
-from stages._train.history import best, evaluations
-from stages._train.live import LiveCurves
-from stages._train.results import curves, losses
-from stages._train.trackers import places, prepare_trackers
-from stages.shared import progress
-from stages.shared.errors import UserError
-from stages.shared.params import Tracker
-from stages.shared.paths import CURVE, VALIDATION_CURVE
+from stages._train.checkpointing import Checkpoints, steps
+from stages._train.metrics import best, curves, evaluations, losses
+from stages._train.trainer import training_arguments
+from stages.core.params import Tracker
+from stages.core.paths import CURVE, VALIDATION_CURVE
+from stages.runtime import live_curves as live
+from stages.runtime import progress
+from stages.runtime.errors import UserError
+from stages.runtime.live_curves import LiveCurves
+from stages.runtime.trackers import places, prepare_trackers
 from tests.test_train import rows
 from tests.test_train_options import options_of, place, saved, trainer_of  # noqa: F401 fixtures
 

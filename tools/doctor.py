@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.shared.errors import UserError
-from stages.shared.params import Params, load_params
-from stages.shared.paths import METRICS
-from stages.shared.stage import explained
+from stages.core.params import Params, load_params
+from stages.core.paths import METRICS
+from stages.runtime.errors import UserError
+from stages.runtime.runner import explained
 from tools._doctor.finding import Finding
 from tools._doctor.hub import check_hub
 from tools._doctor.libraries import check_pins, check_run, installed, pins, trained_versions

@@ -17,11 +17,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.shared.generation import Decoding
-from stages.shared.models import free, make_deterministic
-from stages.shared.params import Params, load_params
-from stages.shared.prompts import Encoder
-from stages.shared.stage import explained
+from stages.core.decoding import Decoding
+from stages.core.models import free, make_deterministic
+from stages.core.params import Params, load_params
+from stages.core.prompts import Encoder
+from stages.runtime.runner import explained
 from tools._generate.rows import Job, answer_rows
 from tools._generate.speakers import Speaker, folder_of, is_adapter, load, load_pair, prompts_for, weights
 from tools._generate.terminal import chat, say, user

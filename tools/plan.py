@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from ruamel.yaml import YAML
 
-from stages.shared.errors import UserError
-from stages.shared.params import load_params, read_yaml, read_yaml_text
-from stages.shared.paths import PARAMS
+from stages.core.params import load_params, read_yaml, read_yaml_text
+from stages.core.paths import PARAMS
+from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from dvc.output import Output

@@ -15,8 +15,8 @@ import re
 import subprocess
 import sys
 
-from stages.shared.errors import UserError
-from stages.shared.stage import explained
+from stages.runtime.errors import UserError
+from stages.runtime.runner import explained
 from tools._push_to_hub.files import FOLDERS, listing, prepare
 from tools._push_to_hub.hub import hub_errors, push
 

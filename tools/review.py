@@ -17,14 +17,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stages._report.figures import MEASURES
-from stages._report.gate import Verdict, incomparable, judge
-from stages._report.parts import duration, number, signed, size
-from stages._report.revisions import LOCK, OTHER_KIND, Outputs, Revision, commit_of, git
-from stages._report.text import visible
-from stages.shared.errors import UserError
-from stages.shared.params import Gate, read_yaml_text
-from stages.shared.paths import PARAMS, RESULT
+from stages._report.escaping import visible
+from stages._report.formatting import duration, number, signed, size
+from stages._report.sections import MEASURES
+from stages.comparison.gate import Verdict, incomparable, judge
+from stages.comparison.revisions import LOCK, OTHER_KIND, Outputs, Revision, commit_of, git
+from stages.core.params import Gate, read_yaml_text
+from stages.core.paths import PARAMS, RESULT
+from stages.runtime.errors import UserError
 from tools._review.changes import (
     Change,
     Figure,

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench._clean.rows import THRESHOLD, Planted, shingled
 from stages._clean.signatures import similarities
-from stages.shared.records import Record
+from stages.core.records import Record
 
 
 class Judged(NamedTuple):

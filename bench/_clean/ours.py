@@ -12,9 +12,9 @@ from bench._clean.rows import LAYOUT, THRESHOLD
 from stages._clean.duplicates import find_duplicates
 from stages._clean.shards import Job, judge_shard
 from stages.clean import keys_of
-from stages.shared.params import Clean
-from stages.shared.paths import RAW
-from stages.shared.workers import ordered_map
+from stages.core.params import Clean
+from stages.core.paths import RAW
+from stages.core.workers import ordered_map
 
 NO_RULE = {
     **{"min_characters": 0, "max_characters": 1_000_000, "check_code": False, "fix_text": False},

@@ -19,9 +19,9 @@ import numpy as np
 
 from stages._clean.formats import turn
 from stages._clean.signatures import compared, shingles, similarities, turns_of
-from stages.shared.code import parse
-from stages.shared.paths import RAW, write_json
-from stages.shared.records import Record, content_id
+from stages.core.paths import RAW, write_json
+from stages.core.python_syntax import parse
+from stages.core.records import Record, content_id
 
 THRESHOLD = 0.8  # a near-duplicate that is planted is at least so similar to its original, and a related row is less
 LAYOUT = {"format": "prompt-completion", "columns": None}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from stages.shared.errors import UserError
-from stages.shared.params import read_yaml
-from stages.shared.paths import sha256
+from stages.core.params import read_yaml
+from stages.core.paths import sha256
+from stages.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALLER = {

@@ -9,10 +9,10 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from stages._tokenize.packing import pack
-from stages.shared.models import load_model
-from stages.shared.params import Params
-from stages.shared.paths import BASE, TOKENIZED, read_json
-from stages.shared.prompts import IGNORED
+from stages.core.models import load_model
+from stages.core.params import Params
+from stages.core.paths import BASE, TOKENIZED, read_json
+from stages.core.prompts import IGNORED
 
 RANDOM = Path(".dvc/tmp/bench-7b")
 SEVEN = {
@@ -56,7 +56,7 @@ def random_7b(folder: Path) -> None:
 
 def load_base(folder: Path, params: Params, packed: bool) -> torch.nn.Module:
     """The 4-bit base, with an adapter that is the same for every contender."""
-    from stages._train.adapter import add_adapter
+    from stages._train.model import add_adapter
 
     model = load_model(folder, params.machine, params.quantization, packed=packed)
     torch.manual_seed(params.seed)

@@ -8,16 +8,15 @@ import torch
 from datasets import Dataset
 
 from bench._train.base import load_base, masked, packed_rows
-from stages._train.activations import is_fused, shape_of
-from stages._train.assemble import make_trainer
-from stages._train.checkpoints import Checkpoints
-from stages._train.memory import choose, estimate
-from stages._train.signals import Stop
-from stages.shared.attention import register
-from stages.shared.fused.layer import fuse
-from stages.shared.models import make_deterministic, pick_attention
-from stages.shared.params import Params
-from stages.shared.paths import read_json
+from stages._train.checkpointing import Checkpoints
+from stages._train.trainer import make_trainer
+from stages.core.attention import register
+from stages.core.fused.layer import fuse
+from stages.core.models import make_deterministic, pick_attention
+from stages.core.params import Params
+from stages.core.paths import read_json
+from stages.runtime.memory import choose, estimate, is_fused, shape_of
+from stages.runtime.signals import Stop
 
 
 @dataclass(frozen=True)

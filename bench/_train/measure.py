@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainerCallback
 
-from stages._train.activations import shape_of
-from stages.shared.attention import collate
-from stages.shared.prompts import IGNORED
-from stages.shared.stage import peak_memory
+from stages.core.attention import collate
+from stages.core.prompts import IGNORED
+from stages.runtime.memory import shape_of
+from stages.runtime.runner import peak_memory
 
 WARM = 2  # optimizer steps that are not timed
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from stages.shared.errors import UserError
+from stages.runtime.errors import UserError
 
 RUN = 13  # words in a row; a shorter text of a benchmark finds nothing
 

@@ -16,8 +16,8 @@ import pyarrow
 import pyarrow.compute
 
 from stages._clean.signatures import shingles, similarities
-from stages.shared.progress import progress
-from stages.shared.workers import ordered_map
+from stages.core.workers import ordered_map
+from stages.runtime.progress import progress
 
 PAIRS = 20_000  # for one worker at a time
 FIRST_LOOK = 8  # candidates from each bucket; eight times as many at each further look

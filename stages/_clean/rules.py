@@ -7,9 +7,9 @@ from functools import cache, partial
 from typing import NamedTuple
 
 from stages._clean.formats import Messages
-from stages._clean.private import PERSONAL, redact, secrets
-from stages.shared.code import parse, python_in
-from stages.shared.params import Clean
+from stages._clean.private_data import PERSONAL, redact, secrets
+from stages.core.params import Clean
+from stages.core.python_syntax import parse, python_in
 
 # Each contains "as a", which is looked for first; ASSISTANT by itself takes many times as long.
 ASSISTANT = re.compile(

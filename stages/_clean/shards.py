@@ -15,10 +15,10 @@ from stages._clean.contamination import contamination, read_benchmarks
 from stages._clean.formats import Messages, ToolCallError, fields_of, reader, tests_of, turn
 from stages._clean.rules import Mended, mend, reject_reason
 from stages._clean.signatures import band_hashes, compared, fingerprint, turns_of
-from stages.shared.code import parse
-from stages.shared.params import Clean
-from stages.shared.paths import DECONTAMINATE
-from stages.shared.records import SPLITS, Record, content_id, record_table, split_of
+from stages.core.params import Clean
+from stages.core.paths import DECONTAMINATE
+from stages.core.python_syntax import parse
+from stages.core.records import SPLITS, Record, content_id, record_table, split_of
 
 benchmarks_of = lru_cache(maxsize=1)(read_benchmarks)  # once in each process
 

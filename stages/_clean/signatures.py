@@ -9,7 +9,7 @@ import unicodedata
 
 import numpy as np
 
-from stages.shared.records import Record
+from stages.core.records import Record
 
 SHINGLE = 5  # characters: whitespace, one renamed variable or two swapped lines leave most of these as they were
 SEED = 42  # of the hash functions alone: it has a say in which pairs are looked at, and none in what is decided

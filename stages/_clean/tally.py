@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow
 
 from stages._clean.shards import Shard
-from stages.shared.records import SPLITS
+from stages.core.records import SPLITS
 
 LENGTHS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # characters: where the metrics' buckets end
 SOURCES = 100  # that are counted one by one

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from stages._download_data.json_list import elements
-from stages.shared.errors import UserError
+from stages.runtime.errors import UserError
 
 
 def opened(path: Path, errors: str = "replace", newline: str | None = None) -> TextIO:

@@ -4,8 +4,8 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from stages.shared.errors import UserError
-from stages.shared.params import Data
+from stages.core.params import Data
+from stages.runtime.errors import UserError
 
 # The columns without which a row is not of the format. Others may stand beside them: stages/_clean/formats.py
 # reads `input`, `history` and `system` where they are, and leaves the rest, such as a ready-made prompt, alone.

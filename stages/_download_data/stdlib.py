@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.shared.code import parse
+from stages.core.python_syntax import parse
 
 # Left out of data.source: stdlib. Tests, an editor and a retired converter are not what one asks the library for.
 NOT_LIBRARY = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "_bundled", "turtledemo"}

@@ -9,10 +9,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from stages._download_data.files import KNOWN, ending
-from stages.shared.errors import UserError
-from stages.shared.params import Data
-from stages.shared.paths import sha256, write_json
-from stages.shared.progress import progress
+from stages.core.params import Data
+from stages.core.paths import sha256, write_json
+from stages.runtime.errors import UserError
+from stages.runtime.progress import progress
 
 ANSWER_SECONDS, SILENT_SECONDS = 10, 30  # for the first answer, and between two pieces of the file
 ATTEMPTS = 5  # connections; each goes on where the one before was cut

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from stages.shared.errors import UserError
-from stages.shared.paths import read_json
+from stages.core.paths import read_json
+from stages.runtime.errors import UserError
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

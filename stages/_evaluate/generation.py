@@ -1,15 +1,24 @@
-"""What a model answers."""
+"""Rows of like length together."""
 
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
-from stages._evaluate.batching import batches
-from stages.shared.generation import Decoding, continuations
-from stages.shared.params import Evaluate
-from stages.shared.progress import progress
+from stages.core.decoding import Decoding, continuations
+from stages.core.params import Evaluate
+from stages.runtime.progress import progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def batches(lengths: list[int], size: int) -> list[list[int]]:
+    """Indices, longest first, in groups of `size`: rows of like length waste little padding."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+# What a model answers.
+
 
 Kept = MutableMapping[int, list[list[int]]]
 

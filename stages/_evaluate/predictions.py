@@ -4,13 +4,13 @@ import ast
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from stages._evaluate.plain import Plain, continued
+from stages._evaluate.completion_prompts import Plain, continued
 from stages._evaluate.sandbox import Program, outcomes
-from stages.shared.code import parse, python_in
-from stages.shared.errors import UserError
-from stages.shared.params import Evaluate
-from stages.shared.prompts import Encoder
-from stages.shared.records import Record
+from stages.core.params import Evaluate
+from stages.core.prompts import Encoder
+from stages.core.python_syntax import parse, python_in
+from stages.core.records import Record
+from stages.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def with_outcomes(
 
 
 def worth(predictions: list[Prediction]) -> dict[str, dict[str, float]]:
-    """{id: what is counted of the answer that was generated (stages.shared.measures.GENERATED)}."""
+    """{id: what is counted of the answer that was generated (stages.core.statistics.GENERATED)}."""
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics import CHRF
 

@@ -19,11 +19,11 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from stages._evaluate import inside
-from stages._evaluate.calls import call_filter
+from stages._evaluate import sandbox_runner as inside
+from stages._evaluate.seccomp import call_filter
 from stages._evaluate.watching import watched
-from stages.shared.errors import UserError
-from stages.shared.params import Evaluate
+from stages.core.params import Evaluate
+from stages.runtime.errors import UserError
 
 MIB = 1 << 20
 ROOM = 16 * MIB  # of the folder in memory, and of one file

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages._evaluate.batching import batches
-from stages._evaluate.plain import Plain
-from stages.shared.errors import UserError
-from stages.shared.models import packed_batch
-from stages.shared.params import Evaluate
-from stages.shared.progress import progress
-from stages.shared.prompts import IGNORED, Encoder
-from stages.shared.records import Record
+from stages._evaluate.completion_prompts import Plain
+from stages._evaluate.generation import batches
+from stages.core.models import packed_batch
+from stages.core.params import Evaluate
+from stages.core.prompts import IGNORED, Encoder
+from stages.core.records import Record
+from stages.runtime.errors import UserError
+from stages.runtime.progress import progress
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ def score(
     params: Evaluate,
     bodies: list[Body | None],
 ) -> list[dict]:
-    """What is counted of each record's answers in the data (stages.shared.measures.COUNTS)."""
+    """What is counted of each record's answers in the data (stages.core.statistics.COUNTS)."""
     context = model.config.max_position_embeddings
     rows = []
     for encoded in encoder.conversations([record.messages for record in records]):

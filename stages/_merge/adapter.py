@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.shared.errors import UserError
-from stages.shared.paths import read_json
+from stages.core.paths import read_json
+from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from stages._merge.nf4 import BLOCKSIZE, quantized
 from stages._merge.weights import Original, Stored
-from stages.shared.double_quant import dequantize_constants, quantize_constants
-from stages.shared.four_bit import places, raw_bytes
-from stages.shared.params import Quantization
+from stages.core.params import Quantization
+from stages.core.quantization import dequantize_constants, places, quantize_constants, raw_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from stages._merge.stream import Plan, merged_blocks
 from stages._merge.weights import Original
-from stages.shared.four_bit import Values, values_of
-from stages.shared.models import load_model
-from stages.shared.params import Machine, Quantization
-from stages.shared.progress import progress
-from stages.shared.prompts import IGNORED
+from stages.core.models import load_model
+from stages.core.params import Machine, Quantization
+from stages.core.prompts import IGNORED
+from stages.core.quantization import Values, values_of
+from stages.runtime.progress import progress
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ def trained_positions(model: "PreTrainedModel", row: dict) -> "tuple[torch.Tenso
     """The last hidden states (positions, width) from which trained tokens are predicted, and those tokens."""
     import torch
 
-    from stages.shared.attention import collate, trained_states
+    from stages.core.attention import collate, trained_states
 
     batch = collate([row], model.config._attn_implementation)
     batch = {name: each.to(model.device) if isinstance(each, torch.Tensor) else each for name, each in batch.items()}
@@ -64,8 +64,8 @@ class Reference:
         import torch
         from peft import PeftModel
 
-        from stages.shared.attention import register
-        from stages.shared.fused.layer import fuse
+        from stages.core.attention import register
+        from stages.core.fused.layer import fuse
 
         register()
         model = load_model(base, machine, quantization, packed=True)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from stages._merge.adapter import Adapter
 from stages._merge.four_bit import FourBit
 from stages._merge.weights import Original, Stored, Target, copy, start_file, stored_tensors
-from stages.shared.errors import UserError
-from stages.shared.four_bit import Values, raw_bytes
-from stages.shared.params import Quantization
-from stages.shared.paths import read_json
-from stages.shared.progress import progress
+from stages.core.params import Quantization
+from stages.core.paths import read_json
+from stages.core.quantization import Values, raw_bytes
+from stages.runtime.errors import UserError
+from stages.runtime.progress import progress
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from stages._merge.nf4 import BLOCKSIZE
-from stages.shared.errors import UserError
-from stages.shared.four_bit import raw_bytes
+from stages.core.quantization import raw_bytes
+from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch

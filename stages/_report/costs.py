@@ -1,6 +1,6 @@
 """What the stages took: sizes, time, memory."""
 
-from stages._report.parts import Section, Table, duration, number, share, size, times
+from stages._report.formatting import Section, Table, duration, number, share, size, times
 
 
 def efficiency(train: dict, merge: dict, timing: dict) -> Section:

@@ -5,10 +5,10 @@ import math
 import re
 from pathlib import Path
 
-from stages._report.data import COUNTS, SPLITS
-from stages.shared.errors import UserError
-from stages.shared.measures import MEASURES, SOMETIMES
-from stages.shared.paths import read_json
+from stages._report.data_section import COUNTS, SPLITS
+from stages.core.paths import read_json
+from stages.core.statistics import MEASURES, SOMETIMES
+from stages.runtime.errors import UserError
 
 TOKENS = ("rows", "packed_rows", "tokens", "trained_tokens", "truncated", "dropped", "fill")
 EVALUATION = (

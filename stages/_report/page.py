@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from stages._report.text import as_is, fenced, shown
+from stages._report.escaping import as_is, fenced, shown
 
 FOLDER = Path(__file__).parent
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from stages.shared.prompts import IGNORED, Arrays
+from stages.core.prompts import IGNORED, Arrays
 
 if TYPE_CHECKING:
     import pyarrow

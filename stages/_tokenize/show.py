@@ -3,10 +3,10 @@
 import sys
 from itertools import groupby, islice
 
-from stages.shared.errors import UserError, readable
-from stages.shared.params import load_params
-from stages.shared.paths import TOKENIZED
-from stages.shared.prompts import IGNORED, Encoder
+from stages.core.params import load_params
+from stages.core.paths import TOKENIZED
+from stages.core.prompts import IGNORED, Encoder
+from stages.runtime.errors import UserError, readable
 
 
 def highlight(ids: list[int], labels: list[int], encoder: Encoder, colour: bool) -> str:

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from stages._train.launch import PROCESSES
-from stages.shared.errors import UserError
+from stages.runtime.errors import UserError
+from stages.runtime.launch import PROCESSES
 
 if TYPE_CHECKING:
     import torch

@@ -1,7 +1,7 @@
 """Whether the hub gives the base model to this user, and under which licence. Asks the network."""
 
-from stages.shared.hub import ANSWER_SECONDS, explain
-from stages.shared.params import Model
+from stages.core.hub import ANSWER_SECONDS, explain
+from stages.core.params import Model
 from tools._doctor.finding import Finding
 
 

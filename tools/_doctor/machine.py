@@ -5,8 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from stages.shared.params import Model, Params
-from stages.shared.paths import BASE, read_json
+from stages.core.params import Model, Params
+from stages.core.paths import BASE, read_json
 from tools._doctor.finding import Finding, in_bytes
 
 LARGE = 1_000_000_000  # parameters from which training on a CPU would take weeks
@@ -34,7 +34,7 @@ def base_size(model: Model, base: Path = BASE) -> tuple[int, int] | None:
     if model.source == "hub":
         return None
     from stages._download_model.checks import tensor_shapes, weight_files
-    from stages.shared.errors import UserError
+    from stages.runtime.errors import UserError
 
     folder = Path(model.path)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from stages.shared.params import holds_credentials
+from stages.core.params import holds_credentials
 from tools._doctor.finding import Finding
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from stages.shared.errors import UserError
-from stages.shared.paths import read_json, write_json
-from stages.shared.progress import progress
-from stages.shared.prompts import Encoder
+from stages.core.paths import read_json, write_json
+from stages.core.prompts import Encoder
+from stages.runtime.errors import UserError
+from stages.runtime.progress import progress
 from tools._generate.speakers import Prompts, Speaker
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._download_model.checks import json_file, weight_files
-from stages.shared.errors import UserError
-from stages.shared.generation import Decoding, Streamer, continuations
-from stages.shared.models import load_model
-from stages.shared.params import Params
-from stages.shared.paths import ADAPTER, BASE, MERGED, sha256
-from stages.shared.prompts import Encoder, check_base
+from stages.core.decoding import Decoding, Streamer, continuations
+from stages.core.models import load_model
+from stages.core.params import Params
+from stages.core.paths import ADAPTER, BASE, MERGED, sha256
+from stages.core.prompts import Encoder, check_base
+from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

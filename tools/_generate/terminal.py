@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from stages.shared.errors import UserError
-from stages.shared.prompts import Encoder
+from stages.core.prompts import Encoder
+from stages.runtime.errors import UserError
 from tools._generate.speakers import Speaker
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.shared.errors import UserError
-from stages.shared.params import load_params
-from stages.shared.paths import ADAPTER, MERGED, REPORTS
-from stages.shared.prompts import CHAT_TEMPLATES
+from stages.core.params import load_params
+from stages.core.paths import ADAPTER, MERGED, REPORTS
+from stages.core.prompts import CHAT_TEMPLATES
+from stages.runtime.errors import UserError
 
 FOLDERS = {"merged": (MERGED, "merge"), "adapter": (ADAPTER, "train")}
 CARD = REPORTS / "model-card.md"

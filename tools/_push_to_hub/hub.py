@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stages.shared.errors import UserError
-from stages.shared.hub import ANSWER_SECONDS, offline
+from stages.core.hub import ANSWER_SECONDS, offline
+from stages.runtime.errors import UserError
 from tools._push_to_hub.files import CARD, Upload, left_over
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ import json
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from stages._report.figures import MEASURES
-from stages._report.gate import incomparable, paired, unpaired
-from stages._report.revisions import LOCK, Revision, git
-from stages.shared.errors import UserError
-from stages.shared.params import read_yaml_text
-from stages.shared.paths import PARAMS, RESULT
+from stages._report.sections import MEASURES
+from stages.comparison.gate import incomparable, paired, unpaired
+from stages.comparison.revisions import LOCK, Revision, git
+from stages.core.params import read_yaml_text
+from stages.core.paths import PARAMS, RESULT
+from stages.runtime.errors import UserError
 
 LOWER_IS_BETTER = {measure.name: measure.lower_is_better for measure in MEASURES}
 

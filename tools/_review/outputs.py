@@ -5,10 +5,10 @@ import io
 from collections import Counter
 from collections.abc import Callable
 
-from stages._report.revisions import OTHER_KIND, Revision
-from stages._report.text import visible
-from stages.shared.paths import CLEAN, CURVE, VALIDATION_CURVE
-from stages.shared.records import SPLITS
+from stages._report.escaping import visible
+from stages.comparison.revisions import OTHER_KIND, Revision
+from stages.core.paths import CLEAN, CURVE, VALIDATION_CURVE
+from stages.core.records import SPLITS
 from tools._review.markdown import block, code, entities, folded, plural, sparkline, table
 
 CHARACTERS = 1200  # of a prompt or an answer

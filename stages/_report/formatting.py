@@ -1,0 +1,88 @@
+"""What the report's sections are made of: tables, charts, samples, and numbers as people write them."""
+
+from typing import NamedTuple
+
+from stages._report.svg_charts import Chart
+
+NOTHING = "–"
+
+
+class Table(NamedTuple):
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+class Section(NamedTuple):
+    title: str
+    note: str
+    tables: list[Table]
+    charts: tuple[Chart, ...] = ()
+    rejects: tuple["Rejects", ...] = ()
+
+
+class Rejects(NamedTuple):
+    """Rows that `clean` rejected for one reason: how many, and {source, detail, text} of some."""
+
+    reason: str
+    rows: str
+    samples: list[dict[str, str]]
+
+
+def number(value: float | None) -> str:
+    """A count in full; a measurement to four digits."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    return NOTHING if value is None else f"{value:.{digits}%}"
+
+
+def size(count: float | None) -> str:
+    """Bytes in the decimal units that disks and hubs use."""
+    if count is None:
+        return NOTHING
+    power = min(4, (len(str(round(count))) - 1) // 3)
+    value, unit = count / 1000**power, ("B", "kB", "MB", "GB", "TB")[power]
+    return f"{value:.0f} {unit}" if value >= 100 or not power else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def times(large: float | None, small: float | None) -> str:
+    return f"{large / small:,.1f}×" if large and small else NOTHING
+
+
+def signed(text: str) -> str:
+    """With a real minus sign, so that it lines up with the plus."""
+    return text.replace("-", "−", 1) if text.startswith("-") else f"+{text}"
+
+
+def relative(before: float, after: float) -> str:
+    return signed(f"{(after - before) / before:.1%}") if before else NOTHING
+
+
+def difference(before: float, after: float) -> str:
+    return signed(number(after - before))
+
+
+def points(before: float, after: float) -> str:
+    return f"{signed(f'{100 * (after - before):.1f}')} points"
+
+
+def spread(items: list, most: int) -> list:
+    """At most `most` of the items, in order, evenly apart."""
+    chosen = min(most, len(items))
+    return [items[(2 * place + 1) * len(items) // (2 * chosen)] for place in range(chosen)]

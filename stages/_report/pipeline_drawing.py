@@ -1,0 +1,93 @@
+"""The pipeline as a drawing: where its stages and the lines between them stand in an SVG that report.html.j2 draws."""
+
+from typing import NamedTuple
+
+from stages._report.formatting import NOTHING, duration
+
+WIDTH = 440  # as a chart's: legible at a phone's width
+BOX, HIGH, ROW = 150, 42, 64  # pixels: a stage's box, and from one row to the next
+LEFT, RIGHT, MIDDLE = 77, 317, 197  # the boxes' centres
+
+# (centre, row). Only lines that no other way leads along: what tokenize needs of the base, train needs through it.
+PLACES = {
+    "download_model": (LEFT, 0),
+    "download_data": (RIGHT, 0),
+    "clean": (RIGHT, 1),
+    "tokenize": (RIGHT, 2),
+    "train": (RIGHT, 3),
+    "merge": (RIGHT, 4),
+    "evaluate@base": (LEFT, 5),
+    "evaluate@tuned": (RIGHT, 5),
+    "report": (MIDDLE, 6),
+}
+LINES = (
+    ("download_model", "tokenize"),
+    ("download_model", "evaluate@base"),
+    ("download_data", "clean"),
+    ("clean", "tokenize"),
+    ("clean", "evaluate@base"),
+    ("tokenize", "train"),
+    ("train", "merge"),
+    ("merge", "evaluate@tuned"),
+    ("evaluate@base", "report"),
+    ("evaluate@tuned", "report"),
+)
+
+
+class Box(NamedTuple):
+    name: str
+    time: str
+    left: float
+    top: float
+
+
+class Arrow(NamedTuple):
+    path: str
+    head: str  # points of a polygon
+
+
+class Drawing(NamedTuple):
+    boxes: list[Box]
+    arrows: list[Arrow]
+    description: str
+    width: int = WIDTH
+    height: int = (ROW * 6) + HIGH + 4
+    box: int = BOX
+    high: int = HIGH
+
+
+def down(start: tuple[float, float], end: tuple[float, float]) -> Arrow:
+    """From the bottom of a box to the top of another."""
+    (x, y), (to_x, to_y) = start, end
+    middle = (y + to_y) / 2
+    return Arrow(
+        f"M{x} {y} C{x} {middle} {to_x} {middle} {to_x} {to_y - 6}",
+        f"{to_x},{to_y} {to_x - 4},{to_y - 8} {to_x + 4},{to_y - 8}",
+    )
+
+
+def arrow(source: str, target: str) -> Arrow:
+    (x, row), (to_x, to_row) = PLACES[source], PLACES[target]
+    top, bottom = ROW * to_row + 2, ROW * row + HIGH + 2
+    if x == to_x or target == "report":
+        return down((x, bottom), (to_x, top))
+    if x < to_x:  # into the box's side, past those above it
+        side, middle = to_x - BOX / 2, top + HIGH / 2
+        return Arrow(
+            f"M{x + 40} {bottom} C{x + 40} {middle} {side - 30} {middle} {side - 6} {middle}",
+            f"{side},{middle} {side - 8},{middle - 4} {side - 8},{middle + 4}",
+        )
+    side, middle = x - BOX / 2, ROW * row + HIGH / 2 + 2  # out of the box's side, past those below it
+    to_x += 40
+    return Arrow(
+        f"M{side} {middle} C{side - 30} {middle} {to_x} {middle + ROW} {to_x} {top - 6}",
+        f"{to_x},{top} {to_x - 4},{top - 8} {to_x + 4},{top - 8}",
+    )
+
+
+def drawing(timing: dict[str, dict]) -> Drawing:
+    """timing: {stage: its timing file}; report itself still runs."""
+    times = {stage: duration(timing[stage]["seconds"]) if stage in timing else NOTHING for stage in PLACES}
+    boxes = [Box(stage, times[stage], x - BOX / 2, ROW * row + 2) for stage, (x, row) in PLACES.items()]
+    told = ", ".join(f"{stage} {time}" for stage, time in times.items() if stage in timing)
+    return Drawing(boxes, [arrow(*line) for line in LINES], f"The stages from top to bottom, with their times: {told}.")

@@ -1,0 +1,121 @@
+"""Base and tuned row by row: how they differ and how sure that is, and where it became worse."""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stages._report.formatting import NOTHING, Table, difference, number, signed, spread
+from stages.core.statistics import COLUMNS, changed, columns_of
+from stages.runtime.errors import UserError
+
+AGAIN = "Run `dvc repro --force evaluate`"
+WORST = 10
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Lines of metrics/evaluate/<name>.rows.jsonl."""
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            rows = [json.loads(line) for line in file if line.strip()]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. `dvc repro evaluate` makes it") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}. {AGAIN}") from None
+    for place, row in enumerate(rows, 1):
+        figures = [row.get(name) for name in ("cluster", *COLUMNS)] if isinstance(row, dict) else [None]
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in figures):
+            raise UserError(f"{path}:{place} lacks one of cluster, {', '.join(COLUMNS)}. {AGAIN}")
+        if not all(isinstance(row.get(name), str) for name in ("id", "source")):
+            raise UserError(f"{path}:{place} lacks its id or source. {AGAIN}")
+        if not isinstance(row.get("slices"), dict):
+            raise UserError(f"{path}:{place} lacks its slices. {AGAIN}")
+    return rows
+
+
+def refuse_unequal_rows(base: list[dict], tuned: list[dict]) -> None:
+    if [row["id"] for row in base] != [row["id"] for row in tuned] or not base:
+        raise UserError(f"base and tuned were not evaluated on the same rows. {AGAIN}")
+
+
+def change(base: list[dict], tuned: list[dict]) -> dict[str, float]:
+    """tuned − base of every measure, in pairs, with its 95 % interval."""
+    return changed(columns_of(base), columns_of(tuned), np.array([row["cluster"] for row in base]))
+
+
+def plain_rows(base: list[dict]) -> list[dict]:
+    """The rows of the base as it was asked in the plain way."""
+    return [row["plain"] | {"cluster": row["cluster"]} for row in base]
+
+
+def loss(row: dict) -> float:
+    return row["loss_sum"] / max(1, row["tokens"])
+
+
+def worst(base: list[dict], tuned: list[dict]) -> Table:
+    """The rows on which the tuned model's loss is above the base's, the worst first."""
+    pairs = sorted(zip(base, tuned, strict=True), key=lambda pair: (loss(pair[0]) - loss(pair[1]), pair[0]["id"]))
+    regressions = [pair for pair in pairs if loss(pair[1]) > loss(pair[0])]
+    lines = [
+        [one["source"], *map(number, (one["tokens"], loss(one), loss(other))), difference(loss(one), loss(other))]
+        for one, other in regressions[:WORST]
+    ]
+    caption = f"Rows that became worse: {number(len(regressions))} of {number(len(base))}, by loss"
+    return Table(caption, ["", "Tokens", "Base", "Tuned", "Change"], lines)
+
+
+def fallen(base: list[dict], tuned: list[dict]) -> Table | None:
+    """The rows whose tests the base's answer passed and the tuned model's did not; None where no row has tests."""
+    tested = [pair for pair in zip(base, tuned, strict=True) if pair[0]["tested"]]
+    if not tested:
+        return None
+    lost = sorted(one["source"] for one, other in tested if one["passed"] and not other["passed"])
+    won = sum(other["passed"] and not one["passed"] for one, other in tested)
+    caption = (
+        f"Answers that passed their tests before and do not now: {number(len(lost))} of {number(len(tested))} "
+        f"({number(won)} the other way round)"
+    )
+    return Table(caption, [""], [[source] for source in lost[:WORST]])
+
+
+def interval(values: dict[str, float], name: str, scale: float = 1.0) -> str:
+    """Such as +1.2 to +3.4, of a difference; NOTHING where there were too few rows for one."""
+    if f"{name}_lo" not in values:
+        return NOTHING
+    low, high = (signed(f"{scale * values[f'{name}_{end}']:.3g}") for end in ("lo", "hi"))
+    return f"{low} to {high}"
+
+
+# The report's table of test rows: how base and tuned did on each, and what they wrote.
+
+
+MOST = 1000  # rows of the page: a browser must still search them while one types
+KINDS = {"base": "Base", "tuned": "Tuned", "change": "Change of"}
+MEASURES = ("loss", "chrF")  # of each kind
+
+
+class Line(NamedTuple):
+    source: str
+    tokens: str
+    cells: list[tuple[str, str]]  # (kind, text), the measures of each kind in turn
+    worse: bool
+    answers: tuple[dict, dict] | None  # the predictions of base and tuned, where an answer was generated
+
+
+def line(base: dict, tuned: dict, answers: tuple[dict, dict] | None) -> Line:
+    texts = [number(loss(base)), number(base["chrf"]), number(loss(tuned)), number(tuned["chrf"])]
+    texts += [difference(loss(base), loss(tuned)), difference(base["chrf"], tuned["chrf"])]
+    if answers is None:
+        texts[1::2] = [NOTHING] * 3
+    kinds = [kind for kind in KINDS for _ in MEASURES]
+    cells = list(zip(kinds, texts, strict=True))
+    return Line(base["source"], number(base["tokens"]), cells, loss(tuned) > loss(base), answers)
+
+
+def lines(rows: dict[str, list[dict]], generated: list[tuple[dict, dict]]) -> list[Line]:
+    """Of at most MOST test rows, evenly spread over them. rows: of base and tuned, the same ones."""
+    answers = {base["id"]: (base, tuned) for base, tuned in generated}
+    pairs = spread(list(zip(rows["base"], rows["tuned"], strict=True)), MOST)
+    return [line(base, tuned, answers.get(base["id"])) for base, tuned in pairs]

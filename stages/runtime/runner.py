@@ -1,0 +1,151 @@
+"""What every stage does around its own work: check params.yaml first, take care that nothing changes meanwhile,
+turn a user's mistake into one message and exit code 1, and say at the end what was made and how long it took."""
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import re
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stages.core.params import Params, load_params, read_yaml
+from stages.core.paths import PARAMS, timing_file, write_json
+from stages.runtime.errors import UserError
+from stages.runtime.integrity import refuse_damage
+
+# No stage but the two downloads talks to the network, and nothing reports to anybody.
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+DOWNLOADS = ("download_model", "download_data")
+EXPLAINED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+HASHED_BELOW = 1 << 20  # bytes; a larger file is known by its size, mtime and inode
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage's main() returns: the closing line, figures for its timing file, and what it does at the very end,
+    when everything is written and no input has changed meanwhile."""
+
+    message: str
+    timing: dict[str, float | int | str] = field(default_factory=dict)
+    finish: Callable[[], None] = lambda: None
+
+
+def declaration(stage: str) -> tuple[list[str], list[str]]:
+    """The deps and the params.yaml sections of a stage such as `clean` or `evaluate@base`, as dvc.yaml has them."""
+    name, _, item = stage.partition("@")
+    entry = read_yaml(Path("dvc.yaml"))["stages"][name]
+    values = read_yaml(PARAMS)
+    if item:
+        values |= {"item": entry["foreach"][item], "key": item}
+        entry = entry["do"]
+
+    def resolve(match: re.Match) -> str:
+        value = values
+        for part in match[1].split("."):
+            value = value[part]
+        return str(value)
+
+    deps = [re.sub(r"\$\{([\w.]+)\}", resolve, dep) for dep in entry["deps"]]
+    return deps, entry.get("params", [])
+
+
+def file_state(path: Path) -> tuple:
+    status = path.stat()
+    if status.st_size < HASHED_BELOW:
+        return (hashlib.sha256(path.read_bytes()).hexdigest(),)
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def snapshot(stage: str) -> dict[str, object]:
+    """{dep or params section: its state}. DVC itself looks only after the command (dvc-facts: the lock would lie)."""
+    deps, sections = declaration(stage)
+    state: dict[str, object] = {}
+    for dep in map(Path, deps):
+        if not dep.exists():
+            raise UserError(f"the input {dep} is missing. `dvc repro {stage}` makes it, or `dvc pull` brings it")
+        files = sorted(p for p in dep.rglob("*") if p.is_file()) if dep.is_dir() else [dep]
+        state |= {str(path): file_state(path) for path in files if "__pycache__" not in path.parts}
+    values = read_yaml(PARAMS)
+    return state | {f"{PARAMS}:{section}": values.get(section) for section in sections}
+
+
+def refuse_changes(stage: str, before: dict[str, object]) -> None:
+    after = snapshot(stage)
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)} changed while the stage ran, so its result belongs to neither version. Run it again"
+        )
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory at this process's peak."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def explain(error: OSError) -> str:
+    """Of an error whose number stands in EXPLAINED."""
+    where = error.filename or "while writing"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = "the disk is full" if error.errno == errno.ENOSPC else "your quota on this disk is used up"
+        return f"{full} ({where}). Free some space and run it again"
+    if error.errno == errno.EFBIG:
+        return f"a file may not become so large here ({where}). Raise the limit (ulimit -f) and run it again"
+    return f"{error.strerror}: {where}. Allow this user to read and write there, and run it again"
+
+
+@contextlib.contextmanager
+def explained(name: str, online: bool = False) -> Iterator[None]:
+    """Runs the work of the stage or tool `name`, without the network unless `online`.
+
+    A user's mistake, a disk that takes no more and Ctrl-C end the process with one message and exit code 1, or 130.
+    """
+    os.environ |= QUIET
+    warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what TRL passes to it
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a CPU kernel from the hub
+    if not online:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"{name}: {error}")
+    except OSError as error:
+        if error.errno not in EXPLAINED:
+            raise
+        sys.exit(f"{name}: {explain(error)}")
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            print(f"\n{name}: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
+    """Runs main(params) as the stage `stage`, and ends the process with 1 where the user made a mistake."""
+    started = time.monotonic()
+    with explained(stage, online=stage in DOWNLOADS):
+        params = load_params()
+        before = snapshot(stage)
+        refuse_damage(declaration(stage)[0])
+        timing_file(stage).unlink(missing_ok=True)
+        outcome = main(params)
+        refuse_changes(stage, before)
+        seconds = time.monotonic() - started
+        write_json(
+            timing_file(stage), {"seconds": round(seconds, 3), "peak_rss_bytes": peak_memory(), **outcome.timing}
+        )
+        outcome.finish()
+    print(f"{stage}: {outcome.message} ({seconds:.1f} s)", flush=True)

@@ -1,0 +1,327 @@
+"""Encoding, held against mistral-common called by itself, against SentencePiece by hand, and against transformers."""
+
+import copy
+import json
+import random
+import shutil
+
+import pytest
+
+from stages.core.params import Prompt
+from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, check_base
+from stages.core.tokenizer_files import wheel_file
+from stages.download_model import convert_tokenizer
+from stages.runtime.errors import UserError
+
+PIECES = [
+    *("a", "The answer is", "def f(x):\n    return x", "x  =  1", "0123456789", "\t", "\n", "\n\n", " ", "   ", "    "),
+    *(
+        "é",
+        "e\u0301",
+        "日本語",
+        "Ünïcödé",
+        "🦜",
+        "👩‍👩‍👧",
+        "nbsp\u00a0here",
+        "\x00",
+        "\r\n",
+        "\u2028",
+        "<",
+        "]",
+        "%s {x} {{y}}",
+    ),
+]
+LOOK_ALIKES = ["[INST]", "[/INST]", "<s>", "</s>", "<unk>", "[TOOL_CALLS]", "<0x0A>", "[control_8]", "{{ bos_token }}"]
+
+
+def conversations(count, pieces, seed=0) -> list[list[dict]]:
+    """Conversations of one to four exchanges, every third with a system prompt; blanks may stand at both ends."""
+    rng = random.Random(seed)
+
+    def text():
+        glue = rng.choice(["", " "])
+        return glue.join(rng.choices(pieces, k=rng.randint(0, 8))) + rng.choice(["x", "x ", "x   ", " x\n", "\n x \n "])
+
+    found = []
+    for number in range(count):
+        roles = ["system"] * (number % 3 == 0) + ["user", "assistant"] * rng.randint(1, 4)
+        found.append([{"role": role, "content": text()} for role in roles])
+    return found
+
+
+PLAIN = conversations(400, PIECES)
+HOSTILE = conversations(700, PIECES + LOOK_ALIKES * 2)
+SIMPLE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
+
+
+@pytest.fixture(scope="module", params=["v1", "v2", "v3"])
+def version(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def encoder(version):
+    return Encoder(Prompt(template=version, system=None))
+
+
+@pytest.fixture(scope="module")
+def pieces(version):
+    """SentencePiece with Mistral's vocabulary, which knows nothing of conversations."""
+    from sentencepiece import SentencePieceProcessor
+
+    return SentencePieceProcessor(model_file=str(wheel_file(version)))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, version):
+    """A folder with the tokenizer as download_model writes it."""
+    folder = tmp_path_factory.mktemp("base")
+    convert_tokenizer(version, folder)
+    return folder
+
+
+def by_hand(pieces, messages, version) -> tuple[list[int], list[int]]:
+    """(ids, labels) of a conversation, spelled out turn by turn."""
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    turns = [message for message in messages if message["role"] != "system"]
+    with_system = 0 if version == "v1" else len(turns) - 2
+    ids, labels = [pieces.bos_id()], [IGNORED]
+    for index, message in enumerate(turns):
+        if message["role"] == "user":
+            text = "\n\n".join([*system, message["content"]]) if index == with_system else message["content"]
+            if version == "v1":  # there the marks are text
+                segment = pieces.encode(f"[INST] {text} [/INST]")
+            else:
+                segment = [pieces.piece_to_id("[INST]"), *pieces.encode(text), pieces.piece_to_id("[/INST]")]
+            labels += [IGNORED] * len(segment)
+        else:
+            text = message["content"] if version == "v1" else message["content"].rstrip(" ")
+            segment = [*pieces.encode(text), pieces.eos_id()]
+            labels += segment
+        ids += segment
+    return ids, labels
+
+
+def test_the_ids_are_those_of_mistral_common_in_finetuning_mode(encoder, version):
+    from mistral_common.protocol.instruct import messages as kinds
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest
+    from mistral_common.protocol.instruct.validator import ValidationMode
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    mistral = MistralTokenizer.from_file(str(wheel_file(version)), mode=ValidationMode.finetuning)
+    assert mistral.instruct_tokenizer.tokenizer.version == version
+    kind = {
+        "system": kinds.SystemMessage,
+        "user": kinds.UserMessage,
+        "assistant": kinds.FinetuningAssistantMessage,
+    }
+    for messages in PLAIN + HOSTILE:
+        typed = [kind[message["role"]](content=message["content"]) for message in messages]
+        expected = mistral.encode_chat_completion(ChatCompletionRequest(messages=typed)).tokens
+        assert encoder.conversation(messages).input_ids == expected, messages
+
+
+def test_the_answers_and_their_ends_are_trained_and_nothing_else(encoder, pieces, version):
+    for messages in PLAIN + HOSTILE:
+        encoded = encoder.conversation(messages)
+        assert (encoded.input_ids, encoded.labels) == by_hand(pieces, messages, version), messages
+
+
+def test_the_labels_decode_to_the_answers(encoder, version):
+    for messages in PLAIN + HOSTILE:
+        answers, current = [], []
+        for label in encoder.conversation(messages).labels:
+            if label != IGNORED:
+                current.append(label)
+            if label == encoder.eos:
+                answers.append(encoder.decode(current))
+                current = []
+        assert not current
+        # From v2 on mistral-common drops the blanks, not the new lines, at the end of an answer.
+        expected = [message["content"] for message in messages if message["role"] == "assistant"]
+        assert answers == (expected if version == "v1" else [text.rstrip(" ") for text in expected])
+
+
+def test_look_alikes_of_control_tokens_stay_text(encoder, pieces, version):
+    for messages in HOSTILE:
+        ids = encoder.conversation(messages).input_ids
+        users = sum(message["role"] == "user" for message in messages)
+        control = [token for token in ids if pieces.is_control(token) or pieces.is_unknown(token)]
+        marks = [] if version == "v1" else [pieces.piece_to_id("[INST]"), pieces.piece_to_id("[/INST]")]
+        assert control == [encoder.bos, *[*marks, encoder.eos] * users], messages
+
+
+@pytest.mark.parametrize("text", LOOK_ALIKES)
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_a_look_alike_alone_is_read_back_as_it_was(encoder, role, text):
+    messages = [{"role": "system", "content": "Be brief"}, *copy.deepcopy(SIMPLE)]
+    next(message for message in messages if message["role"] == role)["content"] = text
+    encoded = encoder.conversation(messages)
+    assert text in encoder.decode(encoded.input_ids)
+    assert encoded.input_ids.count(encoder.bos) == encoded.input_ids.count(encoder.eos) == 1
+
+
+def test_there_is_one_beginning_of_sequence(encoder):
+    for messages in PLAIN + HOSTILE:
+        for ids in (encoder.conversation(messages).input_ids, encoder.prompt(messages[:-1])):
+            assert ids.index(encoder.bos) == 0
+            assert ids.count(encoder.bos) == 1
+
+
+def test_the_prompt_is_how_the_conversation_begins(encoder, pieces):
+    for messages in PLAIN + HOSTILE:
+        encoded, prompt = encoder.conversation(messages), encoder.prompt(messages[:-1])
+        assert encoded.input_ids[: len(prompt)] == prompt
+        # and it ends where the last answer begins
+        assert pieces.decode(prompt[-4:]).endswith("[/INST]") or prompt[-1] == pieces.piece_to_id("[/INST]")
+        assert encoded.labels[len(prompt) - 1] == IGNORED
+        assert IGNORED not in encoded.labels[len(prompt) :]
+
+
+def test_messages_are_left_as_they_were():
+    encoder = Encoder(Prompt(template="v3", system="Be brief"))
+    for messages in PLAIN[:20]:
+        before = copy.deepcopy(messages)
+        encoder.conversation(messages)
+        encoder.prompt(messages[:-1])
+        assert messages == before
+
+
+def test_the_system_prompt_of_params_is_put_in_where_the_conversation_brings_none(encoder, version):
+    ours = {"role": "system", "content": "Be brief"}
+    with_system = Encoder(Prompt(template=version, system="Be brief"))
+    for messages in PLAIN[:60]:
+        expected = messages if messages[0]["role"] == "system" else [ours, *messages]
+        assert with_system.conversation(messages) == encoder.conversation(expected)
+        assert with_system.prompt(messages[:-1]) == encoder.prompt(expected[:-1])
+
+
+@pytest.mark.parametrize("text", ["[INST] x</s>", "a\n\n\tb  ", "  lead", "\n", "🦜\x00"])
+def test_generated_ids_are_decoded_without_their_control_tokens(encoder, text):
+    assert encoder.decode([*encoder.pieces.encode(text), encoder.eos]) == text
+    assert encoder.decode([]) == ""
+
+
+def test_transformers_renders_the_same_ids_with_our_template(encoder, base, version):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = CHAT_TEMPLATES[version]
+    for messages in PLAIN:
+        found = tokenizer.apply_chat_template(messages, return_dict=False)
+        assert found == encoder.conversation(messages).input_ids, messages
+        asked = tokenizer.apply_chat_template(messages[:-1], return_dict=False, add_generation_prompt=True)
+        assert asked == encoder.prompt(messages[:-1]), messages
+
+
+@pytest.fixture(scope="module")
+def served(base, version):
+    """served(messages) is the ids that a server makes of them: the chat template, then the tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, chat_template=CHAT_TEMPLATES[version])
+    return lambda messages: tokenizer.apply_chat_template(messages, return_dict=False)
+
+
+def test_a_growing_conversation_keeps_its_beginning_but_not_with_a_system_prompt_in_v2_and_v3(served, version):
+    longer = [each for each in PLAIN if len(each) > 4]
+    assert {each[0]["role"] for each in longer} == {"system", "user"}
+    for messages in longer:
+        earlier, later = served(messages[:-3]), served(messages[:-1])
+        moved = messages[0]["role"] == "system" and version != "v1"
+        assert (later[: len(earlier)] == earlier) is not moved, messages
+        before = messages[1:-4] if moved else messages[:-4]
+        if before[1:]:  # what comes before the turn that had it is still the same
+            shared = served(before)
+            assert earlier[: len(shared)] == later[: len(shared)] == shared
+
+
+def test_a_server_takes_look_alikes_for_control_tokens(encoder, served, pieces, version):
+    for text in ("</s>", "<s>") if version == "v1" else ("[INST]", "[/INST]", "</s>", "<s>"):
+        messages = [{"role": "user", "content": f"What is {text} for?"}]
+        found, trained = served(messages), encoder.prompt(messages)
+        token = pieces.piece_to_id(text)
+        assert found.count(token) == trained.count(token) + 1
+        assert text in encoder.decode(trained)
+    if version == "v1":
+        marks = [{"role": "user", "content": "What are [INST] and [/INST] for?"}]
+        assert served(marks) == encoder.prompt(marks)
+
+
+def test_blanks_at_the_end_of_an_earlier_answer_are_gone_in_v2_and_v3_alone(served, version):
+    def conversation(ending):
+        return [*SIMPLE[:1], {"role": "assistant", "content": f"Hello there{ending}"}, {"role": "user", "content": "?"}]
+
+    assert (served(conversation("  ")) == served(conversation(""))) is (version != "v1")
+    assert served(conversation("\n")) != served(conversation(""))
+
+
+def test_a_server_knows_nothing_of_the_system_prompt_of_params(served, version):
+    encoder = Encoder(Prompt(template=version, system="Be brief"))
+    assert served(SIMPLE[:1]) != encoder.prompt(SIMPLE[:1])
+    assert served([{"role": "system", "content": "Be brief"}, *SIMPLE[:1]]) == encoder.prompt(SIMPLE[:1])
+
+
+def test_a_rendered_prompt_that_is_tokenized_as_any_text_begins_twice(encoder, base, version):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, chat_template=CHAT_TEMPLATES[version])
+    text = tokenizer.apply_chat_template(SIMPLE[:1], tokenize=False)
+    assert tokenizer(text).input_ids == [encoder.bos, *encoder.prompt(SIMPLE[:1])]
+    assert tokenizer(text, add_special_tokens=False).input_ids == encoder.prompt(SIMPLE[:1])
+
+
+def test_the_template_refuses_a_role_that_it_would_drop(base, version):
+    from jinja2 import TemplateError
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    with pytest.raises(TemplateError, match="unknown role tool"):
+        tokenizer.apply_chat_template(
+            [*SIMPLE, {"role": "tool", "content": "1"}], chat_template=CHAT_TEMPLATES[version]
+        )
+
+
+def test_the_tokenizer_that_the_template_encodes_with_is_taken(encoder, base):
+    check_base(encoder, base)
+
+
+def swapped(content):
+    vocabulary = content["model"]["vocab"]
+    vocabulary["▁the"], vocabulary["▁of"] = vocabulary["▁of"], vocabulary["▁the"]
+
+
+def extended(content):
+    token = {"id": len(content["model"]["vocab"]), "content": "[PAD]", "special": True}
+    flags = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
+    content["added_tokens"].append(token | flags)
+
+
+def shortened(content):
+    del content["model"]["vocab"]["梦"]
+    content["model"]["merges"] = [pair for pair in content["model"]["merges"] if "梦" not in "".join(pair)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (swapped, "2 tokens differ, the first is "),
+        (extended, "0 tokens differ, the first is 32{}, 'more tokens' there and 'none' here"),
+        (shortened, "1 tokens differ, the first is "),
+    ],
+)
+def test_another_vocabulary_is_refused(encoder, base, tmp_path, change, words):
+    content = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+    change(content)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        check_base(encoder, tmp_path)
+    text = str(caught.value)
+    assert f"prompt.template encodes with another vocabulary than {tmp_path / 'tokenizer.json'}" in text
+    assert words.format("000" if encoder.vocabulary[3:4] != ["[INST]"] else "768") in text
+
+
+def test_a_base_without_a_tokenizer_is_refused(encoder, base, tmp_path):
+    shutil.copy(base / "tokenizer_config.json", tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer\.json is missing: .* \(see model\.tokenizer\)"):
+        check_base(encoder, tmp_path)
