@@ -9,8 +9,8 @@ import random
 import pyarrow
 import pyarrow.parquet
 import pytest
-from stages.stages import clean, download_data
 
+from stages import clean, download_data
 from stages.core.paths import CLEAN, METRICS, read_json
 from stages.core.records import SPLITS, content_id
 

@@ -14,8 +14,8 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stages.stages import download_data
 
+from stages import download_data
 from stages._download_data import json_list
 from stages._download_data.files import file_rows
 from stages._download_data.stdlib import functions, stdlib_rows

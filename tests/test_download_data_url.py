@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from stages.stages import download_data
 
+from stages import download_data
 from stages._download_data import url as web
 from stages.core.paths import RAW
 from stages.runtime.errors import UserError

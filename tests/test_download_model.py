@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy
 import pytest
 from safetensors.numpy import save_file
-from stages.stages import download_model
 
+from stages import download_model
 from stages._download_model.checks import LAYER
 from stages.core.paths import BASE, read_json
 from stages.runtime.errors import UserError

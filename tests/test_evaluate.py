@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from sacrebleu.metrics import CHRF
-from stages.stages import evaluate as stage
 
+from stages import evaluate as stage
 from stages._evaluate import generation, sandbox, scoring
 from stages._evaluate import generation_cache as kept
 from stages._evaluate.completion_prompts import continued, plain_form
@@ -472,7 +472,7 @@ def test_what_is_kept_of_another_model_or_other_params_is_not_taken(evaluated, f
 def test_what_is_kept_of_other_code_is_not_taken(folder, model, section, tmp_path, monkeypatch):
     found = {kept.fingerprint(folder, model, [[1, 2]], section()) for _ in range(2)}
     assert len(found) == 1
-    for name in ("_evaluate.batching", "_evaluate.generation", "shared.generation", "shared.models"):
+    for name in ("_evaluate.generation", "core.decoding", "core.models"):
         module = sys.modules[f"stages.{name}"]
         changed = tmp_path / "changed.py"
         changed.write_text(Path(module.__file__).read_text() + "# another version\n")

@@ -16,8 +16,8 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from stages.stages import merge as merge_stage
 
+from stages import merge as merge_stage
 from stages._merge import stream, weights
 from stages._merge.adapter import Adapter
 from stages._merge.four_bit import FourBit

@@ -2,8 +2,8 @@
 
 import pytest
 from safetensors.torch import save_file
-from stages.stages import merge
 
+from stages import merge
 from stages._train.checkpointing import Checkpoints
 from stages._train.metrics import losses
 from stages.core.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, write_json

@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stages.core.prompts import CHAT_TEMPLATES
 from tests.conftest import ROOT
-from tests.shared.test_prompts import PLAIN
+from tests.core.test_prompts import PLAIN
 
 PAGE = (ROOT / "docs/serving.md").read_text()
 MODELFILES = re.findall(r"(?m)^```dockerfile\n(.*?)^```", PAGE, re.DOTALL)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy
 import pytest
-from stages.stages import clean, download_data
-from stages.stages import tokenize as stage
 
+from stages import clean, download_data
+from stages import tokenize as stage
 from stages.core.params import Prompt, Tokenize
 from stages.core.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json
 from stages.core.prompts import IGNORED, Encoder
