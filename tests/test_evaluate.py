@@ -479,7 +479,7 @@ def test_what_is_kept_of_other_code_is_not_taken(folder, model, section, tmp_pat
         with monkeypatch.context() as patch:
             patch.setattr(module, "__file__", str(changed))
             found.add(kept.fingerprint(folder, model, [[1, 2]], section()))
-    assert len(found) == 5
+    assert len(found) == 4
 
 
 KEEPS = """

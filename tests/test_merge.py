@@ -45,8 +45,8 @@ from stages.download_model import download_model
 from stages.merge import ADAPTER, BASE, copy_companions, main
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT
+from tests.core.test_quantization import layer_of
 from tests.pipeline import committed
-from tests.test_double_quant import layer_of
 
 CHANGED = 2 * 7  # linear layers of the small base
 ROWS = [{"input_ids": list(range(50, 90)), "labels": list(range(50, 90)), "seq_lengths": [40]}] * 2
