@@ -2,12 +2,13 @@
 
 import ast
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from stages.core import paths
+from stages.core.code_hash import STAGES as HASHED
+from stages.core.code_hash import UNHASHED
 from stages.core.params import Params, read_yaml
 from tests.conftest import ROOT
 
@@ -24,28 +25,6 @@ def entry(stage):
 def outputs(stage):
     listed = [out for kind in ("outs", "metrics") for out in entry(stage).get(kind, [])]
     return [next(iter(out)) if isinstance(out, dict) else out for out in listed]
-
-
-def module_file(name):
-    """The file of `stages.x.y`, or None for what is not ours."""
-    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-    return path if name.startswith("stages.") and path.is_file() else None
-
-
-@cache
-def imports(path):
-    """Our own modules that a file imports, anywhere in it, and with them what those import."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for file in filter(None, map(module_file, names)):
-            found |= {file} | imports(file)
-    return frozenset(found)
 
 
 def own_files(stage):
@@ -75,13 +54,17 @@ def test_every_stage_file_is_a_stage_and_the_other_way_round():
     assert files == STAGES.keys()
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_declares_the_modules_it_imports(stage):
-    needed = {ROOT / "stages" / f"{stage}.py"} | imports(ROOT / "stages" / f"{stage}.py")
-    package = ROOT / "stages" / f"_{stage}"
-    needed |= {path for path in package.glob("*") if path.is_file() and path.name != "__init__.py"}
-    declared = {ROOT / dep for dep in entry(stage)["deps"] if dep.startswith("stages/")}
-    assert declared == needed
+def test_every_stage_depends_on_the_hashes_of_its_code():
+    assert {*HASHED, "hash_code"} == STAGES.keys()
+    assert outputs("hash_code") == [f".code/{stage}.json" for stage in HASHED]
+    for stage in HASHED:
+        assert [dep for dep in entry(stage)["deps"] if dep.startswith((".code/", "stages"))] == [f".code/{stage}.json"]
+
+
+def test_dvc_ignores_just_the_code_that_no_hash_covers():
+    ignored = {line.strip("/") for line in (ROOT / ".dvcignore").read_text().splitlines() if line.startswith("/")}
+    assert ignored == {str(path) for path in UNHASHED}
+    assert all((ROOT / path).exists() for path in UNHASHED)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -104,7 +87,7 @@ def test_a_stage_declares_the_files_it_reads_and_writes(stage):
 def test_the_data_a_stage_declares_is_named_in_its_code(stage):
     used = [NAMED_PATHS[name] for name in used_names(own_files(stage)) & NAMED_PATHS.keys()]
     for each in (*entry(stage)["deps"], *outputs(stage)):
-        if each.startswith(("stages/", "${")) or each.endswith(".timing.json"):
+        if each.startswith((".code/", "${")) or each.endswith(".timing.json") or each == "stages":
             continue
         path = Path(re.sub(r"\$\{.*?\}", "x", each))
         assert any(known == path or known in path.parents for known in used), f"{stage} never names {each}"
@@ -113,7 +96,7 @@ def test_the_data_a_stage_declares_is_named_in_its_code(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_a_clone_does_not_run_again_leaves_its_timing_in_a_file_of_its_own(stage):
     timing = [out for out in outputs(stage) if out.endswith(".timing.json")]
-    assert len(timing) == (0 if stage in ("download_model", "report") else 1)
+    assert len(timing) == (0 if stage in ("hash_code", "download_model", "report") else 1)
 
 
 def test_only_report_reads_timings():

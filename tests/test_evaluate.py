@@ -474,8 +474,8 @@ def test_what_is_kept_of_other_code_is_not_taken(folder, model, section, tmp_pat
     assert len(found) == 1
     for name in ("_evaluate.generation", "core.decoding", "core.models"):
         module = sys.modules[f"stages.{name}"]
-        changed = tmp_path / "changed.py"
-        changed.write_text(Path(module.__file__).read_text() + "# another version\n")
+        changed = tmp_path / f"{name}.py"
+        changed.write_text(Path(module.__file__).read_text() + "\nANOTHER = 1\n")
         with monkeypatch.context() as patch:
             patch.setattr(module, "__file__", str(changed))
             found.add(kept.fingerprint(folder, model, [[1, 2]], section()))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stages._evaluate import generation
 from stages.core import decoding, models
+from stages.core.code_hash import module_hash
 from stages.core.params import Evaluate
 from stages.core.paths import write_text
 from stages.runtime.runner import file_state
@@ -38,7 +39,7 @@ def fingerprint(weights: Path, model: "PreTrainedModel", prompts: list[list[int]
         "model": [str(model.device.type), str(model.dtype), model.config._attn_implementation],
         "prompts": prompts,
         "params": [params.max_new_tokens, params.batch_size],
-        "code": [Path(module.__file__).read_text(encoding="utf-8") for module in CODE],
+        "code": [module_hash(Path(module.__file__)) for module in CODE],
         "versions": [importlib.metadata.version(name) for name in ("torch", "transformers")],
     }
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()

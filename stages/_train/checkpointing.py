@@ -15,9 +15,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from stages._train.distributed import world
+from stages.core.code_hash import stage_hashes
 from stages.core.models import pick_attention, pick_device
 from stages.core.params import Params
-from stages.core.paths import ADAPTERS, BASE, read_json, sha256, sync, write_json
+from stages.core.paths import ADAPTERS, BASE, CODE, read_json, sha256, sync, write_json
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import base_files
 from stages.runtime.lock import take_lock
@@ -58,7 +59,8 @@ def fingerprint(params: Params) -> dict[str, object]:
     deps, _ = declaration("train")
     machine = params.machine
     return {
-        **{dep: contents(Path(dep)) for dep in deps if Path(dep) != ADAPTERS},
+        **{dep: contents(Path(dep)) for dep in deps if Path(dep) != ADAPTERS and Path(dep).parent != CODE},
+        **{file: HASH + value for file, value in stage_hashes("train").items()},
         **adapter_contents(params.lora.init_from),
         "seed": params.seed,
         **flat(params.quantization.model_dump(), "quantization"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+CODE = Path(".code")
 
 RAW = Path("data/raw")
 DECONTAMINATE = Path("data/decontaminate")

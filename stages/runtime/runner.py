@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stages.core.code_hash import module_hash, stage_hashes
 from stages.core.params import Params, load_params, read_yaml
-from stages.core.paths import PARAMS, timing_file, write_json
+from stages.core.paths import CODE, PARAMS, read_json, timing_file, write_json
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import refuse_damage
 
@@ -69,11 +70,35 @@ def file_state(path: Path) -> tuple:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
+def code_file(stage: str) -> Path:
+    """Where the stage hash_code leaves the hashes of the code of `clean` or `evaluate@base`."""
+    return CODE / f"{stage.partition('@')[0]}.json"
+
+
+def check_code(stage: str) -> None:
+    """Compares the code of a stage that DVC runs with the hashes that DVC compares.
+
+    Raises:
+        UserError: a module was edited after the stage hash_code ran, so dvc.lock would name other code.
+    """
+    path = code_file(stage)
+    if "DVC_STAGE" not in os.environ or str(path) not in declaration(stage)[0]:
+        return
+    recorded, hashes = read_json(path), stage_hashes(path.stem)
+    edited = sorted(file for file in recorded.keys() | hashes.keys() if recorded.get(file) != hashes.get(file))
+    if edited:
+        raise UserError(f"{', '.join(edited)} changed after DVC looked at the code. Run `dvc repro {stage}` again")
+
+
 def snapshot(stage: str) -> dict[str, object]:
-    """{dep or params section: its state}. DVC itself looks only after the command (dvc-facts: the lock would lie)."""
+    """{dep, module or params section: its state}. DVC hashes them only after the command, so it would record an edit
+    that came too late for the result."""
     deps, sections = declaration(stage)
-    state: dict[str, object] = {}
+    module_hash.cache_clear()
+    state: dict[str, object] = dict(stage_hashes(stage.partition("@")[0]))
     for dep in map(Path, deps):
+        if dep == code_file(stage):  # its modules count
+            continue
         if not dep.exists():
             raise UserError(f"the input {dep} is missing. `dvc repro {stage}` makes it, or `dvc pull` brings it")
         files = sorted(p for p in dep.rglob("*") if p.is_file()) if dep.is_dir() else [dep]
@@ -138,6 +163,7 @@ def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
     started = time.monotonic()
     with explained(stage, online=stage in DOWNLOADS):
         params = load_params()
+        check_code(stage)
         before = snapshot(stage)
         refuse_damage(declaration(stage)[0])
         timing_file(stage).unlink(missing_ok=True)

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.paths import timing_file
+from stages.core import code_hash
+from stages.core.code_hash import module_hash, stage_hashes
+from stages.core.paths import timing_file, write_json
 from stages.runtime.errors import UserError
 from stages.runtime.runner import Outcome, declaration, run_stage, snapshot
+from tests.conftest import ROOT
 
 DVC_YAML = """
 stages:
@@ -43,7 +46,8 @@ def repository(tmp_path, monkeypatch, tiny):
     Path("data/folder").mkdir(parents=True)
     Path("data/rows.jsonl").write_text("{}\n")
     Path("data/folder/part").write_text("1")
-    return tmp_path
+    yield tmp_path
+    module_hash.cache_clear()
 
 
 def went_well(params):
@@ -267,5 +271,51 @@ def test_each_item_of_a_foreach_stage_has_its_own_timing():
     assert Path("metrics/evaluate/base.timing.json").exists()
 
 
-def test_a_snapshot_holds_files_and_declared_sections():
-    assert set(snapshot("clean")) == {"data/rows.jsonl", "data/folder/part", "params.yaml:seed", "params.yaml:clean"}
+def test_a_snapshot_holds_files_modules_and_declared_sections():
+    inputs = {"data/rows.jsonl", "data/folder/part", "params.yaml:seed", "params.yaml:clean"}
+    assert set(snapshot("clean")) == inputs | set(stage_hashes("clean"))
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The stage clean depends on its hashes, and DVC runs it."""
+    monkeypatch.setenv("DVC_STAGE", "clean")
+    Path("dvc.yaml").write_text(DVC_YAML.replace("[data/rows.jsonl", "[.code/clean.json, data/rows.jsonl"))
+    write_json(Path(".code/clean.json"), stage_hashes("clean"))
+
+
+def test_a_stage_runs_with_the_code_that_dvc_knows(hashed, capsys):
+    run_stage("clean", went_well)
+    assert capsys.readouterr().out.startswith("clean: 3 rows (")
+
+
+def test_code_that_was_edited_after_it_was_hashed_stops_the_stage(hashed, capsys):
+    hashes = stage_hashes("clean") | {"stages/_clean/rules.py": "0" * 64}
+    write_json(Path(".code/clean.json"), hashes)
+    text = stopped(capsys, lambda params: pytest.fail("it ran"))
+    assert text == ("clean: stages/_clean/rules.py changed after DVC looked at the code. Run `dvc repro clean` again")
+
+
+def test_code_that_is_edited_while_the_stage_runs_stops_it(hashed, capsys, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "stages", "stages")
+    monkeypatch.setattr(code_hash, "ROOT", tmp_path)
+
+    def main(params):
+        with open("stages/_clean/rules.py", "a") as file:
+            file.write("\nANOTHER = 1\n")
+        return Outcome("3 rows")
+
+    text = stopped(capsys, main)
+    assert text.startswith("clean: stages/_clean/rules.py changed while the stage ran")
+
+
+def test_a_comment_that_is_written_while_the_stage_runs_does_not_stop_it(hashed, capsys, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "stages", "stages")
+    monkeypatch.setattr(code_hash, "ROOT", tmp_path)
+
+    def main(params):
+        with open("stages/_clean/rules.py", "a") as file:
+            file.write("\n# another\n")
+        return Outcome("3 rows")
+
+    run_stage("clean", main)

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'a', b'b', 100_000_000)"
 BEGIN = """
 import sys, time
-from stages._train import signals
+from stages.runtime import signals
 stop = signals.Stop()
 stop.install()
 signals.die_with_parent()

@@ -1,0 +1,94 @@
+"""Hashes of a stage's code that change when its result may change, and not when only its wording does.
+
+A module counts by its syntax tree. Comments, blank lines, docstrings and the literal text of messages are left out, so
+that nobody trains a 7B again for a better sentence. What a stage imports from UNHASHED is left out too. The dump of the
+tree is our own, since that of `ast` differs between versions of Python.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]  # the repository whose code runs
+PACKAGE = Path("stages")
+STAGES = ("download_model", "download_data", "clean", "tokenize", "train", "merge", "evaluate", "report")
+# What shapes no byte of a result. The schema is here because it passes the values of params.yaml on as they are, and
+# DVC compares those itself. .dvcignore has the same list, so that no stage of dvc.yaml depends on these files.
+UNHASHED = (PACKAGE / "runtime", PACKAGE / "core" / "params.py")
+# Calls whose text only a person reads, with the number of arguments from the left that this holds for.
+MESSAGES = {"print": 99, "UserError": 99, "Outcome": 1, "progress": 99}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def dump_value(value: object, in_message: bool) -> str:
+    if isinstance(value, ast.AST):
+        return dump(value, in_message)
+    if isinstance(value, list):
+        return f"[{','.join(dump_value(item, in_message) for item in value)}]"
+    return repr(value)
+
+
+def dump(node: ast.AST, in_message: bool = False) -> str:
+    """A node and all below it as text, the same in every version of Python from 3.11 on."""
+    if in_message and isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return "message"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MESSAGES:
+        count = MESSAGES[node.func.id]
+        arguments = [dump(argument, in_message or place < count) for place, argument in enumerate(node.args)]
+        return f"Call({node.func.id},{arguments},{dump_value(node.keywords, in_message)})"
+    fields = dict(ast.iter_fields(node))
+    if in_message and isinstance(node, ast.JoinedStr):
+        fields["values"] = [part for part in node.values if not isinstance(part, ast.Constant)]
+    if isinstance(node, DOCUMENTED) and node.body and is_docstring(node.body[0]):
+        fields["body"] = node.body[1:]
+    # A newer Python has more fields, such as type_params: they are empty in code that an older one can read.
+    named = (f"{name}={dump_value(value, in_message)}" for name, value in fields.items() if value not in (None, []))
+    return f"{type(node).__name__}({','.join(named)})"
+
+
+@cache
+def module_hash(path: Path) -> str:
+    """The SHA-256 of a Python file's code without its wording, or of the bytes of another file. Read once a process."""
+    path = ROOT / path
+    content = path.read_bytes() if path.suffix != ".py" else dump(ast.parse(path.read_bytes())).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """The files below stages/ that a module imports itself, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    files = {Path(*name.split(".")).with_suffix(".py") for name in names if name.startswith(f"{PACKAGE}.")}
+    return {file for file in files if (ROOT / file).is_file()}
+
+
+def is_hashed(path: Path) -> bool:
+    return not any(path.is_relative_to(unhashed) for unhashed in UNHASHED)
+
+
+def stage_files(stage: str) -> list[Path]:
+    """All files that shape the result of a stage such as `clean`: its module, what that imports directly or through
+    others, and the templates in its private package. Sorted, relative to ROOT."""
+    pending = {PACKAGE / f"{stage}.py"}
+    files: set[Path] = set()
+    while pending:
+        path = pending.pop()
+        files.add(path)
+        pending |= {module for module in imported_modules(path) if is_hashed(module)} - files
+    package = ROOT / PACKAGE / f"_{stage}"
+    others = {path for path in package.glob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    return sorted(files | {path.relative_to(ROOT) for path in others})
+
+
+def stage_hashes(stage: str) -> dict[str, str]:
+    """{file: hash} of stage_files()."""
+    return {str(path): module_hash(path) for path in stage_files(stage)}
