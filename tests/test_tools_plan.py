@@ -1,5 +1,6 @@
 """python -m tools.plan: every leaf of params.yaml against the table of docs/experiments.md."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from stages.core import code_hash
+from stages.core.code_hash import STAGES, module_hash, stage_hashes
 from stages.core.params import read_yaml
+from stages.core.paths import json_text, write_json
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 from tools import plan as tool
@@ -32,6 +36,8 @@ def clone(tmp_path_factory):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, folder / file)
     shutil.copy2(folder / "profiles/tiny.yaml", folder / "params.yaml")
+    for stage in STAGES:
+        write_json(folder / f".code/{stage}.json", stage_hashes(stage))
     git(folder, "init", "--quiet")
     from dvc.repo import Repo
 
@@ -53,7 +59,10 @@ def git(folder, *command):
 def inside(clone, monkeypatch):
     """The clone as the current directory, and after the test as it was."""
     monkeypatch.chdir(clone)
+    monkeypatch.setattr(code_hash, "ROOT", clone)
+    module_hash.cache_clear()
     yield clone
+    module_hash.cache_clear()
     git(clone, "checkout", "--quiet", "--", ".")
     git(clone, "clean", "-xfdq")
 
@@ -90,8 +99,8 @@ def test_a_changed_leaf_runs_what_the_table_says(leaf, repo):
 
 def test_nothing_changed_runs_nothing_and_says_that_outputs_are_missing(inside):
     printed = tool.main([])
-    assert printed.startswith("nothing to do for download_model, download_data, clean, tokenize, train, merge, ")
-    assert "outputs are missing of download_model, " in printed
+    assert printed.startswith("nothing to do for hash_code, download_model, download_data, clean, tokenize, train, merge, ")
+    assert "outputs are missing of hash_code, download_model, " in printed
 
 
 def test_a_value_that_is_tried_is_named_and_params_yaml_stays_as_it_is(inside):
@@ -99,7 +108,7 @@ def test_a_value_that_is_tried_is_named_and_params_yaml_stays_as_it_is(inside):
     first, second, *others, last, _ = tool.main(["-S", "train.learning_rate=1e-3"]).splitlines()
     assert first.split(maxsplit=1) == ["train", "train.learning_rate: 0.002 → 0.001"]
     assert second.split(maxsplit=1) == ["merge", "follows train"]
-    assert last == "nothing to do for download_model, download_data, clean, tokenize, evaluate@base"
+    assert last == "nothing to do for hash_code, download_model, download_data, clean, tokenize, evaluate@base"
     assert (inside / "params.yaml").read_bytes() == before
 
 
@@ -109,13 +118,59 @@ def test_a_comment_another_order_and_another_way_to_write_a_number_run_nothing(i
     name, seed, rest = re.fullmatch(r"(?s)(.*?)(^seed: \d+).*?\n(.*)", before, re.MULTILINE).groups()
     params.write_text(f"# a comment\n{name}{rest}\n{seed}\n".replace(": 2e-3", ": 0.0020"))
     assert params.read_text() != before
-    assert tool.main([]).startswith("nothing to do for download_model, ")
+    assert tool.main([]).startswith("nothing to do for hash_code, download_model, ")
 
 
-def test_changed_code_data_and_commands_are_named(inside):
+@pytest.fixture
+def cached(inside):
+    """Next to Git, DVC's cache has the hashes of the code."""
+    for stage in STAGES:
+        text = json_text(stage_hashes(stage))
+        md5 = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+        path = inside / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return inside
+
+
+def append(path, text):
+    path.write_text(path.read_text() + text)
+    module_hash.cache_clear()
+
+
+def running(printed):
+    """The stages that the plan names with a reason."""
+    return re.findall(r"(?m)^([a-z_@]+)  ", printed)
+
+
+def test_a_comment_runs_nothing_but_the_stage_that_hashes_code(cached):
+    append(cached / "stages/core/quantization.py", "# another\n")
+    assert running(tool.main([])) == ["hash_code"]
+
+
+def test_a_comment_in_operational_code_runs_nothing(cached):
+    append(cached / "stages/runtime/progress.py", "ANOTHER = 1\n")
+    assert running(tool.main([])) == []
+
+
+def test_a_constant_runs_the_stages_that_compute_with_it(cached):
+    append(cached / "stages/_merge/stream.py", "ANOTHER = 1\n")
+    printed = tool.main([])
+    assert running(printed) == ["hash_code", "merge", "evaluate@tuned", "report"]
+    assert re.search(r"(?m)^merge +stages/_merge/stream.py \(modified\)$", printed)
+
+
+def test_without_the_former_hashes_the_plan_names_the_code_of_the_stage(inside):
+    append(inside / "stages/_merge/stream.py", "ANOTHER = 1\n")
+    assert re.search(r"(?m)^merge +code of merge \(modified\)$", tool.main([]))
+
+
+def test_changed_code_data_and_commands_are_named(cached):
+    inside = cached
     code, pipeline = inside / "stages/_train/objective.py", inside / "dvc.yaml"
-    for path, old, new in [(code, "", "\n"), (pipeline, "stages.merge\n", "stages.merge --anew\n")]:
+    for path, old, new in [(code, "", "ANOTHER = 1\n"), (pipeline, "stages.merge\n", "stages.merge --anew\n")]:
         path.write_text(path.read_text().replace(old, new) if old else path.read_text() + new)
+    module_hash.cache_clear()
     (inside / "data/source/more.jsonl").write_text("{}\n")
     printed = tool.main([])
     assert re.search(r"(?m)^train +stages/_train/objective.py \(modified\)$", printed)

@@ -6,11 +6,15 @@ Reads dvc.yaml, dvc.lock, params.yaml and the code through DVC's own index, so i
 what is missing there counts as unchanged, as for `dvc repro --pull --allow-missing`. -S tries a value as `dvc exp run`
 would. (`dvc repro --dry` stops at the first changed stage, and `dvc status` takes missing data for changed.)
 
-A stage that follows another one runs only if that one's output comes out otherwise than before. A changed stage whose
-result DVC's run cache knows is not run either, but gets it from there.
+A stage that follows another one runs only if that one's output changes. For code this is known here: the stage
+hash_code runs after each edit, and the plan names the modules whose hashes change. A changed stage whose result is in
+DVC's run cache does not run either. DVC takes the result from there.
 """
 
 import argparse
+import contextlib
+import hashlib
+import json
 import os
 import sys
 import tempfile
@@ -21,8 +25,9 @@ from typing import TYPE_CHECKING
 
 from ruamel.yaml import YAML
 
+from stages.core.code_hash import stage_hashes
 from stages.core.params import load_params, read_yaml, read_yaml_text
-from stages.core.paths import PARAMS
+from stages.core.paths import CODE, PARAMS, json_text
 from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,11 +82,14 @@ def looked_at(stage: "Stage", values: dict, after: list[str]) -> Planned:
     if not any(dep.hash_info for dep in stage.deps):
         return Planned(stage.addressing, ["it has never run, by dvc.lock"], after, [])
     changed = []
+    after = [name for name in after if name != "hash_code"]  # what it would make is known
     made_before = [out for other in stage.repo.index.graph.successors(stage) for out in other.outs]
     for dep in stage.deps:
         made = next((out for out in made_before if Path(dep.fs_path).is_relative_to(out.fs_path)), None)
         if isinstance(dep, ParamsDependency):
             changed += changed_params(dep.hash_info.value or {}, dep.params, values)
+        elif dep.def_path.startswith(f"{CODE}/"):
+            changed += [f"{file} (modified)" for file in changed_code(dep, made)]
         elif made is None:
             changed += [f"{path} ({'missing' if state == 'deleted' else state})" for path, state in states(dep)]
         elif made.stage.addressing not in after and is_made_anew(dep, made):  # else that stage is told of
@@ -92,6 +100,21 @@ def looked_at(stage: "Stage", values: dict, after: list[str]) -> Planned:
     if differing := [path for path, state in outs if state != "deleted"]:
         changed.append(f"not as in dvc.lock: {', '.join(differing)}. `dvc checkout` brings back what the cache has")
     return Planned(stage.addressing, changed, after, [path for path, state in outs if state == "deleted"])
+
+
+def changed_code(dep: "Output", made: "Output") -> list[str]:
+    """The modules whose hashes are not those that the stage had when it ran."""
+    stage = Path(dep.def_path).stem
+    hashes = stage_hashes(stage)
+    md5 = hashlib.md5(json_text(hashes).encode(), usedforsecurity=False).hexdigest()
+    if dep.hash_info and dep.hash_info.value == md5:
+        return []
+    former: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):  # a clone that has Git only does not have the former hashes
+        former = json.loads(Path(made.cache.oid_to_path(dep.hash_info.value)).read_text(encoding="utf-8"))
+    if not former:
+        return [f"code of {stage}"]
+    return sorted(file for file in former.keys() | hashes.keys() if former.get(file) != hashes.get(file))
 
 
 def is_made_anew(dep: "Output", made: "Output") -> bool:

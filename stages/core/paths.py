@@ -70,8 +70,13 @@ def write_text(path: Path, text: str) -> None:
     partial.rename(path)
 
 
+def json_text(value: object) -> str:
+    """The text that write_json() writes: keys sorted, so that the same value gives the same bytes."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path) -> dict:
