@@ -46,6 +46,7 @@ def clone(tmp_path_factory):
         for stage in repo.index.stages:
             stage.save(allow_missing=True, run_cache=False)
             stage.dump(update_pipeline=False)
+    shutil.rmtree(folder / ".code")
     git(folder, "add", "--all")
     git(folder, "-c", "user.name=test", "-c", "user.email=test@test", "commit", "--quiet", "--message", "state")
     return folder
@@ -99,7 +100,9 @@ def test_a_changed_leaf_runs_what_the_table_says(leaf, repo):
 
 def test_nothing_changed_runs_nothing_and_says_that_outputs_are_missing(inside):
     printed = tool.main([])
-    assert printed.startswith("nothing to do for hash_code, download_model, download_data, clean, tokenize, train, merge, ")
+    assert printed.startswith(
+        "nothing to do for hash_code, download_model, download_data, clean, tokenize, train, merge, "
+    )
     assert "outputs are missing of hash_code, download_model, " in printed
 
 
