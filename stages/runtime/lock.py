@@ -1,36 +1,35 @@
 """One training at a time in a folder of checkpoints: the kernel frees the lock of a process however it ends."""
 
-import fcntl
 import os
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from stages.runtime.errors import UserError
 
+WAIT = 0.2  # seconds, for one who only looks (tools/_doctor) and for one who ends and removes the folder
 
-def take_lock(path: Path) -> IO[str]:
-    """The open file that holds the lock until it is closed or the process ends.
+
+def name_owner(descriptor: int) -> None:
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+
+
+def take_lock(path: Path) -> ExitStack:
+    """It holds the lock until it is closed or the process ends.
 
     Raises:
         UserError: another process holds it.
     """
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 it stays open as long as the lock is held
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            file.close()
-            raise UserError(
-                f"process {owner} is training with the same values and holds {path.parent}. Wait until it ends, or "
-                f"stop it with `kill {owner}`, which saves a checkpoint first, and run this again"
-            ) from None
-        # A training that ends removes its folder: a lock on a file that is gone keeps nobody out.
-        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            return file
-        file.close()
+    lock = FileLock(path, timeout=WAIT, thread_local=False, fallback_to_soft=False, on_acquired=name_owner)
+    held = ExitStack()
+    try:
+        held.enter_context(lock)
+    except Timeout:
+        owner = (path.read_text().strip() if path.exists() else "") or "unknown"
+        raise UserError(
+            f"process {owner} is training with the same values and holds {path.parent}. Wait until it ends, or "
+            f"stop it with `kill {owner}`, which saves a checkpoint first, and run this again"
+        ) from None
+    return held
