@@ -164,7 +164,7 @@ def test_of_two_repros_at_once_the_second_is_refused_and_the_first_ends_well(rep
 
 EDITS = {
     "params.yaml:clean": ("params.yaml", "min_characters: 1", "min_characters: 2"),
-    "stages/core/python_syntax.py": ("stages/core/python_syntax.py", '"""', '"""Edited. '),
+    "stages/core/python_syntax.py": ("stages/core/python_syntax.py", '"py")', '"py", "py2")'),
 }
 
 

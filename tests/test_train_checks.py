@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from stages.runtime.machine_checks import check_disk, check_dtype
 
+from stages._train import checkpointing
 from stages._train.checkpointing import Checkpoints, difference, fingerprint
 from stages._train.preflight import Rows, adapter_parameters, check_rows, count_rows
 from stages.core.models import load_model, packed_batch
@@ -20,6 +20,7 @@ from stages.core.paths import write_json
 from stages.core.prompts import IGNORED
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import check_base
+from stages.runtime.machine_checks import check_disk, check_dtype
 from stages.runtime.signals import Stop
 from stages.train import main
 from tests.conftest import ROOT, write_rows
@@ -210,15 +211,16 @@ def test_a_gpu_with_bfloat16_and_any_cpu_are_fine(params_of, gpu):
     check_dtype(params_of(machine={"device": "cpu"}).machine)
 
 
-def changed_code():
-    Path("stages/runtime/progress.py").write_text("# another\n")
+def changed_code(monkeypatch):
+    edited = {"stages/train.py": "0" * 64}
+    monkeypatch.setattr(checkpointing, "stage_hashes", lambda stage: stage_hashes(stage) | edited)
 
 
-def changed_rows():
+def changed_rows(monkeypatch):
     write("validation", rows(5))
 
 
-def changed_base():
+def changed_base(monkeypatch):
     manifest = json.loads(Path("models/base/manifest.json").read_text())
     manifest["files"]["config.json"] = "0" * 64
     write_json(Path("models/base/manifest.json"), manifest)
@@ -233,7 +235,7 @@ def changed_base():
         ({"quantization": {"double_quant": False}}, "quantization.double_quant True → False"),
         ({"machine": {"attention": "eager"}}, "machine.attention varlen → eager"),
         ({"machine": {"devices": 2}}, ""),  # the processes there are count, not those asked for
-        (changed_code, "stages/runtime/progress.py"),
+        (changed_code, "stages/train.py"),
         (changed_rows, "data/tokenized/validation.arrow"),
         (changed_base, "models/base"),
         ({"machine": {"save_steps": 1, "save_total_limit": 9, "workers": 3, "memory": "low"}}, ""),
@@ -241,11 +243,11 @@ def changed_base():
         ({}, ""),
     ],
 )
-def test_a_checkpoint_is_known_by_all_that_shapes_its_bytes_and_by_nothing_else(params_of, change, named):
+def test_a_checkpoint_is_known_by_all_that_shapes_its_bytes_and_by_nothing_else(params_of, monkeypatch, change, named):
     before = fingerprint(params_of())
     values = {}
     if callable(change):
-        change()
+        change(monkeypatch)
     else:
         values = change
     assert difference(before, fingerprint(params_of(**values))) == named

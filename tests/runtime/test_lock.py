@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from stages._train.lock import WAIT, take_lock
-from stages.shared.errors import UserError
+from stages.runtime.errors import UserError
+from stages.runtime.lock import WAIT, take_lock
 from tests.conftest import ROOT
 
 
@@ -72,7 +72,7 @@ def test_a_killed_process_frees_the_lock_though_a_fork_of_it_lives_on(path):
     code = """
 import os, sys, time
 from pathlib import Path
-from stages._train.lock import take_lock
+from stages.runtime.lock import take_lock
 held = take_lock(Path(sys.argv[1]))
 child = os.fork()
 if child:
