@@ -15,6 +15,7 @@ from datasets import Dataset
 from stages._train import checkpointing
 from stages._train.checkpointing import Checkpoints, difference, fingerprint
 from stages._train.preflight import Rows, adapter_parameters, check_rows, count_rows
+from stages.core.code_hash import stage_hashes
 from stages.core.models import load_model, packed_batch
 from stages.core.paths import write_json
 from stages.core.prompts import IGNORED
