@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 800  # seconds for a command: a whole run on a busy machine
 
 ALL = [
-    *("download_model", "download_data", "clean", "tokenize", "train", "merge"),
+    *("hash_code", "download_model", "download_data", "clean", "tokenize", "train", "merge"),
     *("evaluate@base", "evaluate@tuned", "report"),
 ]
 SMALLER = {

@@ -238,7 +238,7 @@ def test_the_page_on_own_data_leads_to_tokenized_rows_and_to_what_was_rejected(m
     repository.change("clean.min_characters", 5)
     repository.change("clean.max_malformed_rows", 1)
     start, rejected, show = [repository.run("bash", "-euc", block) for block in blocks("docs/own-data.md", "bash")]
-    assert re.findall(r"(?m)^Running stage '(.+)':$", start) == ["download_model", "download_data", "clean", "tokenize"]
+    assert re.findall(r"(?m)^Running stage '(.+)':$", start) == ALL[:5]
     found = {tuple(line.split()[:2]) for line in rejected.splitlines()}
     assert {("too_short", "answers.jsonl:4"), ("malformed", "answers.jsonl:12")} < found
     assert len(found) == len(found & {("duplicate", "answers.jsonl:6"), ("duplicate", "answers.jsonl:8")}) + 2 == 3
@@ -252,6 +252,7 @@ def test_the_python_of_the_page_on_serving_generates_with_the_merged_model_and_w
 
 
 KILLS = [  # stage, where it is killed, what it or DVC has written by then. tests/test_train_faults.py has `train`
+    ("hash_code", "stages.core.paths:write_text:4", ".code/clean.json"),
     ("download_data", "stages._download_data.formats:recognise:1", "data/.raw.partial/rows-00000.jsonl"),
     ("clean", "stages._clean.tally:Tally.reject:1", "data/.clean.partial/train.parquet"),
     ("download_model", "stages.core.paths:sha256:7", "models/.base.partial/model-00001-of-*.safetensors"),
