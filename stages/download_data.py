@@ -1,9 +1,9 @@
 """Download the data set: params `data` → data/raw.
 
-data/raw/rows-00000.jsonl and those after it hold every row as it came, one JSON object a line:
-{"source": "file:line", "row": {…}}, or {"source": …, "unreadable": "the text"} for a line that is not JSON, so that
-`clean` can count what it rejects. Each is as much as `clean` has in memory at one time.
-data/raw/format.json says which format the rows have, and by which columns `clean` reads them.
+The shards data/raw/rows-00000.jsonl, rows-00001.jsonl… hold every row as it came, one JSON object a line:
+{"source": "file:line", "row": {…}}. For a line that is not JSON it is {"source": …, "unreadable": "the text"}, so that
+`clean` can count what it rejects. `clean` has one shard a worker in memory.
+data/raw/format.json names the format of the rows and the columns from which `clean` reads them.
 Run it with `dvc repro download_data`.
 """
 
@@ -24,23 +24,23 @@ from stages.runtime.errors import UserError
 from stages.runtime.runner import Outcome, run_stage
 
 SHARD_ROWS = 10_000
-SHARD_BYTES = 1 << 24
+SHARD_CHARACTERS = 1 << 24
 
 
 def hub_rows(data: Data) -> Iterator[dict]:
-    """Every row of the files of one split of a hub data set, at the pinned commit."""
+    """Yields every row of one split of a hub data set at the pinned commit."""
     from stages.core.hub import fetch
 
     patterns = [f"*{data.split}*{suffix}" for suffix in READERS]
     folder = fetch(data.id, data.revision, "dataset", patterns, "data")
     for path in sorted(folder.rglob("*")):
-        # The folder also keeps the files of a split that was asked for before.
+        # The cache may hold files of another split from an earlier run.
         if any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in patterns):
             yield from file_rows(path, path.relative_to(folder).as_posix())
 
 
 def download_data(data: Data) -> Iterable[dict]:
-    """The rows that `data` asks for, at most data.limit of them.
+    """Returns the first data.limit rows of the source that `data` names.
 
     Raises:
         UserError: a missing or unreadable file, or a hub that does not answer.
@@ -54,13 +54,13 @@ def download_data(data: Data) -> Iterable[dict]:
     return islice(rows, data.limit)
 
 
-def shards(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Lists of at most SHARD_ROWS lines; the line that passes SHARD_BYTES is a list's last."""
+def split_into_shards(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yields lists of at most SHARD_ROWS lines. A list ends with the line that takes it past SHARD_CHARACTERS."""
     shard, size = [], 0
     for line in lines:
         shard.append(line)
         size += len(line)
-        if len(shard) == SHARD_ROWS or size > SHARD_BYTES:
+        if len(shard) == SHARD_ROWS or size > SHARD_CHARACTERS:
             yield shard
             shard, size = [], 0
     if shard:
@@ -76,7 +76,7 @@ def main(params: Params) -> Outcome:
             yield json.dumps(row, default=str) + "\n"
 
     with whole_directory(RAW) as folder:
-        for number, shard in enumerate(shards(lines())):
+        for number, shard in enumerate(split_into_shards(lines())):
             (folder / f"rows-{number:05}.jsonl").write_text("".join(shard), encoding="utf-8", newline="")
             count += len(shard)
         if not count:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stages import download_data
 from stages._download_data import json_list
 from stages._download_data.files import file_rows
-from stages._download_data.stdlib import functions, stdlib_rows
+from stages._download_data.stdlib import documented_functions, stdlib_rows
 from stages.core.paths import RAW
 from stages.runtime.errors import UserError
 
@@ -68,7 +68,7 @@ NAMES = ["decorated", "Thing.size", "Thing.grow", "Thing.grow.helper", "with_ind
 @pytest.fixture
 def extracted():
     """{name: (line, row)} of MODULE."""
-    return {row["prompt"].split("`")[1]: (line, row) for line, row in functions(MODULE, "example")}
+    return {row["prompt"].split("`")[1]: (line, row) for line, row in documented_functions(MODULE, "example")}
 
 
 def test_documented_functions_methods_and_nested_functions_are_found(extracted):
@@ -98,7 +98,7 @@ def test_the_answer_is_the_source_without_its_docstring(extracted):
 
 def test_the_answer_parses_to_the_function_less_its_docstring():
     tree = {node.name: node for node in ast.walk(ast.parse(MODULE)) if hasattr(node, "body") and hasattr(node, "name")}
-    rows = {row["prompt"].split("`")[1].split(".")[-1]: row for _, row in functions(MODULE, "example")}
+    rows = {row["prompt"].split("`")[1].split(".")[-1]: row for _, row in documented_functions(MODULE, "example")}
     for name, row in rows.items():
         node = tree[name]
         del node.body[0]
@@ -107,7 +107,7 @@ def test_the_answer_parses_to_the_function_less_its_docstring():
 
 def test_a_function_after_a_form_feed_is_found():
     text = 'x = 1\n\x0c\ndef f():\n    """Doc."""\n    return 1\n'
-    assert [row["completion"] for _, row in functions(text, "example")] == ["def f():\n    return 1"]
+    assert [row["completion"] for _, row in documented_functions(text, "example")] == ["def f():\n    return 1"]
 
 
 def test_the_order_of_the_rows_is_fixed_and_mixes_the_modules():
@@ -170,18 +170,18 @@ VALUES = st.recursive(
 @given(st.lists(VALUES), st.sampled_from([None, 0, 3]), st.integers(1, 7))
 def test_a_json_list_read_piece_by_piece_is_the_list(rows, indent, chunk):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_list, "CHUNK", chunk)
+        patch.setattr(json_list, "CHUNK_CHARACTERS", chunk)
         text = io.StringIO(json.dumps(rows, indent=indent))
-        assert list(json_list.elements(text, json.JSONDecoder())) == rows
+        assert list(json_list.list_elements(text, json.JSONDecoder())) == rows
 
 
 def read_piece_by_piece(text, chunk):
     """The rows before the first error, and the error."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_list, "CHUNK", chunk)
+        patch.setattr(json_list, "CHUNK_CHARACTERS", chunk)
         try:
-            for row in json_list.elements(io.StringIO(text), json.JSONDecoder()):
+            for row in json_list.list_elements(io.StringIO(text), json.JSONDecoder()):
                 found.append(row)
         except ValueError as error:
             return found, str(error)
@@ -201,8 +201,8 @@ def test_a_broken_json_list_read_piece_by_piece_breaks_as_in_one_piece(rows, pla
 def test_a_broken_row_is_the_last_that_is_read():
     file = io.StringIO('[{"a": 1}, {"a" 2}, ' + ", ".join(json.dumps({"a": "x" * 1000}) for _ in range(8000)) + "]")
     with pytest.raises(ValueError, match="Expecting ':' delimiter in row 2"):
-        list(json_list.elements(file, json.JSONDecoder()))
-    assert file.tell() == json_list.CHUNK
+        list(json_list.list_elements(file, json.JSONDecoder()))
+    assert file.tell() == json_list.CHUNK_CHARACTERS
 
 
 def test_of_a_long_json_list_little_is_in_memory(tmp_path):
@@ -299,8 +299,8 @@ LINES = json.dumps({"a": random.Random(0).randbytes(5000).hex()}).encode() + b"\
         ("rows.json", b"\xff", "is not valid JSON"),
         ("rows.json", '{"a": 1}', "holds a JSON dict, not a list of rows"),
         ("rows.json", '[{"a": 1}, {"a": ]', "is not valid JSON: Expecting value in row 2"),
-        ("rows.json", '[{"a": 1} {"a": 2}]', "is not valid JSON: after row 1 there is '{'"),
-        ("rows.json", '[{"a": 1}', "is not valid JSON: after row 1 there is 'the end'"),
+        ("rows.json", '[{"a": 1} {"a": 2}]', "is not valid JSON: after row 1 comes '{'"),
+        ("rows.json", '[{"a": 1}', "is not valid JSON: after row 1 comes 'the end'"),
         ("rows.json", '[{"a": 1},]', "is not valid JSON: Expecting value in row 2"),
         ("rows.json", '[{"a": 1}] []', "is not valid JSON: there is more after the list"),
         ("rows.json", '[{"a": 1, "a": 2}]', "is not valid JSON: the object with the keys a, a has one of them twice"),
@@ -394,7 +394,7 @@ def test_a_path_without_rows_says_which_key_to_correct(run):
     assert "data.path: there is no file or folder absent" in refusal(run, path="absent")
     assert "data.path: data holds no data. Put files there that end in .jsonl," in refusal(run, path="data")
     place("b.jsonl")
-    assert "data.files: no file below data matches '*.csv'" in refusal(run, path="data", files="*.csv")
+    assert "data.files: no file in data matches '*.csv'" in refusal(run, path="data", files="*.csv")
     assert "data.files: *.csv chooses files of a folder, but data.path rows.jsonl is a file" in refusal(
         run, files="*.csv"
     )
@@ -554,7 +554,7 @@ def test_a_hub_data_set_gives_the_rows_of_its_split_only(hub, python_at, params_
 def test_rows_go_to_shards_by_number_and_by_size(tmp_path, monkeypatch, params_of):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(download_data, "SHARD_ROWS", 40)
-    monkeypatch.setattr(download_data, "SHARD_BYTES", 3000)
+    monkeypatch.setattr(download_data, "SHARD_CHARACTERS", 3000)
     lengths = [1] * 90 + [4000, 1, 1500, 1500, 1]
     rows = [ROW | {"output": "x" * length} for length in lengths]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

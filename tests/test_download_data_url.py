@@ -90,7 +90,7 @@ def test_a_later_run_goes_on_where_an_earlier_one_broke_off(run, hub, monkeypatc
     monkeypatch.setattr(web, "ATTEMPTS", 1)
     hub.cut_at = 700_000
     text = refusal(run)
-    assert "the download broke off (RemoteProtocolError). Run it again: it goes on from there" in text
+    assert "the download broke off (RemoteProtocolError). Run it again: it continues from there" in text
     assert len(kept()) == 2
     assert len(run()) == 20_000
     assert hub.requests[1][2] is not None
@@ -156,7 +156,7 @@ def test_a_proxy_that_refuses_is_named_without_its_password(run, hub, monkeypatc
     assert "the proxy refuses it. Check HTTPS_PROXY and HTTP_PROXY" in text
     monkeypatch.setenv("HTTPS_PROXY", "nonsense://me:hunter2@host")
     text += refusal(run, url="https://example.invalid/rows.jsonl")
-    assert "it cannot be asked for. Correct data.url, and check HTTPS_PROXY and HTTP_PROXY" in text
+    assert "no request can be sent. Correct data.url, and check HTTPS_PROXY and HTTP_PROXY" in text
     assert "hunter2" not in text
 
 

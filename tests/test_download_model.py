@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from stages import download_model
-from stages._download_model.checks import LAYER
+from stages._download_model.checks import LAYER_PARTS
 from stages.core.paths import BASE, read_json
 from stages.runtime.errors import UserError
 
@@ -179,7 +179,7 @@ def test_another_kind_of_model_is_refused(source, run, key, value):
 
 def test_weights_that_are_quantized_already_are_refused(source, run):
     change_config(source, quantization_config={"load_in_4bit": True, "quant_method": "bitsandbytes"})
-    refused(run, "source/config.json: quantization_config says", "Choose the model in 16 bits")
+    refused(run, "source/config.json: quantization_config says", "Choose the 16-bit model")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
@@ -220,7 +220,7 @@ def test_a_file_that_was_cut_short_is_refused(source, run, kept):
     refused(run, "source/model.safetensors is damaged or cut short", "download it again")
 
 
-@pytest.mark.parametrize("name", ["model.norm.weight", *(f"model.layers.0.{part}.weight" for part in LAYER)])
+@pytest.mark.parametrize("name", ["model.norm.weight", *(f"model.layers.0.{part}.weight" for part in LAYER_PARTS)])
 def test_a_model_that_lacks_a_tensor_is_refused(source, run, name):
     save(source / "model.safetensors", [tensor for tensor in TENSORS if tensor != name])
     refused(run, "lack 1 of the 11 tensors", name)
@@ -268,7 +268,7 @@ def test_a_model_with_spare_embeddings_takes_its_own_tokenizer_only(source, run,
 def test_a_full_disk_is_noticed_before_anything_is_copied(source, run, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(download_model.shutil, "disk_usage", lambda path: usage(10, 10, 0))
-    monkeypatch.setattr(download_model, "copy", lambda *paths: pytest.fail("copied"))
+    monkeypatch.setattr(download_model, "copy_and_hash", lambda *paths: pytest.fail("copied"))
     refused(run, "models/base needs 0.0 GiB", "0.0 GiB free")
 
 

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import save
 
-from stages._download_model.checks import TOKENIZER, TOKENIZER_EXTRAS
+from stages._download_model.checks import TOKENIZER_EXTRAS, TOKENIZER_FILES
 from stages.core.paths import MERGED
 from stages.core.prompts import CHAT_TEMPLATES
 from stages.runtime.errors import UserError
@@ -266,7 +266,7 @@ def test_a_tokenizer_of_the_bases_own_goes_along(place):
 @pytest.mark.parametrize("model", MODELS)
 def test_of_what_is_there_only_the_pipelines_own_files_may_go(place, model):
     stranger = {"notes.json", "onnx/config.json", "eval_results/2024.json", "consolidated.safetensors", "LICENSE"}
-    earlier = {*MODELS["merged"], *MODELS["adapter"], *TOKENIZER, *TOKENIZER_EXTRAS, "generation_config.json"}
+    earlier = {*MODELS["merged"], *MODELS["adapter"], *TOKENIZER_FILES, *TOKENIZER_EXTRAS, "generation_config.json"}
     upload = prepare(model, "c" * 40, None)
     assert set(left_over([*earlier, *stranger], upload)) == earlier - upload.files.keys()
 

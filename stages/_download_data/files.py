@@ -1,4 +1,4 @@
-"""Rows of the files that a data set comes in, each with where it stood."""
+"""Reads the rows of data files, each with the file and line that it came from."""
 
 import csv
 import gzip
@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from stages._download_data.json_list import elements
+from stages._download_data.json_list import list_elements
 from stages.runtime.errors import UserError
 
 
-def opened(path: Path, errors: str = "replace", newline: str | None = None) -> TextIO:
-    """The text of a file, decompressed as its name says."""
+def open_text(path: Path, errors: str = "replace", newline: str | None = None) -> TextIO:
+    """Opens a file as text and decompresses it if its name ends in .gz or .zst."""
     if path.suffix.lower() == ".zst":
         import pyarrow
 
@@ -27,32 +27,32 @@ def opened(path: Path, errors: str = "replace", newline: str | None = None) -> T
 
 
 def jsonl_rows(path: Path, name: str) -> Iterator[dict]:
-    with opened(path) as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield {"source": f"{name}:{number}", **parsed(line)}
+                yield {"source": f"{name}:{number}", **parse_line(line)}
 
 
-def without_repetition(pairs: list[tuple[str, object]]) -> dict:
-    """Python would keep the last value of a key that comes twice and lose the others."""
+def object_without_repeated_keys(pairs: list[tuple[str, object]]) -> dict:
+    """Makes an object of its pairs. Python itself would keep only the last value of a key that comes twice."""
     row = dict(pairs)
     if len(row) < len(pairs):
         raise ValueError(f"the object with the keys {', '.join(name for name, _ in pairs)} has one of them twice")
     return row
 
 
-def parsed(line: str) -> dict:
+def parse_line(line: str) -> dict:
     try:
-        return {"row": json.loads(line, object_pairs_hook=without_repetition)}
+        return {"row": json.loads(line, object_pairs_hook=object_without_repeated_keys)}
     except (ValueError, RecursionError):
         return {"unreadable": line.rstrip("\n")}
 
 
 def json_rows(path: Path, name: str) -> Iterator[dict]:
-    decoder = json.JSONDecoder(object_pairs_hook=without_repetition)
+    decoder = json.JSONDecoder(object_pairs_hook=object_without_repeated_keys)
     try:
-        with opened(path, errors="strict") as file:
-            for number, row in enumerate(elements(file, decoder), 1):
+        with open_text(path, errors="strict") as file:
+            for number, row in enumerate(list_elements(file, decoder), 1):
                 yield {"source": f"{name}:{number}", "row": row}
     except TypeError as error:
         raise UserError(f"{path} holds a JSON {error}, not a list of rows") from None
@@ -63,8 +63,8 @@ def json_rows(path: Path, name: str) -> Iterator[dict]:
 
 
 def csv_rows(path: Path, name: str, delimiter: str = ",") -> Iterator[dict]:
-    with opened(path, newline="") as file:
-        csv.field_size_limit(sys.maxsize)  # its 128 kB would end the stage at the first longer text
+    with open_text(path, newline="") as file:
+        csv.field_size_limit(sys.maxsize)  # the default, 128 kB, would stop the stage at a longer text
         reader = csv.DictReader(file, delimiter=delimiter)
         columns = reader.fieldnames or []
         if len(set(columns)) < len(columns):
@@ -88,47 +88,49 @@ def parquet_rows(path: Path, name: str) -> Iterator[dict]:
     return ({"source": f"{name}:{number}", "row": row} for number, row in enumerate(rows, 1))
 
 
-TEXTS = {".jsonl": jsonl_rows, ".json": json_rows, ".csv": csv_rows, ".tsv": partial(csv_rows, delimiter="\t")}
-COMPRESSED = {name + packed: reader for packed in (".gz", ".zst") for name, reader in TEXTS.items()}
-READERS = {**TEXTS, ".parquet": parquet_rows, **COMPRESSED}
-KNOWN = f"{', '.join(TEXTS)}, each also with .gz or .zst, and .parquet"
+TEXT_READERS = {".jsonl": jsonl_rows, ".json": json_rows, ".csv": csv_rows, ".tsv": partial(csv_rows, delimiter="\t")}
+COMPRESSED_READERS = {name + packed: reader for packed in (".gz", ".zst") for name, reader in TEXT_READERS.items()}
+READERS = {**TEXT_READERS, ".parquet": parquet_rows, **COMPRESSED_READERS}
+KNOWN_ENDINGS = f"{', '.join(TEXT_READERS)}, each also with .gz or .zst, and .parquet"
 
 
-def ending(path: Path) -> str | None:
-    """The ending by which a file is known, such as .jsonl.gz, or None."""
+def known_ending(path: Path) -> str | None:
+    """Returns the ending that says how a file is read, such as .jsonl.gz, or None."""
     return next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
 
 
 def file_rows(path: Path, name: str) -> Iterator[dict]:
-    """Every row of a file, with where it stood: `name` and the line."""
-    known = ending(path)
-    if known is None:
-        raise UserError(f"{path} ends in none of {KNOWN}. Convert it, or name the files to read in data.files")
+    """Yields every row of a file as {"source": "name:line", "row": …}, or "unreadable" in place of "row".
+
+    Raises:
+        UserError: the file's ending is unknown, or it cannot be read as its ending says.
+    """
+    ending = known_ending(path)
+    if ending is None:
+        raise UserError(f"{path} ends in none of {KNOWN_ENDINGS}. Convert it, or name the files to read in data.files")
     try:
-        yield from READERS[known](path, name)
+        yield from READERS[ending](path, name)
     except (EOFError, zlib.error, OSError) as error:
-        if getattr(error, "errno", None):  # the disk's, such as no permission: the stage explains those
+        if getattr(error, "errno", None):  # an error of the disk, such as no permission; run_stage() explains those
             raise
         raise UserError(f"{path} is damaged or cut short ({error}). Copy or download it again") from None
 
 
 def folder_files(folder: Path, pattern: str | None) -> list[str]:
-    """The files below a folder that match the glob, or without one all of a known ending, by their relative paths."""
+    """Returns the relative paths of the files in a folder that match the glob, or without one those of known kinds."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern or "**/*") if path.is_file())
-    shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
-    found = shown if pattern else [name for name in shown if ending(Path(name))]
-    if not found:
+    visible = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    chosen = visible if pattern else [name for name in visible if known_ending(Path(name))]
+    if not chosen:
         asked = (
-            f"data.files: no file below {folder} matches {pattern!r}"
-            if pattern
-            else f"data.path: {folder} holds no data"
+            f"data.files: no file in {folder} matches {pattern!r}" if pattern else f"data.path: {folder} holds no data"
         )
-        raise UserError(f"{asked}. Put files there that end in {KNOWN}, or correct the key")
-    return found
+        raise UserError(f"{asked}. Put files there that end in {KNOWN_ENDINGS}, or correct the key")
+    return chosen
 
 
 def path_rows(path: Path, pattern: str | None) -> Iterator[dict]:
-    """Every row of data.path: of the file, or of the files in the folder that data.files chooses."""
+    """Yields every row of the file data.path, or of the files that data.files chooses in the folder data.path."""
     if path.is_dir():
         for name in folder_files(path, pattern):
             yield from file_rows(path / name, name)

@@ -1,4 +1,4 @@
-"""Which format the rows have, from the columns of all of them: a column counts where it holds a value."""
+"""Recognises the format of the rows by their columns. A column counts in the rows where it holds a value."""
 
 import json
 from collections import Counter
@@ -7,59 +7,62 @@ from dataclasses import dataclass, field
 from stages.core.params import Data
 from stages.runtime.errors import UserError
 
-# The columns without which a row is not of the format. Others may stand beside them: stages/_clean/formats.py
-# reads `input`, `history` and `system` where they are, and leaves the rest, such as a ready-made prompt, alone.
+# A row of the format has all of these columns. It may have more: stages/_clean/formats.py reads `input`, `history` and
+# `system` too, and ignores the rest, such as a ready-made prompt.
 NEEDED = {
     "messages": {"messages"},
     "sharegpt": {"conversations"},
     "prompt-completion": {"prompt", "completion"},
     "alpaca": {"instruction", "output"},
 }
-SAMPLES, SETS_SHOWN, CHARACTERS = 3, 5, 200
-ADVICE = (
+SHOWN_SAMPLES, SHOWN_COLUMN_SETS, SAMPLE_CHARACTERS = 3, 5, 200
+FORMAT_ADVICE = (
     "Set data.format: columns and name the columns in data.columns, such as {user: question, assistant: answer, "
     "system: null}; or rename the columns"
 )
 
 
-def cut(text: str) -> str:
-    """At most CHARACTERS of the text, in one line that no terminal takes for a command."""
-    shown = text if len(text) <= CHARACTERS else text[: CHARACTERS - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+def shorten(text: str) -> str:
+    """Returns at most SAMPLE_CHARACTERS of the text, on one line and without control characters."""
+    start = text if len(text) <= SAMPLE_CHARACTERS else text[: SAMPLE_CHARACTERS - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in start)
 
 
 @dataclass
 class Survey:
-    """{the columns of a row that hold a value: how many rows have just these}, and the first rows of different ones."""
+    """Counts which columns hold a value in how many rows.
+
+    `counts` is {the columns of a row: how many rows have exactly these}. `samples` has the first row of some of them.
+    """
 
     counts: Counter[frozenset[str]] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
 
     def add(self, raw: dict) -> None:
-        """Counts a row as download_data writes it; what has no columns is left for `clean` to reject."""
+        """Counts a row as download_data writes it. A row without columns is left for `clean` to reject."""
         row = raw.get("row")
         if not isinstance(row, dict):
             return
         columns = frozenset(name for name, value in row.items() if value is not None)
-        if columns not in self.counts and len(self.samples) < SAMPLES:
+        if columns not in self.counts and len(self.samples) < SHOWN_SAMPLES:
             sample = json.dumps(row, default=str, ensure_ascii=False)
-            self.samples.append(f"{cut(raw['source'])} {cut(sample)}")
+            self.samples.append(f"{shorten(raw['source'])} {shorten(sample)}")
         self.counts[columns] += 1
 
     def rows_with(self, needed: set[str]) -> int:
         return sum(count for columns, count in self.counts.items() if needed <= columns)
 
-    def found(self) -> str:
-        """The columns and how many rows have them, and the samples, as lines of a message."""
-        common = self.counts.most_common(SETS_SHOWN)
-        lines = [f"  {count} rows: {cut(', '.join(sorted(columns))) or 'no column'}" for columns, count in common]
-        more = len(self.counts) - len(common)
-        lines += [f"  {more} more combinations of columns"] if more else []
+    def columns_found(self) -> str:
+        """Lists the columns, how many rows have them, and the samples, as lines of a message."""
+        common = self.counts.most_common(SHOWN_COLUMN_SETS)
+        lines = [f"  {count} rows: {shorten(', '.join(sorted(columns))) or 'no column'}" for columns, count in common]
+        hidden = len(self.counts) - len(common)
+        lines += [f"  {hidden} more combinations of columns"] if hidden else []
         samples = ["Rows, for example:", *(f"  {sample}" for sample in self.samples)] if self.samples else []
         return "\n".join(["Columns with a value:", *(lines or ["  no row has columns"]), *samples])
 
-    def nearly(self) -> str:
-        """For each format that some row has a column of: what is missing there, as lines of a message."""
+    def nearly_fitting(self) -> str:
+        """Lists the columns that are missing for each format that some row has a column of, as lines of a message."""
         lines = []
         for name, needed in NEEDED.items():
             missing = min((needed - columns for columns in self.counts), key=len, default=needed)
@@ -69,42 +72,49 @@ class Survey:
 
 
 def recognise(survey: Survey, data: Data) -> str:
-    """The format of the rows: the one that data.format names, or with auto the one that they have.
+    """Returns the format that data.format names, or the one that the rows have if data.format is auto.
 
     Raises:
-        UserError: no row is of the format; or with auto, the rows have none, several, or not all the same one.
+        UserError: no row is of the named format; or with auto, the rows fit no format, several, or different ones.
     """
     if data.format == "columns":
         check_columns(survey, data)
         return data.format
+    columns_and_advice = f"{survey.columns_found()}\n{survey.nearly_fitting()}\n{FORMAT_ADVICE}"
     fitting = {name: survey.rows_with(needed) for name, needed in NEEDED.items() if survey.rows_with(needed)}
     if data.format != "auto":
         if data.format in fitting:
             return data.format
-        raise UserError(f"data.format: no row is {data.format}.\n{survey.found()}\n{survey.nearly()}\n{ADVICE}")
+        raise UserError(f"data.format: no row is {data.format}.\n{columns_and_advice}")
     if not fitting:
-        raise UserError(f"data.format: the rows are of no known format.\n{survey.found()}\n{survey.nearly()}\n{ADVICE}")
+        raise UserError(f"data.format: the rows are of no known format.\n{columns_and_advice}")
     known = sum(count for columns, count in survey.counts.items() if any(n <= columns for n in NEEDED.values()))
     whole = [name for name, rows in fitting.items() if rows == known]
-    if len(whole) == 1:  # rows of no format at all are left to clean.max_malformed_rows
+    if len(whole) == 1:  # clean.max_malformed_rows decides about rows of no format
         return whole[0]
     counted = ", ".join(f"{name} ({rows} rows)" for name, rows in fitting.items())
     if whole:
         raise UserError(
-            f"data.format: the rows can be read as {counted}. Set data.format to the one that is meant\n"
-            f"{survey.found()}"
+            f"data.format: the rows can be read as {counted}. Set data.format to the one that you mean\n"
+            f"{survey.columns_found()}"
         )
     raise UserError(
-        f"data.format: the rows are of different formats: {counted}. Bring them all into one, or set data.format to "
-        f"have the others rejected and counted\n{survey.found()}"
+        f"data.format: the rows are of different formats: {counted}. Convert them to one, or set data.format: the "
+        f"rows of other formats are then rejected and counted\n{survey.columns_found()}"
     )
 
 
 def check_columns(survey: Survey, data: Data) -> None:
-    """Each column of the mapping holds a value somewhere: a misspelt one does not pass for one that is empty."""
+    """Checks that each column in data.columns has a value in some row, so that a misspelt name is noticed.
+
+    Raises:
+        UserError: a column has no value in any row, or no row has both a user and an assistant text.
+    """
     named = {role: column for role, column in data.columns.model_dump().items() if column is not None}
     absent = [f"{role}: {column}" for role, column in named.items() if not survey.rows_with({column})]
     if absent:
-        raise UserError(f"data.columns: no row has {', '.join(absent)}. Correct it\n{survey.found()}")
+        raise UserError(f"data.columns: no row has {', '.join(absent)}. Correct it\n{survey.columns_found()}")
     if not survey.rows_with({data.columns.user, data.columns.assistant}):
-        raise UserError(f"data.columns: no row has both {named['user']} and {named['assistant']}\n{survey.found()}")
+        raise UserError(
+            f"data.columns: no row has both {named['user']} and {named['assistant']}\n{survey.columns_found()}"
+        )

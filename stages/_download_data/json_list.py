@@ -1,79 +1,84 @@
-"""The elements of a JSON list, of which one at a time is in memory. Python's own parser reads them, as it reads a line
-of .jsonl: streaming ones differ from it in what they take for a number, and make question marks of lone surrogates."""
+"""Reads a JSON list with one element at a time in memory.
+
+Python's own parser reads each element, as it reads a line of .jsonl. Streaming parsers accept other numbers and turn
+lone surrogates into question marks.
+"""
 
 import json
 import re
 from collections.abc import Iterator
 from typing import TextIO
 
-CHUNK = 1 << 20  # characters
-CUT = 16  # characters, more than any literal or escape: where the end tears one, the error is that near to it
-BLANKS = re.compile(r"[ \t\n\r]*")  # json's, fewer than str.strip's
+CHUNK_CHARACTERS = 1 << 20
+# More characters than any literal or escape has: a parser that fails this near to the end may lack the rest.
+TORN_CHARACTERS = 16
+BLANKS = re.compile(r"[ \t\n\r]*")  # what JSON calls whitespace; str.strip takes more
 
 
-class Text:
-    """What was read of a file and is not yet parsed."""
+class JsonText:
+    """The text of a file that was read and is not yet parsed."""
 
     def __init__(self, file: TextIO):
         self.file, self.text, self.at = file, "", 0
 
-    def more(self) -> bool:
-        """Reads on, as much again as is held: an element of any length is so parsed a few times at most."""
-        new = self.file.read(max(CHUNK, len(self.text) - self.at))
+    def read_more(self) -> bool:
+        """Reads at least as much as is held, so that a long element is parsed only a few times."""
+        new = self.file.read(max(CHUNK_CHARACTERS, len(self.text) - self.at))
         if new:
             self.text, self.at = self.text[self.at :] + new, 0
         return bool(new)
 
-    def next(self) -> str:
-        """The next character that is no blank, or "" at the end."""
+    def next_character(self) -> str:
+        """Returns the next character that is not blank, or "" at the end."""
         while True:
             self.at = BLANKS.match(self.text, self.at).end()
             if self.at < len(self.text):
                 return self.text[self.at]
-            if not self.more():
+            if not self.read_more():
                 return ""
 
-    def value(self, decoder: json.JSONDecoder) -> object:
-        self.next()
+    def next_value(self, decoder: json.JSONDecoder) -> object:
+        self.next_character()
         while True:
             try:
                 value, end = decoder.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
-                torn = error.pos >= len(self.text) - CUT or error.msg.startswith("Unterminated string")
-                if torn and self.more():
+                torn = error.pos >= len(self.text) - TORN_CHARACTERS or error.msg.startswith("Unterminated string")
+                if torn and self.read_more():
                     continue
                 raise
-            follows = BLANKS.match(self.text, end).end()
-            if self.text[follows : follows + 1] in (",", "]") or not self.more():  # else a number may go on
+            after = BLANKS.match(self.text, end).end()
+            # Without a comma or bracket after it, a number may have more digits in the next chunk.
+            if self.text[after : after + 1] in (",", "]") or not self.read_more():
                 self.at = end
                 return value
 
 
-def elements(file: TextIO, decoder: json.JSONDecoder) -> Iterator[object]:
-    """The elements, in order.
+def list_elements(file: TextIO, decoder: json.JSONDecoder) -> Iterator[object]:
+    """Yields the elements in order.
 
     Raises:
-        TypeError: it is JSON, but no list; its only argument is the type's name.
-        ValueError: it is no JSON, with the number of the element where that shows.
+        TypeError: the file holds JSON that is not a list; the only argument is the name of its type.
+        ValueError: the file does not hold JSON; the message has the number of the element where it is known.
     """
-    text = Text(file)
-    if text.next() != "[":
-        value = text.value(decoder)
-        if text.next():
+    text = JsonText(file)
+    if text.next_character() != "[":
+        value = text.next_value(decoder)
+        if text.next_character():
             raise ValueError("there is more after the first value")
         raise TypeError(type(value).__name__)
     text.at += 1
-    number, follows = 1, text.next()
+    number, follows = 1, text.next_character()
     while follows != "]":
         try:
-            yield text.value(decoder)
+            yield text.next_value(decoder)
         except json.JSONDecodeError as error:
             raise ValueError(f"{error.msg} in row {number}") from None
-        follows = text.next()
+        follows = text.next_character()
         if follows not in {",", "]"}:
-            raise ValueError(f"after row {number} there is {follows or 'the end'!r}, no comma or bracket")
+            raise ValueError(f"after row {number} comes {follows or 'the end'!r}, not a comma or bracket")
         if follows == ",":
             number, text.at = number + 1, text.at + 1
     text.at += 1
-    if text.next():
+    if text.next_character():
         raise ValueError("there is more after the list")

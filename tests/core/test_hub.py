@@ -12,8 +12,9 @@ import pytest
 CODE = """
 import json, sys
 import stages.core.hub as hub
+from stages.runtime import hub_errors
 from stages.runtime.errors import UserError
-hub.ANSWER_SECONDS = 2
+hub.HUB_ANSWER_SECONDS = hub_errors.HUB_ANSWER_SECONDS = 2
 try:
     print("FOLDER", hub.fetch(*json.loads(sys.argv[1])))
 except UserError as error:

@@ -1,7 +1,7 @@
 """Whether the hub gives the base model to this user, and under which licence. Asks the network."""
 
-from stages.core.hub import ANSWER_SECONDS, explain
 from stages.core.params import Model
+from stages.runtime.hub_errors import HUB_ANSWER_SECONDS, explain_hub_error
 from tools._doctor.finding import Finding
 
 
@@ -12,11 +12,11 @@ def check_hub(model: Model) -> Finding:
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
     try:
-        info = HfApi().model_info(model.id, revision=model.revision, timeout=ANSWER_SECONDS)
+        info = HfApi().model_info(model.id, revision=model.revision, timeout=HUB_ANSWER_SECONDS)
         # The description of a gated model is public; its files are not.
-        get_hf_file_metadata(hf_hub_url(model.id, "config.json", revision=model.revision), timeout=ANSWER_SECONDS)
+        get_hf_file_metadata(hf_hub_url(model.id, "config.json", revision=model.revision), timeout=HUB_ANSWER_SECONDS)
     except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:
-        reason = explain(error, "model", "model")
+        reason = explain_hub_error(error, "model", "model")
         return Finding("hub", f"no access to {model.id}", reason[0].upper() + reason[1:])
     card = info.card_data
     licence = card.get("license") if card else None

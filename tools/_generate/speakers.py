@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages._download_model.checks import json_file, weight_files
+from stages._download_model.checks import read_json_object, weight_files
 from stages.core.decoding import Decoding, Streamer, continuations
 from stages.core.models import load_model
 from stages.core.params import Params
 from stages.core.paths import ADAPTER, BASE, MERGED, sha256
-from stages.core.prompts import Encoder, check_base
+from stages.core.prompts import Encoder, check_tokenizer_of_base
 from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def prompts_for(name: str, encoder: Encoder, decoding: Decoding) -> Prompts:
     """Of the model `name`, whose tokenizer must be the encoder's, before it is loaded."""
     folder = folder_of(name)
     folder = folder_of("base") if is_adapter(folder) else folder
-    check_base(encoder, folder)
-    context = json_file(folder / CONFIG).get("max_position_embeddings")
+    check_tokenizer_of_base(encoder, folder)
+    context = read_json_object(folder / CONFIG).get("max_position_embeddings")
     if type(context) is not int:
         raise UserError(f"{folder / CONFIG}: max_position_embeddings is {context!r}, not a whole number. Correct it")
     return Prompts(encoder, decoding, context)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stages.core.hub import ANSWER_SECONDS, offline
 from stages.runtime.errors import UserError
+from stages.runtime.hub_errors import HUB_ANSWER_SECONDS, hub_is_offline
 from tools._push_to_hub.files import CARD, Upload, left_over
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         status = getattr(getattr(cause, "response", None), "status_code", 0)
         again = "Run it again: whole files that are there already are not sent twice"
-        if offline():
+        if hub_is_offline():
             text = "HF_HUB_OFFLINE is set. Unset it"
         elif status in (401, 403):
             text = f"the hub refuses it (HTTP {status}). Check the owner and the token: {TOKEN}"
@@ -52,10 +52,10 @@ def repository(repo_id: str, public: bool) -> "ModelInfo":
 
     api = HfApi()
     try:
-        info = api.model_info(repo_id, timeout=ANSWER_SECONDS)
+        info = api.model_info(repo_id, timeout=HUB_ANSWER_SECONDS)
     except RepositoryNotFoundError:
         api.create_repo(repo_id, private=not public)
-        info = api.model_info(repo_id, timeout=ANSWER_SECONDS)
+        info = api.model_info(repo_id, timeout=HUB_ANSWER_SECONDS)
     if not info.private and not public:
         raise UserError(f"{repo_id} is public. Say --public to show the model to everybody, or take another name")
     if info.private and public:
