@@ -31,8 +31,8 @@ from bench._clean.measure import Measured, measure
 from bench._clean.ours import removed
 from bench._clean.rows import LAYOUT, THRESHOLD, Rows, read_lines, read_planted, read_records, write_rows
 from stages._clean.contamination import contamination, read_benchmarks
-from stages._clean.formats import reader
-from stages._clean.private_data import PERSONAL, redact, secrets
+from stages._clean.formats import message_reader
+from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
 from stages._clean.rules import RULES, fixed_text
 from stages._clean.signatures import band_hashes, banding
 from stages._download_data.stdlib import stdlib_rows
@@ -104,16 +104,16 @@ def seconds(work: Callable[[], object]) -> float:
 
 def rule_times(lines: list[str], clean: Clean, folder: Path) -> dict[str, float]:
     """{rule: seconds of the processor for these lines of data/raw}. Every rule sees every row."""
-    to_messages, benchmarks = reader(LAYOUT), read_benchmarks(folder / DECONTAMINATE, clean.decontaminate)
+    to_messages, benchmarks = message_reader(LAYOUT), read_benchmarks(folder / DECONTAMINATE, clean.decontaminate)
     rows = [to_messages(json.loads(text)["row"]) for text in lines]
     texts = [message["content"] for messages in rows for message in messages]
     shard = folder / "examined.jsonl"
     shard.write_text("".join(lines), encoding="utf-8")
-    secrets(), fixed_text("é"), band_hashes(["x"], THRESHOLD)  # what they import is not what a row costs
+    secret_kinds(), fixed_text("é"), band_hashes(["x"], THRESHOLD)  # what they import is not what a row costs
     works: dict[str, Callable[[], object]] = {
         "fix_text": lambda: [fixed_text(text) for text in texts],
-        "secrets": lambda: [redact(text, secrets()) for text in texts],
-        "personal_data": lambda: [redact(text, PERSONAL) for text in texts],
+        "secrets": lambda: [redact(text, secret_kinds()) for text in texts],
+        "personal_data": lambda: [redact(text, PERSONAL_KINDS) for text in texts],
         **{rule.__name__: (lambda rule=rule: [rule(messages, clean) for messages in rows]) for rule in RULES},
         "contamination": lambda: [contamination(messages, benchmarks) for messages in rows],
         "read, ids, duplicates": lambda: removed([shard], None, 1),

@@ -25,7 +25,7 @@ from stages.core.params import load_params
 from stages.core.paths import BASE, CLEAN
 from stages.core.records import Record, record_file, record_table
 from stages.core.workers import count_workers
-from stages.tokenize import SHARD, tokenize_split
+from stages.tokenize import SHARD_CONVERSATIONS, tokenize_split
 
 TURNS = 2  # each is measured so often, by turns, and the better one counts: a shared machine has slow moments
 
@@ -82,7 +82,7 @@ def main(count: int) -> None:
 
     def ours() -> None:
         with record_file(Path("rejected.parquet"), "reason") as rejected:
-            tokenize_split("train", Path("train.arrow"), rejected, params, SHARD)
+            tokenize_split("train", Path("train.arrow"), rejected, params, SHARD_CONVERSATIONS)
 
     times: dict[str, list[float]] = {"tokenizers": [], "ours": []}
     peaks = dict.fromkeys(times, 0)
@@ -90,7 +90,7 @@ def main(count: int) -> None:
         os.chdir(folder)
         CLEAN.mkdir(parents=True)
         with record_file(CLEAN / "train.parquet") as file:
-            for batch in conversations(functions, count, SHARD):
+            for batch in conversations(functions, count, SHARD_CONVERSATIONS):
                 file.write_table(record_table(Record("0" * 32, messages, "stdlib:1") for messages in batch))
         for _ in range(TURNS):
             for name, work in (("tokenizers", encode_raw), ("ours", ours)):

@@ -1,10 +1,11 @@
 """Clean: data/raw, data/decontaminate, params `clean` → data/clean/{train,validation,test,rejected}.parquet,
-metrics/clean.json and metrics/clean.rejected.json, some rows that each rule rejected.
+metrics/clean.json, and some rows that each rule rejected in metrics/clean.rejected.json.
 
-Every row read is either kept in one split or stands in rejected.parquet with its reason and where it came from; of
-rows that say the same, the one with the lowest id is kept, and `detail` names it. The shards of data/raw are judged by
-`machine.workers` processes, and only a few hashes of each row stay in memory; how many there are changes no byte.
-test.parquet also has the columns of clean.keep_fields and, where some row of the data brings tests, `tests`.
+Every row that is read is kept in one split, or is in rejected.parquet with its reason and source. Among duplicates,
+the row with the lowest id is kept, and `detail` of the others names it.
+`machine.workers` processes judge the shards of data/raw; their number changes no byte. Only a few hashes of each row
+stay in memory.
+test.parquet also has the columns of clean.keep_fields, and `tests` if any row has tests.
 Run it with `dvc repro clean`.
 """
 
@@ -16,8 +17,8 @@ import numpy as np
 import pyarrow
 
 from stages._clean.contamination import read_benchmarks
-from stages._clean.duplicates import Keys, Texts, find_duplicates
-from stages._clean.shards import Job, Shard, judge_shard, read_judged
+from stages._clean.duplicates import DuplicateKeys, StoredTexts, find_duplicates
+from stages._clean.shards import JudgedShard, ShardJob, judge_shard, read_judged
 from stages._clean.tally import Tally
 from stages.core.params import Clean, Params
 from stages.core.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, sha256, whole_directory, write_json
@@ -27,40 +28,45 @@ from stages.runtime.errors import UserError
 from stages.runtime.progress import progress
 from stages.runtime.runner import Outcome, run_stage
 
-SAMPLES = METRICS / "clean.rejected.json"
+REJECTED_SAMPLES = METRICS / "clean.rejected.json"
 
 
 def clean(shards: list[Path], params: Clean, layout: dict, folder: Path, workers: int) -> Tally:
-    """Writes {train,validation,test,rejected}.parquet of the rows in `shards` to `folder`.
+    """Judges the rows in `shards` and writes {train,validation,test,rejected}.parquet to `folder`.
+
+    Args:
+        layout: the content of data/raw/format.json.
 
     Raises:
         UserError: more than params.max_malformed_rows rows do not fit the format.
     """
     work = folder / "work"
     work.mkdir()
-    todo = [Job(path, work / f"{number:05}", params, layout) for number, path in enumerate(shards)]
-    with progress("clean: rules", len(todo), " shards") as bar:
+    jobs = [ShardJob(path, work / f"{number:05}", params, layout) for number, path in enumerate(shards)]
+    with progress("clean: rules", len(jobs), " shards") as bar:
         judged = []
-        for shard in ordered_map(judge_shard, todo, workers):
+        for shard in ordered_map(judge_shard, jobs, workers):
             judged.append(shard)
             bar.advance()
-    refuse_malformed([line for shard in judged for line in shard.malformed], params.max_malformed_rows)
+    check_malformed([line for shard in judged for line in shard.malformed], params.max_malformed_rows)
     duplicates = find_duplicates(keys_of(judged), params.near_duplicate_threshold, workers)
-    tally = write(judged, duplicates, folder)
+    tally = write_splits(judged, duplicates, folder)
     shutil.rmtree(work)
     return tally
 
 
-def refuse_malformed(lines: list[str], most: int) -> None:
+def check_malformed(lines: list[str], most: int) -> None:
+    """Raises UserError if there are more than `most` malformed rows."""
     if len(lines) > most:
         raise UserError(
             f"malformed rows: {len(lines)}, more than clean.max_malformed_rows ({most}). The "
-            f"first: {lines[0]}. Mend them, or raise the limit to have them rejected and counted"
+            f"first: {lines[0]}. Correct them, or raise the limit to have them rejected and counted"
         )
 
 
-def keys_of(judged: list[Shard]) -> Keys:
-    texts = Texts(
+def keys_of(judged: list[JudgedShard]) -> DuplicateKeys:
+    """Joins what the shards hold for the search for duplicates."""
+    texts = StoredTexts(
         [shard.job.work.with_suffix(".text") for shard in judged],
         np.repeat(np.arange(len(judged)), [len(shard.ends) for shard in judged]),
         np.concatenate([np.concatenate([[0], shard.ends])[:-1] for shard in judged]),
@@ -69,22 +75,26 @@ def keys_of(judged: list[Shard]) -> Keys:
     ids, fingerprints, bands = (
         np.concatenate([getattr(shard, name) for shard in judged]) for name in ("ids", "fingerprints", "bands")
     )
-    return Keys(ids, [source for shard in judged for source in shard.sources], fingerprints, bands, texts)
+    return DuplicateKeys(ids, [source for shard in judged for source in shard.sources], fingerprints, bands, texts)
 
 
-def more_columns(split: str, judged: list[Shard]) -> list[str]:
-    """Only the test split has them: what is trained on stays the same bytes when they change."""
+def extra_columns(split: str, judged: list[JudgedShard]) -> list[str]:
+    """Returns the columns that only the test split has, so that a change of them leaves the other files unchanged."""
     if split != "test":
         return []
     return [*judged[0].job.params.keep_fields, *(["tests"] if any(shard.tested for shard in judged) else [])]
 
 
-def write(judged: list[Shard], duplicates: dict[int, tuple[str, str]], folder: Path) -> Tally:
-    """The files, in the order read. `duplicates` counts the rows that passed, over all shards."""
+def write_splits(judged: list[JudgedShard], duplicates: dict[int, tuple[str, str]], folder: Path) -> Tally:
+    """Writes the four files, with the rows in the order in which they were read.
+
+    Args:
+        duplicates: {number of a row: (reason, detail)}. It counts the rows of all shards that passed the rules.
+    """
     tally, before = Tally(), 0
     with ExitStack() as stack:
         files = {
-            split: stack.enter_context(record_file(folder / f"{split}.parquet", *more_columns(split, judged)))
+            split: stack.enter_context(record_file(folder / f"{split}.parquet", *extra_columns(split, judged)))
             for split in SPLITS
         }
         rejected = stack.enter_context(record_file(folder / "rejected.parquet", "reason", "detail"))
@@ -105,15 +115,15 @@ def write(judged: list[Shard], duplicates: dict[int, tuple[str, str]], folder: P
             for name, values in (("reason", reasons), ("detail", details)):
                 place = table.schema.get_field_index(name)
                 table = table.set_column(place, table.schema.field(place), pyarrow.array(values, pyarrow.string()))
-            gone = table.select(rejected.schema.names).filter(pyarrow.array(outcomes == len(SPLITS)))
-            tally.reject(gone)
-            rejected.write_table(gone)
+            removed = table.select(rejected.schema.names).filter(pyarrow.array(outcomes == len(SPLITS)))
+            tally.reject(removed)
+            rejected.write_table(removed)
             tally.count(shard, outcomes, table["source"].to_pylist())
     return tally
 
 
 def main(params: Params) -> Outcome:
-    read_benchmarks(DECONTAMINATE, params.clean.decontaminate)  # what is wrong with them is said before anything
+    read_benchmarks(DECONTAMINATE, params.clean.decontaminate)  # an error in them must stop the stage first
     shards, workers = sorted(RAW.glob("rows-*.jsonl")), count_workers(params.machine)
     with whole_directory(CLEAN) as folder:
         tally = clean(shards, params.clean, read_json(RAW / "format.json"), folder, workers)
@@ -123,7 +133,7 @@ def main(params: Params) -> Outcome:
                 raise UserError(f"no row is left for the {split} split: {metrics['rows']}. See clean in params.yaml")
         metrics["sha256"] = {split: sha256(folder / f"{split}.parquet") for split in SPLITS}
     write_json(METRICS / "clean.json", metrics)
-    write_json(SAMPLES, tally.shown())
+    write_json(REJECTED_SAMPLES, tally.rejected_samples())
     counts = ", ".join(f"{count} {split}" for split, count in metrics["splits"].items())
     return Outcome(f"{metrics['rows']['kept']} of {metrics['rows']['read']} rows kept: {counts}", {"workers": workers})
 

@@ -1,12 +1,13 @@
 """Tokenize: data/clean, models/base's tokenizer, params `prompt`, `tokenize` → data/tokenized, metrics/tokenize.json.
 
-data/tokenized/{train,validation}.arrow have columns input_ids, labels (-100 on all but the assistant's turns and their
-end-of-sequence token) and seq_lengths (the lengths of the conversations packed into the row, in TRL's name for it).
-data/tokenized/rejected.parquet has the conversations of which nothing fits into `tokenize.max_length`.
-A split is tokenized in shards of at most SHARD conversations, `machine.workers` at a time, and a row holds
-conversations of one shard alone: so memory does not grow with the data, nor do the bytes depend on the workers.
-Run it with `dvc repro tokenize`; always as a module, since a plain script would shadow Python's own `tokenize`.
-`python -m stages.tokenize --show 3` prints rows with the trained tokens highlighted.
+data/tokenized/{train,validation}.arrow have three columns. input_ids has the tokens. labels has the same ids for the
+assistant's turns and their end-of-sequence token, and -100 elsewhere. seq_lengths (TRL's name) has the lengths of the
+conversations that are packed into the row.
+data/tokenized/rejected.parquet has the conversations that `tokenize.max_length` leaves nothing of.
+`machine.workers` processes tokenize a split in shards of at most SHARD_CONVERSATIONS, and a row holds conversations of
+one shard. So memory does not grow with the data, and the number of workers changes no byte.
+Run it with `dvc repro tokenize`, or as a module: as a plain script it would shadow Python's own `tokenize`.
+`python -m stages.tokenize --show 3` prints rows and highlights the tokens that are trained.
 """
 
 import hashlib
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from stages._tokenize.packing import join, pack, row_schema
-from stages._tokenize.show import show
+from stages._tokenize.packing import join_conversations, pack, row_schema
+from stages._tokenize.show import show_rows
 from stages.core.params import Params, Prompt, Tokenize
 from stages.core.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json, whole_directory, write_json
-from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Arrays, Encoder, check_base
+from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, TokenArrays, check_tokenizer_of_base
 from stages.core.records import read_batches, record_file
 from stages.core.workers import count_workers, ordered_map
 from stages.runtime.errors import UserError
@@ -32,14 +33,14 @@ from stages.runtime.runner import Outcome, run_stage
 if TYPE_CHECKING:
     import pyarrow
 
-SHARD = 10_000  # conversations that are packed together: enough for full rows, few enough for memory
-TOKENS = 1 << 25  # that a shard may have at most, so that long conversations make smaller ones
-BATCH = 1000  # rows in a batch of the Arrow file
+SHARD_CONVERSATIONS = 10_000  # packed together: enough for full rows, few enough for memory
+SHARD_TOKENS = 1 << 25  # at most in a shard, so that long conversations make smaller shards
+BATCH_ROWS = 1000  # in the Arrow file
 Conversation = list[dict[str, str]]
 
 
-def fitting(messages: Conversation, encoder: Encoder, params: Tokenize) -> list[Arrays]:
-    """What `tokenize.too_long` leaves of a conversation: whole turns only, so that each part ends in </s>."""
+def fitting_parts(messages: Conversation, encoder: Encoder, params: Tokenize) -> list[TokenArrays]:
+    """Returns what `tokenize.too_long` keeps of a conversation: parts of whole turns, so that each ends in </s>."""
     if params.too_long == "drop":
         return []
     system = messages[:1] if messages[0]["role"] == "system" else []
@@ -52,31 +53,38 @@ def fitting(messages: Conversation, encoder: Encoder, params: Tokenize) -> list[
                 break
         if params.too_long == "truncate":
             break
-        turns = turns[count:]  # where not even one exchange fits, it alone is left out
+        turns = turns[count:]  # an exchange that does not fit even as a part of its own is left out
     return parts
 
 
 def tokenize(
     conversations: list[Conversation], encoder: Encoder, params: Tokenize, threads: int = 1
 ) -> tuple["pyarrow.RecordBatch", Counter[str], list[int]]:
-    """The rows to train on, their counts, and the numbers of the conversations of which nothing fits."""
-    kept: list[Arrays] = []
+    """Tokenizes and packs the conversations of a shard.
+
+    Args:
+        threads: of SentencePiece.
+
+    Returns:
+        The rows to train on, their counts, and the indices of the conversations of which nothing fits.
+    """
+    kept: list[TokenArrays] = []
     dropped, truncated = [], 0
-    for number, whole in enumerate(encoder.arrays(conversations, threads)):
-        messages = conversations[number]
+    for index, whole in enumerate(encoder.arrays(conversations, threads)):
+        messages = conversations[index]
         if len(whole[0]) <= params.max_length:
             kept.append(whole)
             continue
-        parts = fitting(messages, encoder, params)
+        parts = fitting_parts(messages, encoder, params)
         kept += parts
         answers = sum(numpy.count_nonzero(labels == encoder.eos) for _, labels in parts)
         if not parts:
-            dropped.append(number)
+            dropped.append(index)
         elif answers < sum(message["role"] == "assistant" for message in messages):
             truncated += 1
     lengths = [len(ids) for ids, _ in kept]
     groups = pack(lengths, params.max_length) if params.packing else [[index] for index in range(len(kept))]
-    rows = join(kept, groups)
+    rows = join_conversations(kept, groups)
     labels = rows["labels"].values.to_numpy()
     counts = {
         "rows": len(kept),
@@ -90,13 +98,17 @@ def tokenize(
     return rows, Counter(counts), dropped
 
 
-encoder_of = cache(Encoder)  # a worker keeps it for all its shards
+encoder_of = cache(Encoder)  # a worker makes it once for all its shards
 
 
 def tokenize_shard(
     records: "pyarrow.RecordBatch", prompt: Prompt, params: Tokenize, threads: int
 ) -> tuple["pyarrow.RecordBatch", Counter[str], "pyarrow.Table"]:
-    """What a worker does. Only Arrow's buffers go to it and come back: they are copied, not spelled out."""
+    """Tokenizes a shard in a worker. Only Arrow tables go to it and come back, because copying their buffers is cheap.
+
+    Returns:
+        The rows, their counts, and the records that were left out, with the reason.
+    """
     import pyarrow
 
     rows, counts, dropped = tokenize(records["messages"].to_pylist(), encoder_of(prompt), params, threads)
@@ -108,13 +120,23 @@ def tokenize_shard(
 def tokenize_split(
     split: str, path: Path, rejected: "pyarrow.parquet.ParquetWriter", params: Params, size: int
 ) -> dict[str, float]:
-    """Writes the rows of a split as an Arrow IPC stream, which `datasets` maps into memory as it is. Returns counts."""
+    """Writes the rows of a split as an Arrow IPC stream, which `datasets` maps into memory.
+
+    Args:
+        size: the most conversations in a shard.
+
+    Returns:
+        The counts, and `fill`: the share of the rows' max_length tokens that is used.
+
+    Raises:
+        UserError: no conversation of the split fits.
+    """
     import pyarrow.parquet
 
     source = CLEAN / f"{split}.parquet"
     total = pyarrow.parquet.read_metadata(source).num_rows
     workers = count_workers(params.machine)
-    # The cores are either the workers' or, where one shard is all there is, SentencePiece's.
+    # The cores are for the workers. With a single shard there is only one worker, so SentencePiece gets them.
     work = partial(
         tokenize_shard, prompt=params.prompt, params=params.tokenize, threads=workers if total <= size else 1
     )
@@ -122,28 +144,28 @@ def tokenize_split(
     with (
         pyarrow.OSFile(str(path), "wb") as file,
         pyarrow.ipc.new_stream(file, row_schema()) as writer,
-        progress(f"tokenize {split}", total, " rows") as shown,
+        progress(f"tokenize {split}", total, " rows") as bar,
     ):
-        for rows, found, left_out in ordered_map(work, read_batches(source, size), workers):
-            for start in range(0, rows.num_rows, BATCH):
-                writer.write(rows.slice(start, BATCH))
+        for rows, shard_counts, left_out in ordered_map(work, read_batches(source, size), workers):
+            for start in range(0, rows.num_rows, BATCH_ROWS):
+                writer.write(rows.slice(start, BATCH_ROWS))
             if left_out.num_rows:
                 rejected.write_table(left_out)
-            counts.update(found)
-            shown.advance(min(size, total - shown.done))
+            counts.update(shard_counts)
+            bar.advance(min(size, total - bar.done))
     if not counts["rows"]:
         raise UserError(f"no row of the {split} split has an answer within tokenize.max_length")
     return {**counts, "fill": round(counts["tokens"] / (counts["packed_rows"] * params.tokenize.max_length), 4)}
 
 
-def main(params: Params, size: int = SHARD) -> Outcome:
+def main(params: Params, size: int = SHARD_CONVERSATIONS) -> Outcome:
     encoder = Encoder(params.prompt)
-    check_base(encoder, BASE)
+    check_tokenizer_of_base(encoder, BASE)
     context = read_json(BASE / "config.json")["max_position_embeddings"]
     if params.tokenize.max_length > context:
         raise UserError(f"tokenize.max_length is {params.tokenize.max_length}; the base model reads {context} tokens")
     template = hashlib.sha256(CHAT_TEMPLATES[params.prompt.template].encode()).hexdigest()
-    size = min(size, max(1, TOKENS // params.tokenize.max_length))
+    size = min(size, max(1, SHARD_TOKENS // params.tokenize.max_length))
     metrics = {"chat_template_sha256": template}
     with whole_directory(TOKENIZED) as folder, record_file(folder / "rejected.parquet", "reason") as rejected:
         for split in ("train", "validation"):
@@ -159,7 +181,7 @@ def main(params: Params, size: int = SHARD) -> Outcome:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--show"] and sys.argv[2:3] and sys.argv[2].isdigit():
         try:
-            show(int(sys.argv[2]))
+            show_rows(int(sys.argv[2]))
         except UserError as error:
             sys.exit(f"tokenize: {error}")
     else:

@@ -23,7 +23,7 @@ from stages._tokenize.packing import row_schema
 from stages.clean import clean
 from stages.core.params import Clean, Params, read_yaml
 from stages.core.records import SPLITS, Record, read_records, record_file, record_table
-from stages.tokenize import BATCH
+from stages.tokenize import BATCH_ROWS
 from tests.pipeline import ALL, ROOT, Repository, make, running
 from tests.uploads import Received, Uploads
 
@@ -261,8 +261,8 @@ def write_records(path, records):
 def write_rows(path, rows: list[dict]) -> None:
     """A file of data/tokenized, in batches as the stage writes them."""
     with pyarrow.ipc.new_stream(path, row_schema()) as writer:
-        for start in range(0, len(rows), BATCH):
-            writer.write(pyarrow.RecordBatch.from_pylist(rows[start : start + BATCH], row_schema()))
+        for start in range(0, len(rows), BATCH_ROWS):
+            writer.write(pyarrow.RecordBatch.from_pylist(rows[start : start + BATCH_ROWS], row_schema()))
 
 
 class Rejected(NamedTuple):

@@ -22,7 +22,7 @@ from bench._clean.rows import THRESHOLD, Rows, read_planted, read_records, shing
 from bench._faults import pipeline
 from bench._faults.table import how_held, print_held, read_faults
 from stages._clean.signatures import similarities
-from stages._download_data.stdlib import functions
+from stages._download_data.stdlib import documented_functions
 from stages.core.paths import RAW
 from stages.core.python_syntax import parse
 
@@ -35,7 +35,7 @@ COUNT = 400
 @pytest.fixture(scope="module")
 def rows() -> Rows:
     files = [Path(sysconfig.get_path("stdlib"), f"{module}.py") for module in MODULES]
-    found = [{"row": row} for file in files for _, row in functions(file.read_text("utf-8"), file.stem)]
+    found = [{"row": row} for file in files for _, row in documented_functions(file.read_text("utf-8"), file.stem)]
     return Rows(found, seed=1)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from stages._clean.formats import reader
-from stages._clean.shards import read_rows
+from stages._clean.formats import message_reader
+from stages._clean.shards import read_raw_rows
 from stages.clean import main
 from stages.core.paths import CLEAN, METRICS, RAW, read_json, write_json
 from stages.core.records import SPLITS, content_id, read_records, split_of
@@ -20,7 +20,7 @@ from tests.conftest import clean_rows, write_raw
 
 CODE = "def double(number):\n    return 2 * number"
 LAYOUT = {"format": "prompt-completion", "columns": None}
-to_messages = reader(LAYOUT)
+to_messages = message_reader(LAYOUT)
 LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write and UTF-8 cannot
 
 
@@ -270,7 +270,7 @@ def test_the_stage_writes_four_parquet_files_and_its_metrics(raw, params):
     assert names == {"train.parquet", "validation.parquet", "test.parquet", "rejected.parquet"}
     metrics = read_json(METRICS / "clean.json")
     assert metrics["rows"] == {"read": 122, "kept": 120, "rejected": {"duplicate": 1, "too_short": 1}}
-    expected = clean_rows([*read_rows(RAW / "rows-00000.jsonl")], params().clean)
+    expected = clean_rows([*read_raw_rows(RAW / "rows-00000.jsonl")], params().clean)
     for split in SPLITS:
         table = pyarrow.parquet.read_table(CLEAN / f"{split}.parquet")
         assert table.column_names == ["id", "messages", "source"]
@@ -372,7 +372,7 @@ def test_a_line_separator_inside_a_row_is_no_new_row(tmp_path):
     path.write_text(
         json.dumps({"source": "a:1", "row": pair("a\u2028b\x85c\x0cd")}, ensure_ascii=False) + "\n", "utf-8"
     )
-    assert [row["row"]["prompt"] for row in read_rows(path)] == ["a\u2028b\x85c\x0cd"]
+    assert [row["row"]["prompt"] for row in read_raw_rows(path)] == ["a\u2028b\x85c\x0cd"]
 
 
 def test_tests_and_kept_fields_reach_the_test_split_alone(section):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages._clean.contamination import contamination, read_benchmarks, runs
+from stages._clean.contamination import contamination, read_benchmarks, word_runs
 from stages.core.params import load_params
 from stages.core.paths import DECONTAMINATE
 from stages.runtime.errors import UserError
@@ -43,7 +43,7 @@ def row(prompt: str) -> list[dict]:
 @given(st.text(alphabet="aBcß é_1.,\n-", max_size=120))
 def test_the_runs_are_every_13_words_in_a_row(text):
     words = re.findall(r"\w+", text.casefold())
-    assert list(runs(text)) == [" ".join(words[start : start + 13]) for start in range(len(words) - 12)]
+    assert list(word_runs(text)) == [" ".join(words[start : start + 13]) for start in range(len(words) - 12)]
 
 
 @pytest.fixture

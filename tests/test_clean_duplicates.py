@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from stages._clean import duplicates, signatures
-from stages._clean.duplicates import Keys, Texts
+from stages._clean.duplicates import DuplicateKeys, StoredTexts
 from stages._clean.signatures import (
     MISSED,
     MOST_HASHES,
     band_hashes,
     banding,
-    compared,
-    fingerprint,
+    compared_text,
+    conversation_fingerprint,
     similarities,
     turns_of,
 )
-from stages._download_data.stdlib import functions, stdlib_rows
+from stages._download_data.stdlib import documented_functions, stdlib_rows
 from stages.core.params import load_params
 from stages.core.records import SPLITS, Record, content_id, split_of
 from tests.conftest import clean_rows
@@ -50,7 +50,7 @@ def record(prompt: str, completion: str, system: str | None = None) -> Record:
 
 
 def shingles(each: Record) -> np.ndarray:
-    return np.unique(signatures.shingles(compared(turns_of(each))))
+    return np.unique(signatures.shingles(compared_text(turns_of(each))))
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:
@@ -60,7 +60,7 @@ def similarity(one: np.ndarray, other: np.ndarray) -> float:
 def find_duplicates(records: list[Record], threshold: float | None) -> dict[int, tuple[str, str]]:
     """Of records in memory, their texts in two files."""
     turns = [turns_of(each) for each in records]
-    texts = [compared(each).encode() for each in turns]
+    texts = [compared_text(each).encode() for each in turns]
     half = len(records) // 2
     with TemporaryDirectory() as folder:
         files = [Path(folder, "a"), Path(folder, "b")]
@@ -70,12 +70,12 @@ def find_duplicates(records: list[Record], threshold: float | None) -> dict[int,
             starts += [sum(map(len, some[:place])) for place in range(len(some))]
         ends = [start + len(text) for start, text in zip(starts, texts, strict=True)]
         file_of = [int(place >= half) for place in range(len(records))]
-        keys = Keys(
+        keys = DuplicateKeys(
             np.array([each.id for each in records], "S32"),
             [each.source for each in records],
-            np.array([fingerprint(each) for each in turns], "S32"),
+            np.array([conversation_fingerprint(each) for each in turns], "S32"),
             band_hashes([text.decode() for text in texts], threshold),
-            Texts(files, *map(np.array, (file_of, starts, ends))),
+            StoredTexts(files, *map(np.array, (file_of, starts, ends))),
         )
         return duplicates.find_duplicates(keys, threshold, workers=1)
 
@@ -84,7 +84,7 @@ def find_duplicates(records: list[Record], threshold: float | None) -> dict[int,
 def originals() -> list[dict]:
     """Functions of the running interpreter's own library, a few hundred."""
     files = [Path(sysconfig.get_path("stdlib"), f"{module}.py") for module in MODULES]
-    return [row for file in files for _, row in functions(file.read_text("utf-8"), file.stem)]
+    return [row for file in files for _, row in documented_functions(file.read_text("utf-8"), file.stem)]
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ def test_the_similarity_of_hashes_is_that_of_the_runs_of_characters(originals):
     """Python's own sets of strings are the reference; some texts are of characters that need more than one byte."""
 
     def runs(each: Record) -> set[str]:
-        text = compared(turns_of(each))
+        text = compared_text(turns_of(each))
         return {text[start : start + 5] for start in range(max(1, len(text) - 4))}
 
     records = [each for pair in perturbed(originals[:60]) for each in pair]
@@ -300,15 +300,15 @@ def test_the_similarity_of_hashes_is_that_of_the_runs_of_characters(originals):
     assert together[0] == 1
 
 
-@pytest.mark.parametrize("first_look", [1, 2, 1000])
-def test_a_bucket_is_looked_through_however_many_stand_in_it(originals, threshold, monkeypatch, first_look):
+@pytest.mark.parametrize("first_round", [1, 2, 1000])
+def test_a_bucket_is_looked_through_however_many_stand_in_it(originals, threshold, monkeypatch, first_round):
     """A hundred copies of one text and ten others that are alike, a few pairs at a time."""
-    monkeypatch.setattr(duplicates, "PAIRS", 7)
+    monkeypatch.setattr(duplicates, "PAIRS_PER_BATCH", 7)
     text = next(row["completion"] for row in originals if len(row["completion"]) > 1500)
     copies = [record("?", text.replace("self", f"self{n}", 1)) for n in range(100)]
     others = [record("!", f"{' '.join(map(str, range(n, 300 + n)))}") for n in range(10)]
     expected = find_duplicates(copies + others, threshold)
-    monkeypatch.setattr(duplicates, "FIRST_LOOK", first_look)
+    monkeypatch.setattr(duplicates, "FIRST_ROUND", first_round)
     assert {place for place, _ in find_duplicates(copies + others, threshold).items()} == set(expected)
     assert len(expected) >= 99
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stages._clean.formats import FORMATS, ToolCallError, reader
+from stages._clean.formats import FORMATS, ToolCallError, message_reader
 from stages._download_data.formats import NEEDED
 
 LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write and UTF-8 cannot
@@ -15,7 +15,7 @@ PAIRS, COLUMNS = "prompt-completion", {"user": "question", "assistant": "answer"
 
 
 def read(name, row):
-    return reader({"format": name, "columns": COLUMNS if name == "columns" else None})(row)
+    return message_reader({"format": name, "columns": COLUMNS if name == "columns" else None})(row)
 
 
 def test_every_format_that_is_recognised_can_be_read():
@@ -72,7 +72,7 @@ def test_each_known_format_becomes_messages(name, row, texts):
 def test_a_system_column_that_is_null_in_the_mapping_is_not_read():
     columns = {"user": "q", "assistant": "a", "system": None}
     row = {"q": "x", "a": "y", "system": "unread"}
-    assert [m["content"] for m in reader({"format": "columns", "columns": columns})(row)] == ["x", "y"]
+    assert [m["content"] for m in message_reader({"format": "columns", "columns": columns})(row)] == ["x", "y"]
 
 
 @pytest.mark.parametrize(

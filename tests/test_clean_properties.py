@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from stages._clean.tally import LENGTHS, lengths
+from stages._clean.tally import LENGTH_EDGES, count_lengths
 from stages.core.records import SPLITS, content_id
 from stages.runtime.errors import UserError
 from tests.conftest import clean_rows
@@ -101,6 +101,6 @@ def test_rows_read_are_rows_kept_and_rows_rejected(params_of, lines, section, la
     [(1, "to_00250"), (250, "to_00250"), (251, "to_00500"), (16000, "to_16000"), (16001, "longer")],
 )
 def test_a_bucket_ends_with_the_length_in_its_name(characters, bucket):
-    counts = lengths(np.array([characters]))
+    counts = count_lengths(np.array([characters]))
     assert [name for name, count in counts.items() if count] == [bucket]
-    assert len(counts) == len(LENGTHS) + 1
+    assert len(counts) == len(LENGTH_EDGES) + 1

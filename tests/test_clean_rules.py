@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages._clean import rules
-from stages._clean.private_data import DETECTORS, PERSONAL, has_one, redact, secrets
-from stages._clean.rules import ASSISTANT, OPENING, fixed_text, refuses
+from stages._clean.private_data import DETECTORS, PERSONAL_KINDS, may_match, redact, secret_kinds
+from stages._clean.rules import ASSISTANT, OPENING_CHARACTERS, fixed_text, is_refusal
 from stages.clean import main
 from stages.core.paths import CLEAN, RAW, read_json, write_json
 from tests.conftest import clean_rows, write_raw
@@ -127,7 +127,7 @@ REFUSAL = re.compile(f"{ASSISTANT.pattern}|^(?:{rules.REFUSAL.pattern})", re.IGN
 @settings(max_examples=300, derandomize=True, deadline=None, database=None)
 @given(st.from_regex(REFUSAL) | st.text(max_size=20), st.text("\n .aA\u017f-", max_size=5))
 def test_a_refusal_is_found_as_if_its_pattern_was_searched(text, before):
-    assert refuses(before + text) == bool(REFUSAL.search((before + text)[:OPENING]))
+    assert is_refusal(before + text) == bool(REFUSAL.search((before + text)[:OPENING_CHARACTERS]))
 
 
 @pytest.mark.parametrize(
@@ -202,21 +202,23 @@ def test_a_secret_is_redacted_or_rejects_its_row(cleaned, secret):
 
 
 def test_every_detector_has_patterns_and_a_sample():
-    assert len(secrets()) >= len(DETECTORS) + 1
-    hit = {kind.pattern.pattern for kind in secrets() for secret in SECRETS.values() if redact(secret, [kind])[1]}
+    assert len(secret_kinds()) >= len(DETECTORS) + 1
+    hit = {kind.pattern.pattern for kind in secret_kinds() for secret in SECRETS.values() if redact(secret, [kind])[1]}
     assert len(hit) >= len(DETECTORS) + 1
 
 
-@pytest.mark.parametrize("kind", [*secrets(), *PERSONAL], ids=lambda kind: f"{kind.name} {kind.pattern.pattern[:30]}")
+@pytest.mark.parametrize(
+    "kind", [*secret_kinds(), *PERSONAL_KINDS], ids=lambda kind: f"{kind.name} {kind.pattern.pattern[:30]}"
+)
 def test_no_text_that_a_pattern_matches_is_passed_over(kind):
     """The texts are made from the patterns, so this also fails when another detect-secrets has other ones."""
 
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(st.from_regex(kind.pattern))
     def check(text):
-        assert kind.pattern.search(text) is None or not kind.needed or has_one(kind.needed, text, text.casefold())
-        everywhere = [each._replace(needed=()) for each in (*secrets(), *PERSONAL)]
-        assert redact(text, (*secrets(), *PERSONAL)) == redact(text, everywhere)
+        assert kind.pattern.search(text) is None or not kind.needed or may_match(kind.needed, text, text.casefold())
+        everywhere = [each._replace(needed=()) for each in (*secret_kinds(), *PERSONAL_KINDS)]
+        assert redact(text, (*secret_kinds(), *PERSONAL_KINDS)) == redact(text, everywhere)
 
     check()
 
@@ -228,8 +230,8 @@ PIECES += ["a.b@c.de", "+49 170 1234567", "(555) 123-4567", "8.8.8.8", "2606:470
 @settings(max_examples=300, derandomize=True, deadline=None, database=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 def test_texts_with_several_of_them_come_out_as_if_every_pattern_was_searched(text):
-    everywhere = [each._replace(needed=()) for each in (*secrets(), *PERSONAL)]
-    assert redact(text, (*secrets(), *PERSONAL)) == redact(text, everywhere)
+    everywhere = [each._replace(needed=()) for each in (*secret_kinds(), *PERSONAL_KINDS)]
+    assert redact(text, (*secret_kinds(), *PERSONAL_KINDS)) == redact(text, everywhere)
 
 
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
@@ -238,7 +240,7 @@ IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b"
 @settings(max_examples=150, derandomize=True, deadline=None, database=None)
 @given(st.lists(st.from_regex(IBAN) | st.sampled_from(["X", "é", "_", "9", " ", "-", "A1"]), max_size=6).map("".join))
 def test_an_iban_begins_where_a_word_begins(text):
-    (kind,) = (kind for kind in PERSONAL if kind.name == "IBAN")
+    (kind,) = (kind for kind in PERSONAL_KINDS if kind.name == "IBAN")
     assert [match.span() for match in kind.pattern.finditer(text)] == [match.span() for match in IBAN.finditer(text)]
 
 
@@ -253,7 +255,7 @@ def test_an_iban_begins_where_a_word_begins(text):
     ],
 )
 def test_code_about_secrets_is_none(text):
-    assert redact(text, secrets()) == (text, Counter())
+    assert redact(text, secret_kinds()) == (text, Counter())
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ def test_code_about_secrets_is_none(text):
     ],
 )
 def test_personal_data_is_what_it_claims_to_be(text, expected):
-    found, counts = redact(text, PERSONAL)
+    found, counts = redact(text, PERSONAL_KINDS)
     assert found == (expected or text)
     assert bool(counts) == (expected is not None)
 

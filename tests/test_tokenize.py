@@ -326,7 +326,7 @@ def test_any_number_of_workers_writes_the_same_bytes(inputs, params):
 
 
 def test_a_log_says_now_and_then_how_far_it_is(inputs, params, capsys, monkeypatch):
-    monkeypatch.setattr("stages.runtime.progress.EVERY", 0.0)
+    monkeypatch.setattr("stages.runtime.progress.LINE_SECONDS", 0.0)
     main(params(), 100)
     lines = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
     assert lines == [
@@ -405,7 +405,7 @@ def test_show_prints_rows_with_the_trained_tokens_marked(inputs, params, capsys,
     write_records(CLEAN / "train.parquet", [Record("0" * 32, hostile, "x:1")])
     main(params(packing=False))
     shutil.copy(tiny, "params.yaml")
-    stage.show(3)
+    stage.show_rows(3)
     lines = capsys.readouterr().out
     assert "<s>[INST]" in lines
     assert "[/INST]«Done.\nYes</s>»" in lines
@@ -417,4 +417,4 @@ def test_show_before_a_run_says_what_to_do(tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
     shutil.copy(tiny, tmp_path / "params.yaml")
     with pytest.raises(UserError, match=r"train\.arrow is missing\. `dvc repro tokenize` makes it"):
-        stage.show(1)
+        stage.show_rows(1)

@@ -116,7 +116,7 @@ def test_the_curves_files_follow_the_training(trainer_of, options_of, monkeypatc
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_bar_or_lines_show_loss_speed_and_the_time_left(trainer_of, options_of, monkeypatch, capsys, terminal):  # noqa: F811
     trainer = trainer_of(options_of(train={"epochs": 2}))
-    monkeypatch.setattr(progress, "EVERY", 0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     trainer.run(None)
     printed = capsys.readouterr()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench._clean.rows import LAYOUT, THRESHOLD
 from stages._clean.duplicates import find_duplicates
-from stages._clean.shards import Job, judge_shard
+from stages._clean.shards import ShardJob, judge_shard
 from stages.clean import keys_of
 from stages.core.params import Clean
 from stages.core.paths import RAW
@@ -29,7 +29,7 @@ def removed(shards: list[Path], threshold: float | None, workers: int) -> set[in
     that knows how the stage looks for duplicates."""
     params = Clean.model_validate({**NO_RULE, "near_duplicate_threshold": threshold})
     with tempfile.TemporaryDirectory() as work:
-        todo = [Job(path, Path(work, f"{number:05}"), params, LAYOUT) for number, path in enumerate(shards)]
+        todo = [ShardJob(path, Path(work, f"{number:05}"), params, LAYOUT) for number, path in enumerate(shards)]
         keys = keys_of(list(ordered_map(judge_shard, todo, workers)))
         places = find_duplicates(keys, threshold, workers)
     return {int(keys.sources[place].removeprefix("rows:")) for place in places}

@@ -1,40 +1,40 @@
-"""The conversation in a row: one function for each format that download_data recognises."""
+"""Reads the conversation in a row: one function for each format that download_data recognises."""
 
 from collections.abc import Callable
 from functools import partial
 
 Messages = list[dict[str, str]]
-# How data sets name who speaks, and our name for it.
+# {a role as data sets name it: our name for it}.
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 TOOL_ROLES = {"tool", "function", "tool_call", "tool_response", "function_call", "function_response", "observation"}
 
 
 class ToolCallError(ValueError):
-    """A conversation that calls a tool or hears from one, which a conversation of plain texts cannot say."""
+    """The conversation uses a tool, which messages of a role and a text cannot express."""
 
 
 def turn(role: str, content: object) -> dict[str, str]:
     if not isinstance(content, str):
         raise TypeError(f"the {role} text is {type(content).__name__}, not a string")
-    # A lone surrogate cannot be written as UTF-8; JSON's \ud800 escapes bring them in.
+    # JSON's \ud800 escapes can bring in a lone surrogate, which cannot be written as UTF-8.
     return {"role": role, "content": content.encode("utf-8", "replace").decode("utf-8")}
 
 
-def text(row: dict, column: str, role: str) -> dict[str, str]:
-    """The turn whose text stands in a column that the format cannot do without."""
+def column_turn(row: dict, column: str, role: str) -> dict[str, str]:
+    """Makes a turn of the text in a column that every row of the format needs."""
     if column not in row:
         raise ValueError(f"the columns are {', '.join(sorted(map(str, row))) or 'none'}; {column} is missing")
     return turn(role, row[column])
 
 
-def listed(name: str, value: object) -> Messages:
-    """A list of turns, each with role and content, or from and value."""
+def turns_of_list(name: str, value: object) -> Messages:
+    """Reads a list of turns, each with the keys role and content, or from and value."""
     if not isinstance(value, list) or not value:
         raise TypeError(f"{name} is not a list of turns")
     turns = []
     for said in value:
         role = (said.get("role") or said.get("from")) if isinstance(said, dict) else None
-        # Parquet gives every turn the columns of all of them, so an empty tool_calls is none.
+        # In Parquet every turn has the columns of all turns, so an empty tool_calls calls nothing.
         if isinstance(said, dict) and (said.get("tool_calls") or said.get("function_call")):
             raise ToolCallError("a turn calls a tool")
         if isinstance(role, str) and role in TOOL_ROLES:
@@ -46,41 +46,41 @@ def listed(name: str, value: object) -> Messages:
 
 
 def messages(row: dict) -> Messages:
-    return listed("messages", row.get("messages"))
+    return turns_of_list("messages", row.get("messages"))
 
 
 def sharegpt(row: dict) -> Messages:
-    return listed("conversations", row.get("conversations"))
+    return turns_of_list("conversations", row.get("conversations"))
 
 
 def prompt_completion(row: dict) -> Messages:
-    """prompt and completion, each a text or a list of turns."""
+    """Reads prompt and completion, each a text or a list of turns."""
     turns: Messages = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
-        turns += listed(name, row[name]) if isinstance(row.get(name), list) else [text(row, name, role)]
+        turns += turns_of_list(name, row[name]) if isinstance(row.get(name), list) else [column_turn(row, name, role)]
     return turns
 
 
 def alpaca(row: dict) -> Messages:
-    """instruction and its input, after the pairs of `history` where there are any. A ready-made prompt is not read."""
+    """Reads the pairs of `history`, then instruction with its input, and output. A ready-made prompt is not read."""
     turns: Messages = []
     history = row.get("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise TypeError("history is not a list of pairs of an instruction and an output")
     for asked, answered in history:
         turns += [turn("user", asked), turn("assistant", answered)]
-    parts = [text(row, "instruction", "user")["content"], turn("user", row.get("input") or "")["content"]]
-    return [*turns, turn("user", "\n\n".join(part for part in parts if part)), text(row, "output", "assistant")]
+    parts = [column_turn(row, "instruction", "user")["content"], turn("user", row.get("input") or "")["content"]]
+    return [*turns, turn("user", "\n\n".join(part for part in parts if part)), column_turn(row, "output", "assistant")]
 
 
-def mapped(row: dict, columns: dict[str, str | None]) -> Messages:
-    """The texts in the columns that data.columns names for the roles."""
-    turns = [text(row, columns[role], role) for role in ("user", "assistant")]
+def turns_of_columns(row: dict, columns: dict[str, str | None]) -> Messages:
+    """Reads the texts in the columns that data.columns names for the roles."""
+    turns = [column_turn(row, columns[role], role) for role in ("user", "assistant")]
     return with_system(row.get(columns["system"]) if columns["system"] else None, turns)
 
 
 def with_system(text: object, turns: Messages) -> Messages:
-    """The turns after the system prompt that a row has in a column of its own."""
+    """Puts the text of the system column, if there is one, before the turns."""
     return turns if text is None or text == "" else [turn("system", text), *turns]
 
 
@@ -88,15 +88,19 @@ FORMATS = {"messages": messages, "sharegpt": sharegpt, "prompt-completion": prom
 
 
 def to_messages(row: object, name: str, columns: dict[str, str | None] | None) -> Messages:
-    """The conversation in a row of the format `name`.
+    """Reads the conversation in a row.
+
+    Args:
+        name: the format, as data/raw/format.json names it.
+        columns: {role: column} for the format `columns`, None for the others.
 
     Raises:
         ToolCallError: the conversation uses tools.
-        TypeError, ValueError: what keeps the row from being read as one.
+        TypeError, ValueError: the row does not fit the format; the message says why.
     """
     if not isinstance(row, dict):
         raise TypeError(f"the row is {type(row).__name__}, not an object with columns")
-    turns = mapped(row, columns) if columns else with_system(row.get("system"), FORMATS[name](row))
+    turns = turns_of_columns(row, columns) if columns else with_system(row.get("system"), FORMATS[name](row))
     roles = [said["role"] for said in turns if said["role"] != "system"]
     if roles != ["user", "assistant"] * (len(roles) // 2) or not roles or "system" in [t["role"] for t in turns[1:]]:
         raise ValueError("turns must go user, assistant, user, assistant…, with at most one system turn, at the start")
@@ -104,7 +108,11 @@ def to_messages(row: object, name: str, columns: dict[str, str | None] | None) -
 
 
 def tests_of(row: dict) -> str | None:
-    """The code in the column `tests`, one text or a list of lines, or None where a row brings none."""
+    """Returns the code in the column `tests`, which holds one text or a list of lines. None means no tests.
+
+    Raises:
+        TypeError: the column holds something else.
+    """
     given = row.get("tests") or None
     lines = given if isinstance(given, list) else [given]
     if given is not None and not all(isinstance(line, str) for line in lines):
@@ -114,16 +122,20 @@ def tests_of(row: dict) -> str | None:
 
 
 def fields_of(row: dict, names: tuple[str, ...]) -> dict[str, str | None]:
-    """The values in the columns that clean.keep_fields names, as texts."""
-    found: dict[str, str | None] = {}
+    """Returns, as texts, the values in the columns that clean.keep_fields names.
+
+    Raises:
+        TypeError: a value is neither a text nor a number.
+    """
+    fields: dict[str, str | None] = {}
     for name in names:
         value = row.get(name)
         if not isinstance(value, str | int | float | None):
             raise TypeError(f"{name}, which clean.keep_fields names, is {type(value).__name__}, not a text or a number")
-        found[name] = None if value is None else turn(name, str(value))["content"]
-    return found
+        fields[name] = None if value is None else turn(name, str(value))["content"]
+    return fields
 
 
-def reader(layout: dict) -> Callable[[object], Messages]:
-    """to_messages for the format that download_data wrote down in data/raw/format.json."""
+def message_reader(layout: dict) -> Callable[[object], Messages]:
+    """Returns to_messages() for the format that download_data wrote to data/raw/format.json."""
     return partial(to_messages, name=layout["format"], columns=layout["columns"])

@@ -1,4 +1,4 @@
-"""The rules that look at one conversation alone: a function's name is the reason that rejected.parquet gives."""
+"""Repairs one conversation and applies the rules to it. A rule's name is the reason that rejected.parquet gives."""
 
 import re
 from collections import Counter
@@ -7,11 +7,11 @@ from functools import cache, partial
 from typing import NamedTuple
 
 from stages._clean.formats import Messages
-from stages._clean.private_data import PERSONAL, redact, secrets
+from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
 from stages.core.params import Clean
 from stages.core.python_syntax import parse, python_in
 
-# Each contains "as a", which is looked for first; ASSISTANT by itself takes many times as long.
+# Every match contains "as a". That is looked for first, because searching ASSISTANT takes many times as long.
 ASSISTANT = re.compile(
     r"\bas an? (ai|artificial intelligence|large language|language)\b[^.\n]{0,20}\b(model|assistant)\b|\bas an ai\b",
     re.IGNORECASE,
@@ -21,18 +21,19 @@ REFUSAL = re.compile(
     r"(i|we) (can['\u2019]?t|cannot|am unable to|am not able to) (assist|help|provide|fulfil|comply|answer))",
     re.IGNORECASE,
 )
-OPENING = 300  # characters of an answer in which a refusal is looked for
+OPENING_CHARACTERS = 300  # where a refusal is looked for in an answer
 
 
-class Mended(NamedTuple):
+class Repaired(NamedTuple):
     messages: Messages
-    fixed: bool
-    secrets: Counter[str]
+    fixed: bool  # whether fixed_text() changed a turn
+    secrets: Counter[str]  # {name of the kind: number of replacements}
     personal: Counter[str]
 
 
 @cache
-def fixer() -> Callable[[str], str]:
+def text_fixer() -> Callable[[str], str]:
+    """Returns ftfy's fix_text without the fixes that change what may be meant."""
     from ftfy import TextFixerConfig, fix_text
 
     keep = {"unescape_html": False, "uncurl_quotes": False, "fix_latin_ligatures": False}
@@ -40,36 +41,36 @@ def fixer() -> Callable[[str], str]:
     return partial(fix_text, config=TextFixerConfig(**keep))
 
 
-def plain(text: str) -> bool:
-    """Nothing but printable ASCII, tabs and new lines, of which ftfy takes nothing away."""
+def is_plain_ascii(text: str) -> bool:
+    """Whether the text has only printable ASCII, tabs and new lines, which ftfy never changes."""
     return text.isascii() and text.replace("\n", "").replace("\t", "").isprintable()
 
 
 def fixed_text(text: str) -> str:
-    """Without mojibake and control characters. What may be meant, such as curly quotes or &amp; in code, stays."""
-    if plain(text):
+    """Removes mojibake and control characters. What may be meant, such as curly quotes or &amp; in code, stays."""
+    if is_plain_ascii(text):
         return text
-    fix = fixer()
-    # ftfy too looks at each line by itself, and takes its time for it.
-    return "".join(line if plain(line) else fix(line) for line in re.split(r"(?<=\n)", text))
+    fix = text_fixer()
+    # ftfy also treats each line separately, but it is slow on lines that need nothing.
+    return "".join(line if is_plain_ascii(line) else fix(line) for line in re.split(r"(?<=\n)", text))
 
 
-def mend(messages: Messages, clean: Clean) -> Mended:
-    """The conversation as it is to be written, kept or not: a row that goes for a secret must not show it either."""
+def repair(messages: Messages, clean: Clean) -> Repaired:
+    """Repairs the text and redacts it as `clean` says. A row that is rejected for a secret must not show it either."""
     private: dict[str, Counter[str]] = {"secrets": Counter(), "personal": Counter()}
     kinds = {
-        "secrets": () if clean.secrets == "keep" else secrets(),
-        "personal": () if clean.personal_data == "keep" else PERSONAL,
+        "secrets": () if clean.secrets == "keep" else secret_kinds(),
+        "personal": () if clean.personal_data == "keep" else PERSONAL_KINDS,
     }
     fixed, turns = False, []
     for message in messages:
         text = fixed_text(message["content"]) if clean.fix_text else message["content"]
         fixed |= text != message["content"]
-        for name, each in kinds.items():
-            text, found = redact(text, each)
-            private[name] += found
+        for name, searched in kinds.items():
+            text, counts = redact(text, searched)
+            private[name] += counts
         turns.append({"role": message["role"], "content": text})
-    return Mended(turns, fixed, **private)
+    return Repaired(turns, fixed, **private)
 
 
 def answers(messages: Messages) -> list[str]:
@@ -88,31 +89,31 @@ def too_long(messages: Messages, clean: Clean) -> bool:
     return sum(len(message["content"]) for message in messages) > clean.max_characters
 
 
-def refuses(answer: str) -> bool:
-    opening = answer[:OPENING]
+def is_refusal(answer: str) -> bool:
+    opening = answer[:OPENING_CHARACTERS]
     return bool(REFUSAL.match(opening) or ("as a" in opening.casefold() and ASSISTANT.search(opening)))
 
 
 def refusal(messages: Messages, clean: Clean) -> bool:
-    return clean.reject_refusals and any(map(refuses, answers(messages)))
+    return clean.reject_refusals and any(map(is_refusal, answers(messages)))
 
 
-def parses(answer: str) -> bool:
-    """As a whole (a string in Python may hold a fence), or else the code it holds."""
+def is_python(answer: str) -> bool:
+    """Whether the answer is Python as a whole (its strings may hold fences), or all code blocks in it are."""
     return parse(answer) is not None or all(parse(code) is not None for code in python_in(answer))
 
 
 def code_does_not_parse(messages: Messages, clean: Clean) -> bool:
-    return clean.check_code and not all(map(parses, answers(messages)))
+    return clean.check_code and not all(map(is_python, answers(messages)))
 
 
 RULES = (empty_turn, too_short, too_long, refusal, code_does_not_parse)
 
 
-def reject_reason(mended: Mended, clean: Clean) -> str | None:
-    """Why a conversation is not kept, or None."""
-    if clean.secrets == "reject" and mended.secrets:
+def reject_reason(repaired: Repaired, clean: Clean) -> str | None:
+    """Returns why the conversation is not kept, or None."""
+    if clean.secrets == "reject" and repaired.secrets:
         return "secret"
-    if clean.personal_data == "reject" and mended.personal:
+    if clean.personal_data == "reject" and repaired.personal:
         return "personal_data"
-    return next((rule.__name__ for rule in RULES if rule(mended.messages, clean)), None)
+    return next((rule.__name__ for rule in RULES if rule(repaired.messages, clean)), None)

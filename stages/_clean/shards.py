@@ -1,4 +1,4 @@
-"""One shard of data/raw: every row judged by itself, written down, and known afterwards by a few hashes alone."""
+"""Judges every row of a shard of data/raw on its own and writes it to a work file. Only a few hashes stay in memory."""
 
 import json
 from collections import Counter
@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow
 
 from stages._clean.contamination import contamination, read_benchmarks
-from stages._clean.formats import Messages, ToolCallError, fields_of, reader, tests_of, turn
-from stages._clean.rules import Mended, mend, reject_reason
-from stages._clean.signatures import band_hashes, compared, fingerprint, turns_of
+from stages._clean.formats import Messages, ToolCallError, fields_of, message_reader, tests_of, turn
+from stages._clean.rules import Repaired, reject_reason, repair
+from stages._clean.signatures import band_hashes, compared_text, conversation_fingerprint, turns_of
 from stages.core.params import Clean
 from stages.core.paths import DECONTAMINATE
 from stages.core.python_syntax import parse
@@ -23,19 +23,21 @@ from stages.core.records import SPLITS, Record, content_id, record_table, split_
 benchmarks_of = lru_cache(maxsize=1)(read_benchmarks)  # once in each process
 
 
-class Judged(NamedTuple):
+class JudgedRow(NamedTuple):
     """A row as it is to be written, and why it is not kept."""
 
     record: Record
     reason: str | None
-    detail: str  # what the reason is about, such as the words that a benchmark has too
+    detail: str  # what the reason found, such as the words that a benchmark has too
     fixed: bool
     redacted: Counter[str]
-    malformed: str | None  # where and how
+    malformed: str | None  # `source: why` of a row that does not fit the format
 
 
-def judge(raw: dict, params: Clean, to_messages: Callable[[object], Messages], benchmarks: dict[str, str]) -> Judged:
-    """All that can be said of a row without knowing the others. `raw` is a line of data/raw."""
+def judge_row(
+    raw: dict, params: Clean, to_messages: Callable[[object], Messages], benchmarks: dict[str, str]
+) -> JudgedRow:
+    """Decides everything about a row that does not depend on other rows. `raw` is a line of data/raw."""
     reason, malformed, detail, tests, fields = None, None, "", None, {}
     try:
         if "unreadable" in raw:
@@ -46,29 +48,29 @@ def judge(raw: dict, params: Clean, to_messages: Callable[[object], Messages], b
         reason = "tool_call" if isinstance(error, ToolCallError) else "malformed"
         malformed = f"{raw['source']}: {error}" if reason == "malformed" else None
         messages = [turn("user", json.dumps(raw.get("row", raw.get("unreadable"))))]
-    mended, tests = mend_both(messages, tests, params)
-    record = Record(content_id(mended.messages), mended.messages, str(raw["source"]), tests, fields)
-    reason = reason or reject_reason(mended, params)
+    repaired, tests = repair_with_tests(messages, tests, params)
+    record = Record(content_id(repaired.messages), repaired.messages, str(raw["source"]), tests, fields)
+    reason = reason or reject_reason(repaired, params)
     if reason is None and tests and parse(tests) is None:
         reason = "tests_do_not_parse"
     if reason is None and (shared := contamination(record.messages, benchmarks)):
         reason, detail = "contaminated", shared
-    return Judged(record, reason, detail, mended.fixed, mended.secrets + mended.personal, malformed)
+    return JudgedRow(record, reason, detail, repaired.fixed, repaired.secrets + repaired.personal, malformed)
 
 
-def mend_both(messages: Messages, tests: str | None, params: Clean) -> tuple[Mended, str | None]:
-    """The conversation and its tests. Tests may mean the odd characters that they hold, but may show no secret."""
-    mended = mend(messages, params)
+def repair_with_tests(messages: Messages, tests: str | None, params: Clean) -> tuple[Repaired, str | None]:
+    """Repairs the conversation and redacts its tests, whose odd characters may be meant and stay."""
+    repaired = repair(messages, params)
     if tests is None:
-        return mended, None
-    other = mend([turn("tests", tests)], params.model_copy(update={"fix_text": False}))
-    private = {"secrets": mended.secrets + other.secrets, "personal": mended.personal + other.personal}
-    return mended._replace(**private), other.messages[0]["content"]
+        return repaired, None
+    redacted = repair([turn("tests", tests)], params.model_copy(update={"fix_text": False}))
+    private = {"secrets": repaired.secrets + redacted.secrets, "personal": repaired.personal + redacted.personal}
+    return repaired._replace(**private), redacted.messages[0]["content"]
 
 
 @dataclass(frozen=True)
-class Job:
-    """A shard of data/raw, and where the judged rows go: `work`.arrow, and what is compared of them `work`.text."""
+class ShardJob:
+    """A shard of data/raw. Its judged rows go to `work`.arrow, and the texts that are compared to `work`.text."""
 
     rows: Path
     work: Path
@@ -77,71 +79,74 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """What the stage holds in memory of a judged shard. `passed` and all after it have an entry for each row that no
-    rule rejects."""
+class JudgedShard:
+    """What the stage holds in memory of a judged shard.
 
-    job: Job
+    `passed` and the fields after it have one entry for each row that no rule rejects.
+    """
+
+    job: ShardJob
     rows: int
     fixed: int
     redacted: Counter[str]
-    tested: bool  # whether some row brings tests
+    tested: bool  # whether any row has tests
     malformed: list[str]
-    passed: np.ndarray  # its place in the shard
+    passed: np.ndarray  # the row's index in the shard
     ids: np.ndarray
     sources: list[str]
-    splits: np.ndarray  # its place in SPLITS
+    splits: np.ndarray  # the index of its split in SPLITS
     characters: np.ndarray
     fingerprints: np.ndarray
     bands: np.ndarray
-    ends: np.ndarray  # of its text in `work`.text, in bytes
+    ends: np.ndarray  # the byte in `work`.text where its text ends
 
 
-def read_rows(path: Path) -> Iterator[dict]:
+def read_raw_rows(path: Path) -> Iterator[dict]:
     with open(path, encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
-def judge_shard(job: Job) -> Shard:
+def judge_shard(job: ShardJob) -> JudgedShard:
+    """Judges the rows of a shard and writes the two work files."""
     params = job.params
     benchmarks = benchmarks_of(DECONTAMINATE.resolve(), tuple(params.decontaminate))
-    to_messages = reader(job.layout)
-    judged = [judge(raw, params, to_messages, benchmarks) for raw in read_rows(job.rows)]
-    reasons, details = ([each[field] for each in judged] for field in (1, 2))
-    extra = {name: [each.record.fields.get(name) for each in judged] for name in params.keep_fields}
-    extra |= {"tests": [each.record.tests for each in judged]}
-    table = record_table((each.record for each in judged), reason=reasons, detail=details, **extra)
+    to_messages = message_reader(job.layout)
+    judged = [judge_row(raw, params, to_messages, benchmarks) for raw in read_raw_rows(job.rows)]
+    reasons, details = ([row[field] for row in judged] for field in (1, 2))
+    extra = {name: [row.record.fields.get(name) for row in judged] for name in params.keep_fields}
+    extra |= {"tests": [row.record.tests for row in judged]}
+    table = record_table((row.record for row in judged), reason=reasons, detail=details, **extra)
     with pyarrow.ipc.new_stream(job.work.with_suffix(".arrow"), table.schema) as writer:
         writer.write_table(table)
-    passed = [place for place, each in enumerate(judged) if each.reason is None]
+    passed = [place for place, row in enumerate(judged) if row.reason is None]
     records = [judged[place].record for place in passed]
     turns = [turns_of(record) for record in records]
-    texts = [compared(each) for each in turns]
+    texts = [compared_text(pairs) for pairs in turns]
     encoded = [text.encode() for text in texts]
     job.work.with_suffix(".text").write_bytes(b"".join(encoded))
-    return Shard(
+    return JudgedShard(
         job,
         len(judged),
-        sum(each.fixed for each in judged),
-        sum((each.redacted for each in judged), Counter()),
-        any(each.record.tests for each in judged),
-        [each.malformed for each in judged if each.malformed],
+        sum(row.fixed for row in judged),
+        sum((row.redacted for row in judged), Counter()),
+        any(row.record.tests for row in judged),
+        [row.malformed for row in judged if row.malformed],
         np.array(passed, np.int64),
         np.array([record.id for record in records], "S32"),
         [record.source for record in records],
-        np.array([place_of_split(record.id, params) for record in records], np.int8),
+        np.array([split_index(record.id, params) for record in records], np.int8),
         np.array([sum(len(message["content"]) for message in record.messages) for record in records], np.int64),
-        np.array([fingerprint(each) for each in turns], "S32"),
+        np.array([conversation_fingerprint(pairs) for pairs in turns], "S32"),
         band_hashes(texts, params.near_duplicate_threshold),
         np.cumsum([0, *map(len, encoded)])[1:],
     )
 
 
-def place_of_split(record_id: str, params: Clean) -> int:
+def split_index(record_id: str, params: Clean) -> int:
     return SPLITS.index(split_of(record_id, params.validation_fraction, params.test_fraction))
 
 
-def read_judged(shard: Shard) -> pyarrow.Table:
-    """Columns id, messages, source, reason, detail, those of clean.keep_fields and tests of all rows of the shard."""
+def read_judged(shard: JudgedShard) -> pyarrow.Table:
+    """Reads the shard's rows: id, messages, source, reason, detail, the columns of clean.keep_fields, and tests."""
     with pyarrow.OSFile(str(shard.job.work.with_suffix(".arrow")), "rb") as file:
         return pyarrow.ipc.open_stream(file).read_all()

@@ -1,52 +1,64 @@
-"""What is counted and shown of the rows: by reason, split, source and length, and some of what each rule rejected."""
+"""Counts the rows by reason, split, source and length, and keeps some rows that each rule rejected to show them."""
 
 from collections import Counter, defaultdict
 
 import numpy as np
 import pyarrow
 
-from stages._clean.shards import Shard
+from stages._clean.shards import JudgedShard
 from stages.core.records import SPLITS
 
-LENGTHS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # characters: where the metrics' buckets end
-SOURCES = 100  # that are counted one by one
-SAMPLES = 3  # rejected rows that are shown for each reason
-SHOWN = 300  # characters of such a row
+LENGTH_EDGES = (250, 500, 1000, 2000, 4000, 8000, 16000)  # characters: the upper ends of the metrics' buckets
+SHOWN_SOURCES = 100  # the sources that are counted one by one
+SHOWN_ROWS = 3  # for each reason
+SHOWN_CHARACTERS = 300  # of a rejected row
 OUTCOMES = (*SPLITS, "rejected")
 
 
-def bucket_names() -> list[str]:
-    """They sort as the numbers do."""
-    return [*(f"to_{edge:05}" for edge in LENGTHS), "longer"]
+def length_bucket_names() -> list[str]:
+    """Returns the buckets' names, which sort as their lengths do."""
+    return [*(f"to_{edge:05}" for edge in LENGTH_EDGES), "longer"]
 
 
-def lengths(characters: np.ndarray) -> dict[str, int]:
-    """How many conversations have up to so many characters."""
-    places = np.searchsorted(LENGTHS, characters)
-    return dict(zip(bucket_names(), np.bincount(places, minlength=len(LENGTHS) + 1).tolist(), strict=True))
+def count_lengths(characters: np.ndarray) -> dict[str, int]:
+    """Returns {bucket: number of conversations}.
+
+    Args:
+        characters: the length of each conversation.
+    """
+    places = np.searchsorted(LENGTH_EDGES, characters)
+    return dict(zip(length_bucket_names(), np.bincount(places, minlength=len(LENGTH_EDGES) + 1).tolist(), strict=True))
 
 
 def shortened(messages: list[dict[str, str]]) -> str:
     text = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
 class Tally:
+    """Counts the rows, shard by shard."""
+
     def __init__(self):
         self.splits: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
         self.rejected: Counter[str] = Counter()
         self.sources: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.characters = {split: np.zeros(len(LENGTHS) + 1, np.int64) for split in SPLITS}
-        self.fixed = 0  # rows, kept or not, in which the text was repaired
-        self.redacted: Counter[str] = Counter()  # secrets and personal data taken out, by kind, of rows kept or not
+        self.characters = {split: np.zeros(len(LENGTH_EDGES) + 1, np.int64) for split in SPLITS}
+        self.fixed = 0  # rows whose text was repaired, kept or not
+        self.redacted: Counter[str] = Counter()  # secrets and personal data by kind, in rows kept or not
         self.samples: defaultdict[str, list[tuple[str, dict]]] = defaultdict(list)
 
     def keep(self, split: str, characters: np.ndarray) -> None:
+        """Counts the rows that a split keeps of a shard, by their lengths."""
         self.splits[split] += len(characters)
-        self.characters[split] += list(lengths(characters).values())
+        self.characters[split] += list(count_lengths(characters).values())
 
-    def count(self, shard: Shard, outcomes: np.ndarray, sources: list[str]) -> None:
-        """An outcome is the place of a split in SPLITS, or one more; a source's name stands before the line number."""
+    def count(self, shard: JudgedShard, outcomes: np.ndarray, sources: list[str]) -> None:
+        """Counts the rows of a shard by source.
+
+        Args:
+            outcomes: for each row the index of its split in SPLITS, or len(SPLITS) if it is rejected.
+            sources: for each row `source:line`.
+        """
         self.fixed += shard.fixed
         self.redacted += shard.redacted
         names = (source.rpartition(":")[0] for source in sources)
@@ -54,36 +66,39 @@ class Tally:
             self.sources[name][OUTCOMES[outcome]] += rows
 
     def reject(self, table: pyarrow.Table) -> None:
-        """Counts them by reason, and of each reason keeps those with the lowest ids to show: as good as any three."""
+        """Counts rejected rows by reason. It keeps those with the lowest ids of each reason as samples."""
         reasons, ids = table["reason"].to_pylist(), table["id"].to_pylist()
         self.rejected.update(reasons)
         for place, (reason, record) in enumerate(zip(reasons, ids, strict=True)):
-            chosen = self.samples[reason]
-            if len(chosen) < SAMPLES or record < chosen[-1][0]:
+            samples = self.samples[reason]
+            if len(samples) < SHOWN_ROWS or record < samples[-1][0]:
                 row = table.slice(place, 1).to_pylist()[0]
-                shown = {"source": row["source"], "detail": row["detail"], "text": shortened(row["messages"])}
-                self.samples[reason] = sorted([*chosen, (record, shown)], key=lambda each: each[0])[:SAMPLES]
+                sample = {"source": row["source"], "detail": row["detail"], "text": shortened(row["messages"])}
+                self.samples[reason] = sorted([*samples, (record, sample)], key=lambda pair: pair[0])[:SHOWN_ROWS]
 
     def metrics(self) -> dict:
+        """Returns the content of metrics/clean.json, without the files' sha256s."""
         kept = self.splits.total()
         rows = {"read": kept + self.rejected.total(), "kept": kept, "rejected": dict(self.rejected)}
         characters = {
-            split: dict(zip(bucket_names(), counts.tolist(), strict=True)) for split, counts in self.characters.items()
+            split: dict(zip(length_bucket_names(), counts.tolist(), strict=True))
+            for split, counts in self.characters.items()
         }
         repaired = {"fixed": self.fixed, "redacted": dict(self.redacted)}
         counts = {"rows": rows, "splits": dict(self.splits), "characters": characters, "sources": self.largest()}
         return counts | repaired
 
     def largest(self) -> dict[str, dict[str, int]]:
-        """The sources with the most rows, and the sum of the others."""
+        """Counts the sources with the most rows one by one, and the sum of the others."""
         order = sorted(self.sources, key=lambda name: (-self.sources[name].total(), name))
-        counts = {name: self.sources[name] for name in order[:SOURCES]}
-        if others := order[SOURCES:]:
+        counts = {name: self.sources[name] for name in order[:SHOWN_SOURCES]}
+        if others := order[SHOWN_SOURCES:]:
             counts["(others)"] = sum((self.sources[name] for name in others), Counter())
         return {
-            name: {"read": each.total()} | {outcome: each[outcome] for outcome in OUTCOMES}
-            for name, each in counts.items()
+            name: {"read": outcomes.total()} | {outcome: outcomes[outcome] for outcome in OUTCOMES}
+            for name, outcomes in counts.items()
         }
 
-    def shown(self) -> dict[str, list[dict]]:
+    def rejected_samples(self) -> dict[str, list[dict]]:
+        """Returns {reason: some of the rows rejected for it}."""
         return {reason: [row for _, row in rows] for reason, rows in self.samples.items()}

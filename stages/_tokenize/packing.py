@@ -1,20 +1,24 @@
-"""Which conversations share a row, and the rows as Arrow columns."""
+"""Packs conversations into rows and joins them into Arrow columns."""
 
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
 import numpy
 
-from stages.core.prompts import IGNORED, Arrays
+from stages.core.prompts import IGNORED, TokenArrays
 
 if TYPE_CHECKING:
     import pyarrow
 
 
 def pack(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Indices grouped so that no group's lengths exceed `capacity`: best fit, longest first.
+    """Groups the indices of `lengths` so that no group's lengths add up to more than `capacity`.
 
     Best-fit decreasing packing of training sequences: Ding et al. 2024, "Fewer Truncations Improve Language Modeling".
+    Each conversation, longest first, joins the group with the least room that is enough.
+
+    Args:
+        lengths: in tokens, each at most `capacity`.
     """
     by_room: dict[int, list[int]] = {}  # room left → groups with it
     rooms: list[int] = []  # the keys of by_room that have groups, in order
@@ -44,20 +48,25 @@ def row_schema() -> "pyarrow.Schema":
     return pyarrow.schema([("input_ids", tokens), ("labels", tokens), ("seq_lengths", tokens)])
 
 
-def join(kept: list[Arrays], groups: list[list[int]]) -> "pyarrow.RecordBatch":
-    """A row for each group of conversations, in the columns of row_schema()."""
+def join_conversations(kept: list[TokenArrays], groups: list[list[int]]) -> "pyarrow.RecordBatch":
+    """Makes a row of each group of conversations, in the columns of row_schema().
+
+    Args:
+        kept: (ids, labels) of each conversation.
+        groups: indices into `kept`, from pack().
+    """
     import pyarrow
 
     def lists(starts: numpy.ndarray, values: numpy.ndarray) -> pyarrow.ListArray:
         return pyarrow.ListArray.from_arrays(starts.astype(numpy.int32), values)
 
     packed = [kept[index] for group in groups for index in group]
-    nothing = numpy.empty(0, dtype=numpy.int32)  # of which alone numpy can make a column without rows
+    nothing = numpy.empty(0, dtype=numpy.int32)  # concatenate() needs at least one array
     ids = numpy.concatenate([nothing, *(ids for ids, _ in packed)])
     labels = numpy.concatenate([nothing, *(labels for _, labels in packed)])
     lengths = numpy.fromiter((len(ids) for ids, _ in packed), numpy.int32, len(packed))
     starts = numpy.cumsum([0, *lengths])
-    # Without this the last token of one conversation would be trained to predict the first of the next.
+    # So that the last token of a conversation is not trained to predict the first token of the next.
     labels[starts[:-1]] = IGNORED
     rows = numpy.cumsum([0, *map(len, groups)])
     columns = [lists(starts[rows], ids), lists(starts[rows], labels), lists(rows, lengths)]

@@ -1,4 +1,4 @@
-"""Rows for people to look at, with what is trained highlighted."""
+"""Prints tokenized rows with the trained tokens highlighted."""
 
 import sys
 from itertools import groupby, islice
@@ -10,16 +10,16 @@ from stages.runtime.errors import UserError, readable
 
 
 def highlight(ids: list[int], labels: list[int], encoder: Encoder, colour: bool) -> str:
-    """The row's text, the trained tokens in green on a terminal, between « and » elsewhere."""
+    """Returns the row's text with the trained tokens in green if `colour` is true, and between « and » if not."""
     before, after = ("\x1b[32m", "\x1b[0m") if colour else ("«", "»")
-    # A label that `join` took away is only that of a conversation's first token, <s>, which is never trained.
+    # join_conversations() masks the label of each first token, but that is <s>, which is never trained.
     runs = groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != IGNORED)
     texts = [(trained, readable(encoder.spell([token for token, _ in run]))) for trained, run in runs]
     return "".join(f"{before}{text}{after}" if trained else text for trained, text in texts)
 
 
-def show(count: int) -> None:
-    """Prints the first rows of data/tokenized/train.arrow, so that people look at their masks."""
+def show_rows(count: int) -> None:
+    """Prints the first `count` rows of data/tokenized/train.arrow, so that people can check what is trained."""
     import pyarrow
 
     params, path = load_params(), TOKENIZED / "train.arrow"

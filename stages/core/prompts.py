@@ -1,4 +1,4 @@
-"""Mistral's instruct format, to the token as mistral-common has it, and what of it is trained."""
+"""Encodes conversations in Mistral's instruct format, token for token as mistral-common, with labels for training."""
 
 import os
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from stages.core.params import Prompt
 from stages.core.tokenizer_files import wheel_file
 from stages.runtime.errors import UserError
 
-IGNORED = -100  # the label that the loss leaves out, as in torch.nn.CrossEntropyLoss
+IGNORED = -100  # the label of tokens that are not trained, as in torch.nn.CrossEntropyLoss
 
-# The same ids as mistral-common's, for conversations without special-token look-alikes. v1 puts the system prompt into
-# the first user turn; v2 and v3 put it into the last one, and strip blanks from the end of the assistant's turns.
+# These templates give mistral-common's ids for conversations without text that looks like a special token. v1 puts the
+# system prompt into the first user turn. v2 and v3 put it into the last one, and strip blanks after assistant turns.
 V1_TEMPLATE = """\
 {%- set system = messages[0]['content'] if messages[0]['role'] == 'system' else none -%}
 {%- set turns = messages[1:] if system is not none else messages -%}
@@ -53,20 +53,20 @@ CHAT_TEMPLATES = {"v1": V1_TEMPLATE, "v2": V3_TEMPLATE, "v3": V3_TEMPLATE}
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a conversation, and the labels: the ids of the assistant's turns, IGNORED elsewhere."""
+    """The token ids of a conversation and its labels: the ids of the assistant's turns, and IGNORED elsewhere."""
 
     input_ids: list[int]
     labels: list[int]
 
 
-Arrays = tuple[numpy.ndarray, numpy.ndarray]  # the same two, int32
+TokenArrays = tuple[numpy.ndarray, numpy.ndarray]  # (input_ids, labels) of a conversation, int32
 
 
 class Encoder:
-    """Conversations to token ids, the same as mistral-common's of the version `prompt.template` in finetuning mode.
+    """Turns conversations into the ids that mistral-common's version `prompt.template` gives in finetuning mode.
 
-    Its rules are spelled out here, and held to it by the tests, because it encodes one conversation at a time: in
-    batches SentencePiece alone is several times as fast.
+    mistral-common encodes one conversation at a time, and SentencePiece is several times as fast in batches. So this
+    class repeats its rules, and the tests compare the ids.
     """
 
     def __init__(self, prompt: Prompt):
@@ -76,7 +76,7 @@ class Encoder:
         self.pieces = SentencePieceProcessor(model_file=str(wheel_file(prompt.template)))
         self.bos, self.eos = self.pieces.bos_id(), self.pieces.eos_id()
         self.vocabulary = [self.pieces.id_to_piece(index) for index in range(len(self.pieces))]
-        # In v1 the marks are text, from v2 on tokens that no text can produce.
+        # In v1 the marks are text. From v2 on they are tokens that no text can produce.
         marks = [] if self.version == "v1" else [self.pieces.piece_to_id(mark) for mark in ("[INST]", "[/INST]")]
         segments = ([self.bos], [self.eos], marks[:1], marks[1:])
         self.bos_ids, self.eos_ids, self.before_user, self.after_user = (
@@ -84,36 +84,39 @@ class Encoder:
         )
 
     def turns(self, messages: list[dict[str, str]]) -> list[tuple[str, bool]]:
-        """(text, whether it is trained) of each turn but the system's, which goes into one of the user's."""
-        brought = messages[0]["role"] == "system"
-        system = messages[0]["content"] if brought else self.system
-        rest = messages[1:] if brought else messages
+        """Returns (text, whether it is trained) for each turn. The system prompt goes into a user's turn."""
+        has_system = messages[0]["role"] == "system"
+        system = messages[0]["content"] if has_system else self.system
+        rest = messages[1:] if has_system else messages
         users = [index for index, message in enumerate(rest) if message["role"] == "user"]
         with_system = users[0] if self.version == "v1" else users[-1]
-        found = []
+        turns = []
         for index, message in enumerate(rest):
             text = message["content"]
             if message["role"] == "assistant":
-                found.append((text if self.version == "v1" else text.rstrip(" "), True))
+                turns.append((text if self.version == "v1" else text.rstrip(" "), True))
                 continue
             if system and index == with_system:
                 text = f"{system}\n\n{text}"
-            found.append((f"[INST] {text} [/INST]" if self.version == "v1" else text, False))
-        return found
+            turns.append((f"[INST] {text} [/INST]" if self.version == "v1" else text, False))
+        return turns
 
-    def arrays(self, batch: list[list[dict[str, str]]], threads: int) -> list[Arrays]:
-        """Whole conversations. They are assembled all at once: one by one it took a sixth of SentencePiece's time."""
+    def arrays(self, batch: list[list[dict[str, str]]], threads: int) -> list[TokenArrays]:
+        """Encodes a batch of conversations with `threads` threads of SentencePiece.
+
+        They are joined all at once: one by one, joining took a sixth of SentencePiece's time.
+        """
         if not batch:
             return []
         turns = [self.turns(messages) for messages in batch]
-        texts = [text for each in turns for text, _ in each]
+        texts = [text for conversation in turns for text, _ in conversation]
         encoded = iter(self.pieces.encode(texts, num_threads=threads, return_type="numpy"))
         segments, trained, counts = [], [], []
-        for each in turns:
+        for conversation in turns:
             before = len(segments)
             segments.append(self.bos_ids)
             trained.append(False)
-            for _, is_answer in each:
+            for _, is_answer in conversation:
                 ids = next(encoded)
                 added = (ids, self.eos_ids) if is_answer else (self.before_user, ids, self.after_user)
                 segments += added
@@ -126,7 +129,7 @@ class Encoder:
         return [(ids[start:end], labels[start:end]) for start, end in pairwise([0, *ends])]
 
     def conversations(self, batch: list[list[dict[str, str]]]) -> list[Encoded]:
-        """The same as lists, for scoring."""
+        """Encodes a batch of conversations as lists, for scoring."""
         arrays = self.arrays(batch, threads=os.cpu_count() or 1)
         return [Encoded(ids.tolist(), labels.tolist()) for ids, labels in arrays]
 
@@ -134,15 +137,15 @@ class Encoder:
         return self.conversations([messages])[0]
 
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        """The conversation up to and with its last user turn, for generating the answer."""
+        """Encodes a conversation that ends with a user turn, to generate the answer to it."""
         return self.conversation(messages).input_ids
 
     def decode(self, ids: list[int]) -> str:
-        """The text of generated ids, control tokens left out."""
+        """Returns the text of generated ids without control tokens."""
         return self.pieces.decode([token for token in ids if not self.pieces.is_control(token)])
 
     def spell(self, ids: list[int]) -> str:
-        """The text of ids, control tokens spelled out."""
+        """Returns the text of ids with control tokens spelled out."""
         runs = groupby(ids, key=self.pieces.is_control)
         return "".join(
             "".join(self.vocabulary[token] for token in run) if control else self.pieces.decode(list(run))
@@ -150,8 +153,12 @@ class Encoder:
         )
 
 
-def check_base(encoder: Encoder, base: Path) -> None:
-    """Stops where the base model's tokenizer is not the one that `prompt.template` encodes with."""
+def check_tokenizer_of_base(encoder: Encoder, base: Path) -> None:
+    """Checks that the base model's tokenizer is the one that `prompt.template` encodes with.
+
+    Raises:
+        UserError: the base has no tokenizer.json, or its vocabulary differs.
+    """
     from tokenizers import Tokenizer
 
     path = base / "tokenizer.json"
@@ -164,8 +171,8 @@ def check_base(encoder: Encoder, base: Path) -> None:
         if own.id_to_token(index) != piece
     ]
     if differing or own.get_vocab_size() != len(encoder.vocabulary):
-        index, found, expected = differing[0] if differing else (len(encoder.vocabulary), "more tokens", "none")
+        index, piece, expected = differing[0] if differing else (len(encoder.vocabulary), "more tokens", "none")
         raise UserError(
             f"prompt.template encodes with another vocabulary than {path}: {len(differing)} tokens differ, the first "
-            f"is {index}, {found!r} there and {expected!r} here. Choose the template of that model"
+            f"is {index}, {piece!r} there and {expected!r} here. Set prompt.template to the one of that model"
         )

@@ -1,4 +1,4 @@
-"""Python code as data: parsed, never run."""
+"""Parses Python code, without running it."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ PYTHON = ("python", "python3", "py")
 
 
 def parse(code: str) -> ast.Module | None:
-    """The module's syntax tree, or None where Python's own parser does not take the text."""
+    """Returns the module's syntax tree, or None if Python's parser does not accept the text."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
@@ -22,7 +22,7 @@ def parse(code: str) -> ast.Module | None:
 
 
 def python_in(answer: str) -> list[str]:
-    """The fenced blocks marked as Python, or else those with no mark, or else the whole answer."""
+    """Returns the fenced blocks that are marked as Python, or else the unmarked ones, or else the whole answer."""
     blocks = [(match[3].lower(), textwrap.dedent(match[4])) for match in FENCE.finditer(answer)]
     for marks in (PYTHON, ("",)):
         if code := [block for mark, block in blocks if mark in marks]:

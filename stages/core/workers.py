@@ -1,4 +1,4 @@
-"""The same work on many shards, by several processes, with results in the order of the shards."""
+"""Does the same work on many shards in several processes, with the results in the order of the shards."""
 
 import multiprocessing
 import os
@@ -20,14 +20,14 @@ Result = TypeVar("Result")
 
 
 def count_workers(machine: Machine) -> int:
-    """machine.workers, or as many as the cores that this process may use."""
+    """Returns machine.workers, or if it is null the number of cores that this process may use."""
     if machine.workers is not None:
         return machine.workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:
-    """A worker whose parent is killed would wait for its next shard for ever."""
+    """Ends this worker when its parent ends. If the parent is killed, it would wait for its next shard for ever."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()
@@ -37,8 +37,8 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def ctrl_c_later() -> Iterator[None]:
-    """Processes that start in here never hear of Ctrl-C, so that the parent alone says that it stopped."""
+def ctrl_c_blocked() -> Iterator[None]:
+    """Processes that start inside ignore Ctrl-C, so that only the parent says that it stopped."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -47,10 +47,16 @@ def ctrl_c_later() -> Iterator[None]:
 
 
 def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """work(item) of each item, in the items' order, so that the number of workers never shows in what is made of it.
+    """Yields work(item) for each item, in the order of the items, so that the number of workers changes no result.
 
-    At most two items a worker are under way or wait to be taken, so that memory does not grow with their number. With
-    one item or one worker all of it happens in this process. `work` and the items are pickled.
+    At most two items a worker are in work or waiting, so that memory does not grow with the number of items. With one
+    item or one worker, everything happens in this process.
+
+    Args:
+        work: a function that can be pickled, like the items and results.
+
+    Raises:
+        UserError: a worker was killed.
     """
     items = iter(items)
     first = list(islice(items, 2))
@@ -58,21 +64,21 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], workers: 
         yield from map(work, first)
         yield from map(work, items)
         return
-    # Not forked: a fork of a process with threads (pyarrow's, for one) may wait for ever for a lock.
+    # Not "fork": a fork of a process with threads, such as pyarrow's, may wait for a lock for ever.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         try:
-            with ctrl_c_later():
+            with ctrl_c_blocked():
                 pending = deque(pool.submit(work, item) for item in [*first, *islice(items, 2 * workers - 2)])
             while pending:
                 yield pending.popleft().result()
-                with ctrl_c_later():
+                with ctrl_c_blocked():
                     pending += [pool.submit(work, item) for item in islice(items, 1)]
         except BrokenProcessPool:
             raise UserError(
-                "a worker process was killed, most often for want of memory. Set machine.workers to a smaller number"
+                "a worker process was killed, most often because memory ran out. Set machine.workers to a lower number"
             ) from None
         except BaseException:
             for worker in multiprocessing.active_children():
-                worker.terminate()  # or the end would wait until their shards are done
+                worker.terminate()  # leaving the pool would wait until their shards are done
             raise

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from stages.core.params import Prompt
-from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, check_base
+from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, check_tokenizer_of_base
 from stages.core.tokenizer_files import wheel_file
 from stages.download_model import convert_tokenizer
 from stages.runtime.errors import UserError
@@ -283,7 +283,7 @@ def test_the_template_refuses_a_role_that_it_would_drop(base, version):
 
 
 def test_the_tokenizer_that_the_template_encodes_with_is_taken(encoder, base):
-    check_base(encoder, base)
+    check_tokenizer_of_base(encoder, base)
 
 
 def swapped(content):
@@ -315,7 +315,7 @@ def test_another_vocabulary_is_refused(encoder, base, tmp_path, change, words):
     change(content)
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError) as caught:
-        check_base(encoder, tmp_path)
+        check_tokenizer_of_base(encoder, tmp_path)
     text = str(caught.value)
     assert f"prompt.template encodes with another vocabulary than {tmp_path / 'tokenizer.json'}" in text
     assert words.format("000" if encoder.vocabulary[3:4] != ["[INST]"] else "768") in text
@@ -324,4 +324,4 @@ def test_another_vocabulary_is_refused(encoder, base, tmp_path, change, words):
 def test_a_base_without_a_tokenizer_is_refused(encoder, base, tmp_path):
     shutil.copy(base / "tokenizer_config.json", tmp_path)
     with pytest.raises(UserError, match=r"tokenizer\.json is missing: .* \(see model\.tokenizer\)"):
-        check_base(encoder, tmp_path)
+        check_tokenizer_of_base(encoder, tmp_path)

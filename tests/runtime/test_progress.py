@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from stages.runtime import progress as module
-from stages.runtime.progress import EVERY, progress
+from stages.runtime.progress import LINE_SECONDS, progress
 
 
 class Clock:
@@ -42,14 +42,14 @@ def log(monkeypatch):
 def test_nothing_is_said_before_its_time(clock, log, capsys):
     with progress("score", 10, " rows") as shown:
         for _ in range(10):
-            clock.now += EVERY / 10 - 0.001
+            clock.now += LINE_SECONDS / 10 - 0.001
             shown.advance()
     assert capsys.readouterr().out == log.getvalue() == ""
 
 
 def test_a_line_says_how_far_it_has_come_and_how_long_it_will_take(clock, log, capsys):
     with progress("train", 60, " steps") as shown:
-        clock.now += EVERY - 1
+        clock.now += LINE_SECONDS - 1
         shown.advance(10, loss="3.00")
         assert capsys.readouterr().out == ""
         clock.now += 1
@@ -61,7 +61,7 @@ def test_a_line_says_how_far_it_has_come_and_how_long_it_will_take(clock, log, c
 def test_after_a_line_as_much_time_passes_until_the_next(clock, log, capsys):
     with progress("train", 1000, " steps") as shown:
         for _ in range(1000):
-            clock.now += EVERY / 8
+            clock.now += LINE_SECONDS / 8
             shown.advance()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"train: {done} of 1000 steps" for done in range(8, 1001, 8)]
@@ -70,17 +70,17 @@ def test_after_a_line_as_much_time_passes_until_the_next(clock, log, capsys):
 
 def test_one_long_step_gives_one_line(clock, log, capsys):
     with progress("train", 3, " steps") as shown:
-        clock.now += 5 * EVERY
+        clock.now += 5 * LINE_SECONDS
         shown.advance()
         shown.advance()
-    assert capsys.readouterr().out == f"train: 1 of 3 steps, {10 * EVERY:.0f} s to go\n"
+    assert capsys.readouterr().out == f"train: 1 of 3 steps, {10 * LINE_SECONDS:.0f} s to go\n"
 
 
 def test_a_terminal_gets_a_bar_and_no_lines(clock, monkeypatch, capsys):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with progress("train", 3, " steps") as shown:
-        clock.now += 5 * EVERY
+        clock.now += 5 * LINE_SECONDS
         shown.advance(2, loss="2.50")
         shown.bar.refresh()
     assert capsys.readouterr().out == ""
