@@ -1,4 +1,4 @@
-"""Cleaning: which rows are kept and why not, that none is lost, and that none changes its split."""
+"""Cleaning: which rows are kept, why others are rejected, that none is lost, and that none changes its split."""
 
 import json
 import math
@@ -25,7 +25,7 @@ LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write
 
 
 def chat(*messages) -> dict:
-    """A conversation as a row of the same format as pair()'s."""
+    """Makes a row of pair()'s format from a list of turns."""
     return {"prompt": list(messages[:-1]), "completion": list(messages[-1:])}
 
 
@@ -34,7 +34,7 @@ def pair(prompt="Double it", completion=CODE) -> dict:
 
 
 def rows_of(*rows) -> list[dict]:
-    """What download_data writes of these rows."""
+    """Returns what download_data writes for these rows."""
     return [{"source": f"rows.jsonl:{number}", "row": row} for number, row in enumerate(rows, 1)]
 
 
@@ -48,7 +48,7 @@ def splits_by_id(cleaned) -> dict[str, str]:
 
 @pytest.fixture
 def params(params_of):
-    """params(**changes to the section `clean`), with no limit to malformed rows unless one is set."""
+    """params(**changes to the section `clean`). The limit of malformed rows is 1000 unless it is set."""
     limits = {"min_characters": 20, "max_characters": 4000, "check_code": True, "max_malformed_rows": 1000}
     limits |= {"fix_text": False, "reject_refusals": True, "secrets": "keep", "personal_data": "keep"}
     limits["near_duplicate_threshold"] = None  # rows that differ in a number would be near-duplicates
@@ -76,30 +76,30 @@ def section(params):
         ("not an object", "malformed"),
     ],
 )
-def test_a_row_is_kept_or_has_the_reason_why_not(section, row, reason):
+def test_a_row_is_kept_or_is_rejected_with_a_reason(section, row, reason):
     cleaned = clean_rows(rows_of(row), section())
     assert [reason for _, reason, _ in cleaned.rejected] == ([] if reason is None else [reason])
     assert sum(map(len, cleaned.splits.values())) == (reason is None)
 
 
 @pytest.mark.parametrize(("characters", "reason"), [(20, None), (19, "too_short")])
-def test_min_characters_is_the_shortest_answer_that_is_kept(section, characters, reason):
+def test_min_characters_is_the_length_of_the_shortest_answer_that_is_kept(section, characters, reason):
     cleaned = clean_rows(rows_of(pair("?", "#" * characters)), section(min_characters=20))
     assert [reason for _, reason, _ in cleaned.rejected] == [reason][: reason is not None]
 
 
 @pytest.mark.parametrize(("characters", "reason"), [(100, None), (101, "too_long")])
-def test_max_characters_is_the_longest_conversation_that_is_kept(section, characters, reason):
+def test_max_characters_is_the_length_of_the_longest_conversation_that_is_kept(section, characters, reason):
     cleaned = clean_rows(rows_of(pair("?" * (characters - 40), "#" * 40)), section(max_characters=100))
     assert [reason for _, reason, _ in cleaned.rejected] == [reason][: reason is not None]
 
 
-def test_the_shortest_of_several_answers_counts(section):
+def test_the_shortest_answer_decides_whether_a_row_is_too_short(section):
     messages = [*to_messages(pair()), *to_messages(pair("And now?", "x"))]
     assert clean_rows(rows_of(chat(*messages)), section()).rejected[0][1] == "too_short"
 
 
-def test_prose_is_kept_where_answers_need_not_be_code(section):
+def test_prose_is_kept_if_check_code_is_off(section):
     row = pair(completion="Twice a number is the number added to itself.\x00")
     assert clean_rows(rows_of(row), section()).rejected[0][1] == "code_does_not_parse"
     assert not clean_rows(rows_of(row), section(check_code=False)).rejected
@@ -118,13 +118,13 @@ MALFORMED = [
 TOOL_CALLS = [chat(USER, {"role": "tool", "content": "x"}, ASSISTANT)]
 
 
-def test_a_conversation_with_tools_is_rejected_and_not_taken_for_malformed(section):
+def test_a_conversation_with_tools_is_rejected_but_not_malformed(section):
     cleaned = clean_rows([*numbered(3), *rows_of(*TOOL_CALLS)], section(max_malformed_rows=0))
-    assert [each.reason for each in cleaned.rejected] == ["tool_call"]
+    assert [rejection.reason for rejection in cleaned.rejected] == ["tool_call"]
 
 
 @pytest.mark.parametrize(("row", "words"), MALFORMED)
-def test_what_does_not_fit_the_format_is_explained(section, row, words):
+def test_a_malformed_row_is_explained(section, row, words):
     with pytest.raises(UserError) as caught:
         clean_rows([*numbered(3), {"source": "rows.jsonl:4", "row": row}], section(max_malformed_rows=0))
     assert f"The first: rows.jsonl:4: {words}" in str(caught.value)
@@ -141,7 +141,7 @@ def test_too_many_malformed_rows_stop_the_stage_and_the_first_is_named(section):
 
 
 def mixed_lot() -> list[dict]:
-    """Good rows, every malformed one, unreadable lines and random JSON, shuffled, as they come back from the file."""
+    """Shuffles good rows, all malformed ones, unreadable lines and random JSON, as they are read from a file."""
     rng = random.Random(0)
     scalars = [None, True, -1, 1e308, "", "text\x00", LONE, "🦜\u2028"]
 
@@ -166,7 +166,7 @@ def mixed_lot() -> list[dict]:
     return [json.loads(json.dumps({"source": f"lot.jsonl:{n}", **row})) for n, row in enumerate(rows, 1)]
 
 
-def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_path, monkeypatch, params):
+def test_every_row_is_kept_or_rejected_with_its_source(section, tmp_path, monkeypatch, params):
     monkeypatch.chdir(tmp_path)
     rows = mixed_lot()
     cleaned = clean_rows(rows, section())
@@ -180,7 +180,7 @@ def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_pat
     assert counted["rejected"]["duplicate"] >= 20
     assert counted["rejected"]["malformed"] >= len(MALFORMED) + 4
     assert counted["rejected"]["tool_call"] >= len(TOOL_CALLS)
-    # What was read can also be written, lone surrogates and all.
+    # All of it can also be written, lone surrogates too.
     write_json(RAW / "format.json", LAYOUT)
     write_raw(rows, RAW)
     main(params())
@@ -189,7 +189,7 @@ def test_every_row_read_is_kept_or_rejected_with_where_it_stood(section, tmp_pat
     ]
 
 
-def test_of_equal_conversations_one_is_kept(section):
+def test_one_of_several_equal_conversations_is_kept(section):
     rows = rows_of(pair(), chat(*to_messages(pair())), pair("Another"), pair())
     cleaned = clean_rows(rows, section())
     assert [(r.source, reason) for r, reason, _ in cleaned.rejected] == [
@@ -199,20 +199,20 @@ def test_of_equal_conversations_one_is_kept(section):
     assert len(splits_by_id(cleaned)) == 2
 
 
-def test_no_conversation_stands_in_two_splits(section):
+def test_no_conversation_is_in_two_splits(section):
     cleaned = clean_rows([*numbered(300), *numbered(300)], section(validation_fraction=0.3, test_fraction=0.3))
     ids = [record.id for records in cleaned.splits.values() for record in records]
     assert len(ids) == len(set(ids)) == 300
 
 
-def test_the_id_is_a_hash_of_the_messages_alone():
+def test_the_id_depends_only_on_the_messages():
     messages = to_messages(pair())
     assert content_id(messages) == content_id([dict(reversed(message.items())) for message in messages])
-    others = [pair("Double it "), pair(completion=CODE + "\n"), chat(SYSTEM, *messages)]
-    assert len({content_id(messages), *(content_id(to_messages(other)) for other in others)}) == 4
+    variants = [pair("Double it "), pair(completion=CODE + "\n"), chat(SYSTEM, *messages)]
+    assert len({content_id(messages), *(content_id(to_messages(variant)) for variant in variants)}) == 4
 
 
-def test_growth_or_another_order_moves_no_record_to_another_split(section):
+def test_more_rows_or_another_order_move_no_record_to_another_split(section):
     rows = numbered(1500)
     small, grown = clean_rows(rows[:500], section()), clean_rows(rows, section())
     random.Random(0).shuffle(rows)
@@ -222,22 +222,22 @@ def test_growth_or_another_order_moves_no_record_to_another_split(section):
     assert splits_by_id(clean_rows(rows, section())) == after
 
 
-def test_more_validation_leaves_the_test_split_alone(section):
+def test_a_larger_validation_split_leaves_the_test_split_unchanged(section):
     few, many = (splits_by_id(clean_rows(numbered(500), section(validation_fraction=f))) for f in (0.05, 0.5))
     assert [i for i, split in few.items() if split == "test"] == [i for i, split in many.items() if split == "test"]
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.04, 0.1), (0.2, 0.3), (0, 0.5)])
-def test_the_splits_have_the_sizes_that_were_asked_for(validation, test):
+def test_the_splits_have_the_sizes_that_params_asks_for(validation, test):
     count = 5000
     ids = [content_id(to_messages(row["row"])) for row in numbered(count)]
     expected = {"train": 1 - validation - test, "validation": validation, "test": test}
-    # Also among the lower half of the ids: of duplicates the lowest survives.
-    for some in (ids, [i for i in ids if i < "8"]):
-        found = Counter(split_of(i, validation, test) for i in some)
+    # Also among the lower half of the ids, because the duplicate with the lowest id is kept.
+    for sample in (ids, [i for i in ids if i < "8"]):
+        sizes = Counter(split_of(i, validation, test) for i in sample)
         for split, share in expected.items():
-            error = math.sqrt(len(some) * share * (1 - share))
-            assert abs(found[split] - len(some) * share) <= 4 * error, split
+            error = math.sqrt(len(sample) * share * (1 - share))
+            assert abs(sizes[split] - len(sample) * share) <= 4 * error, split
 
 
 RUN = """
@@ -284,7 +284,7 @@ def test_the_stage_writes_four_parquet_files_and_its_metrics(raw, params):
     ]
 
 
-def test_nothing_rejected_leaves_an_empty_file_with_the_same_columns(raw, params):
+def test_if_no_row_is_rejected_the_file_is_empty_with_the_same_columns(raw, params):
     write_raw(numbered(120), RAW)
     main(params())
     table = pyarrow.parquet.read_table(CLEAN / "rejected.parquet")
@@ -321,7 +321,7 @@ def test_two_runs_write_the_same_bytes_without_importing_torch(raw, python_at, p
 
 @pytest.mark.slow
 def test_any_number_of_workers_writes_the_same_bytes(raw, python_at, params):
-    """Over eight shards, with near-duplicates that stand in different ones."""
+    """Eight shards, with near-duplicates in different shards."""
     texts = [f"Return {' '.join(map(str, range(n, n + 60)))}" for n in range(0, 40_000, 200)]
     rows = [{"source": f"x:{n}", "row": pair(text, CODE)} for n, text in enumerate([*texts, *(t + "!" for t in texts)])]
     write_raw(rows, RAW, shard_rows=50)
@@ -338,7 +338,7 @@ def test_any_number_of_workers_writes_the_same_bytes(raw, python_at, params):
     assert written[0] == written[1] == written[2]
 
 
-def test_shards_divide_the_work_and_nothing_else(section):
+def test_the_size_of_the_shards_changes_no_result(section):
     rows = [*numbered(100), *numbered(30), *rows_of(pair(completion="x"), "not an object")]
     whole, parts = (clean_rows(rows, section(), shard_rows=count) for count in (1000, 7))
     assert whole == parts
@@ -347,7 +347,7 @@ def test_shards_divide_the_work_and_nothing_else(section):
     }
 
 
-def test_of_many_sources_the_largest_are_counted_one_by_one(section):
+def test_only_the_largest_sources_are_counted_one_by_one(section):
     rows = [row | {"source": f"{n % 150:03}.csv:{n}"} for n, row in enumerate(numbered(400))]
     sources = clean_rows(rows, section()).metrics["sources"]
     assert len(sources) == 101
@@ -367,7 +367,7 @@ def test_three_rows_that_each_rule_rejected_are_shown(raw, params):
         assert row["text"].startswith(f"user: {'p' * min(number, 290)}")
 
 
-def test_a_line_separator_inside_a_row_is_no_new_row(tmp_path):
+def test_a_line_separator_inside_a_row_starts_no_new_row(tmp_path):
     path = Path(tmp_path / "rows.jsonl")
     path.write_text(
         json.dumps({"source": "a:1", "row": pair("a\u2028b\x85c\x0cd")}, ensure_ascii=False) + "\n", "utf-8"
@@ -375,12 +375,12 @@ def test_a_line_separator_inside_a_row_is_no_new_row(tmp_path):
     assert [row["row"]["prompt"] for row in read_raw_rows(path)] == ["a\u2028b\x85c\x0cd"]
 
 
-def test_tests_and_kept_fields_reach_the_test_split_alone(section):
+def test_tests_and_kept_fields_reach_only_the_test_split(section):
     rows = numbered(200)
-    for number, each in enumerate(rows):
-        each["row"] |= {"tests": ["x = answer()", f"assert x == {number}"], "level": number % 3, "other": "dropped"}
+    for number, line in enumerate(rows):
+        line["row"] |= {"tests": ["x = answer()", f"assert x == {number}"], "level": number % 3, "other": "dropped"}
     cleaned = clean_rows(rows, section(keep_fields=["level"]))
-    sources = {each["source"]: each["row"] for each in rows}
+    sources = {line["source"]: line["row"] for line in rows}
     assert cleaned.splits["test"]
     for record in cleaned.splits["test"]:
         row = sources[record.source]
@@ -392,14 +392,14 @@ def test_tests_and_kept_fields_reach_the_test_split_alone(section):
 
 
 def test_data_without_tests_has_no_column_for_them(raw, params):
-    """Nor do its bytes depend on whether there could be some."""
+    """The train split has the same bytes with and without tests in the data."""
     shutil.rmtree(RAW)
     write_raw(numbered(100), RAW)
     write_json(RAW / "format.json", LAYOUT)
     main(params())
     assert pyarrow.parquet.read_schema(CLEAN / "test.parquet").names == ["id", "messages", "source"]
     train = (CLEAN / "train.parquet").read_bytes()
-    write_raw([each | {"row": each["row"] | {"tests": "pass", "level": "a"}} for each in numbered(100)], RAW)
+    write_raw([line | {"row": line["row"] | {"tests": "pass", "level": "a"}} for line in numbered(100)], RAW)
     main(params(keep_fields=["level"]))
     assert pyarrow.parquet.read_schema(CLEAN / "test.parquet").names == ["id", "messages", "source", "level", "tests"]
     assert (CLEAN / "train.parquet").read_bytes() == train
@@ -421,18 +421,18 @@ def test_data_without_tests_has_no_column_for_them(raw, params):
 )
 def test_tests_are_python_or_the_row_is_rejected(section, tests, reason):
     cleaned = clean_rows(rows_of(pair() | {"tests": tests}), section())
-    assert [each.reason for each in cleaned.rejected] == ([reason] if reason else [])
+    assert [rejection.reason for rejection in cleaned.rejected] == ([reason] if reason else [])
 
 
 def test_a_field_that_is_neither_text_nor_number_is_malformed(section):
     cleaned = clean_rows(rows_of(pair() | {"level": ["a"]}), section(keep_fields=["level"]))
-    assert [each.reason for each in cleaned.rejected] == ["malformed"]
+    assert [rejection.reason for rejection in cleaned.rejected] == ["malformed"]
 
 
-def test_a_secret_in_tests_is_found_as_one_in_an_answer_is(section):
+def test_a_secret_in_tests_is_found_like_one_in_an_answer(section):
     key = "AKIA" + "IOSFODNN7" + "EXAMPLF"
     row = rows_of(pair() | {"tests": f"key = '{key}'\nassert double(1) == 2"})
-    assert [each.reason for each in clean_rows(row, section(secrets="reject")).rejected] == ["secret"]
+    assert [rejection.reason for rejection in clean_rows(row, section(secrets="reject")).rejected] == ["secret"]
     redacted = clean_rows(row, section(secrets="redact", validation_fraction=0.01, test_fraction=0.98))
     (record,) = redacted.splits["test"]
     assert record.tests == "key = '<SECRET>'\nassert double(1) == 2"

@@ -1,4 +1,4 @@
-"""Decontamination: what counts as shared, what is said of it, and that an edited benchmark runs `clean` again."""
+"""Decontamination: what counts as shared, how it is reported, and that an edited benchmark runs `clean` again."""
 
 import json
 import os
@@ -41,14 +41,14 @@ def row(prompt: str) -> list[dict]:
 
 
 @given(st.text(alphabet="aBcß é_1.,\n-", max_size=120))
-def test_the_runs_are_every_13_words_in_a_row(text):
+def test_the_runs_are_all_13_consecutive_words(text):
     words = re.findall(r"\w+", text.casefold())
     assert list(word_runs(text)) == [" ".join(words[start : start + 13]) for start in range(len(words) - 12)]
 
 
 @pytest.fixture
 def benchmarks(tmp_path, monkeypatch):
-    """benchmarks(name=text) → what read_benchmarks makes of these files in data/decontaminate, in this order."""
+    """benchmarks(name=text) → what read_benchmarks() returns for these files in data/decontaminate, in this order."""
     monkeypatch.chdir(tmp_path)
     DECONTAMINATE.mkdir(parents=True)
 
@@ -71,12 +71,12 @@ def benchmarks(tmp_path, monkeypatch):
         ("Write a function.", False),
     ],
 )
-def test_thirteen_words_in_a_row_are_shared_whatever_stands_between_them(benchmarks, prompt, shared):
-    found = contamination(row(prompt), benchmarks(b_txt=" ".join(WORDS)))
-    assert (found is not None) == shared
+def test_thirteen_consecutive_words_match_across_case_and_punctuation(benchmarks, prompt, shared):
+    words = contamination(row(prompt), benchmarks(b_txt=" ".join(WORDS)))
+    assert (words is not None) == shared
 
 
-def test_the_words_of_two_turns_or_of_two_texts_are_no_run(benchmarks):
+def test_a_run_of_words_does_not_cross_turns_or_texts(benchmarks):
     known = benchmarks(b_txt=" ".join(WORDS[:13]))
     turns = [{"role": "user", "content": " ".join(WORDS[:6])}, {"role": "assistant", "content": " ".join(WORDS[6:13])}]
     assert contamination(turns, known) is None
@@ -84,13 +84,13 @@ def test_the_words_of_two_turns_or_of_two_texts_are_no_run(benchmarks):
     assert benchmarks(c_jsonl=halves) == {}
 
 
-def test_every_text_of_a_jsonl_file_counts(benchmarks):
+def test_every_string_of_a_jsonl_file_counts(benchmarks):
     rows = [{"task": 1}, {"tests": [{"deep": " ".join(WORDS)}]}, None]
     known = benchmarks(b_jsonl="\n".join(map(json.dumps, rows)) + "\n")
     assert len(known) == len(WORDS) - 12
 
 
-def test_a_contaminated_row_is_rejected_with_the_first_file_and_the_words(benchmarks, params_of):
+def test_a_contaminated_row_is_rejected_with_the_first_file_and_the_shared_words(benchmarks, params_of):
     named = {"decontaminate": [f"{name}.txt" for name in ("one", "two")]}
     benchmarks(one_txt=" ".join(WORDS), two_txt=" ".join(WORDS))
     rows = [{"source": f"x:{n}", "row": {"messages": row(text)}} for n, text in enumerate(["Fine.", " ".join(WORDS)])]
@@ -100,20 +100,21 @@ def test_a_contaminated_row_is_rejected_with_the_first_file_and_the_words(benchm
     assert rejected.detail == "one.txt: " + " ".join(WORDS[:13])
 
 
-def test_a_contaminated_row_takes_no_near_duplicate_with_it(benchmarks, params_of):
-    """Whichever of the two has the lower id."""
+def test_a_contaminated_row_does_not_remove_its_near_duplicate(benchmarks, params_of):
+    """It makes no difference which of the two has the lower id."""
     benchmarks(one_txt=" ".join(WORDS))
     for extra in ("a", "b", "c", "d"):
         long = " ".join(WORDS[:12]) + " xs. " + "It is called in many places, with any number of them. " * 2 + extra
         texts = [long, long.replace("xs", WORDS[12])]
         rows = [{"source": f"x:{n}", "row": {"messages": row(text)}} for n, text in enumerate(texts)]
-        alone, known = (
+        without, with_benchmark = (
             params_of(clean={"check_code": False, "decontaminate": names}).clean for names in ([], ["one.txt"])
         )
-        assert [each.reason for each in clean_rows(rows, alone, "messages").rejected] == ["near_duplicate"]
-        assert [(each.record.source, each.reason) for each in clean_rows(rows, known, "messages").rejected] == [
-            ("x:1", "contaminated")
-        ]
+        assert [rejection.reason for rejection in clean_rows(rows, without, "messages").rejected] == ["near_duplicate"]
+        assert [
+            (rejection.record.source, rejection.reason)
+            for rejection in clean_rows(rows, with_benchmark, "messages").rejected
+        ] == [("x:1", "contaminated")]
 
 
 def test_a_missing_or_broken_file_is_the_users_mistake(benchmarks, tmp_path):
@@ -127,7 +128,7 @@ def test_a_missing_or_broken_file_is_the_users_mistake(benchmarks, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../secret.txt", "/etc/hosts.txt", "a/b.jsonl", "x.csv", ".txt", "..txt"])
-def test_only_a_file_of_the_folder_can_be_named(tmp_path, tiny, name):
+def test_only_a_file_in_the_folder_can_be_named(tmp_path, tiny, name):
     path = Path(tmp_path / "params.yaml")
     path.write_text(tiny.read_text().replace("decontaminate: []", f"decontaminate: ['{name}']"))
     with pytest.raises(UserError, match=r"clean\.decontaminate"):
@@ -135,7 +136,7 @@ def test_only_a_file_of_the_folder_can_be_named(tmp_path, tiny, name):
 
 
 def test_an_edited_benchmark_runs_clean_again(tmp_path):
-    """By DVC itself, with the stage as dvc.yaml declares it and a command that copies nothing but a word."""
+    """DVC itself runs the stage with the deps that dvc.yaml declares, and a command that only writes a word."""
     from ruamel.yaml import YAML
 
     yaml = YAML()

@@ -1,4 +1,4 @@
-"""Each known format becomes messages, whatever stands beside its columns; what does not is explained."""
+"""Each known format becomes messages, whatever other columns there are; a row that does not fit is explained."""
 
 import json
 
@@ -18,7 +18,7 @@ def read(name, row):
     return message_reader({"format": name, "columns": COLUMNS if name == "columns" else None})(row)
 
 
-def test_every_format_that_is_recognised_can_be_read():
+def test_every_recognised_format_can_be_read():
     assert FORMATS.keys() == NEEDED.keys()
 
 
@@ -86,7 +86,7 @@ def test_a_system_column_that_is_null_in_the_mapping_is_not_read():
         (PAIRS, {"prompt": "p", "completion": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}),
     ],
 )
-def test_a_conversation_with_tools_says_so(name, row):
+def test_a_conversation_with_tools_raises_its_own_error(name, row):
     with pytest.raises(ToolCallError):
         read(name, row)
 
@@ -134,7 +134,7 @@ def test_a_conversation_with_tools_says_so(name, row):
         ("messages", {"messages": [SYSTEM, USER, ASSISTANT], "system": "s"}, "turns must go user, assistant"),
     ],
 )
-def test_what_does_not_fit_its_format_is_explained(name, row, words):
+def test_a_row_that_does_not_fit_its_format_is_explained(name, row, words):
     with pytest.raises((TypeError, ValueError)) as caught:
         read(name, row)
     assert str(caught.value).startswith(words)

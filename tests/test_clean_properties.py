@@ -1,19 +1,19 @@
-"""Whatever a row holds, it is kept or rejected, and nothing but the user's mistake stops the stage."""
+"""Every row is kept or rejected, whatever it holds, and only a user's mistake stops the stage."""
 
 import json
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from stages._clean.tally import LENGTH_EDGES, count_lengths
 from stages.core.records import SPLITS, content_id
 from stages.runtime.errors import UserError
 from tests.conftest import clean_rows
 
-# Text with what the rules look for, so that they are reached, beside any text at all, lone surrogates included.
-PIECES = some.sampled_from(
+# Text with what the rules look for, mixed with any other text, lone surrogates too.
+PIECES = st.sampled_from(
     [
         *(
             "```python\n",
@@ -30,53 +30,53 @@ PIECES = some.sampled_from(
         *("AK" + "IA" + "QWERTYUIOPASDFGH", "-----BEGIN PRIVATE " + "KEY-----", "https://a:" + "bcdefghij@k", "eyJ"),
     ]
 )
-ANY_TEXT = some.text(some.characters(), max_size=30)
-TEXT = some.lists(PIECES | ANY_TEXT, max_size=6).map("".join)
-JSON = some.recursive(
-    some.none() | some.booleans() | some.integers() | some.floats() | TEXT,
-    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(TEXT, inner, max_size=3),
+ANY_TEXT = st.text(st.characters(), max_size=30)
+TEXT = st.lists(PIECES | ANY_TEXT, max_size=6).map("".join)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-TURN = some.fixed_dictionaries({"role": some.sampled_from(["system", "user", "assistant"]), "content": TEXT | JSON})
-TALK = some.lists(some.tuples(TEXT, TEXT), min_size=1, max_size=2).map(
+TURN = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": TEXT | JSON})
+TALK = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=2).map(
     lambda pairs: [
         {"role": r, "content": t} for pair in pairs for r, t in zip(("user", "assistant"), pair, strict=True)
     ]
 )
 ROW = (
-    some.fixed_dictionaries({"prompt": TEXT, "completion": TEXT})
-    | some.fixed_dictionaries({"instruction": TEXT, "input": TEXT | some.none(), "output": TEXT})
-    | some.fixed_dictionaries({"messages": TALK})
-    | some.fixed_dictionaries({"messages": some.lists(TURN | JSON, max_size=3) | JSON})
-    | some.fixed_dictionaries({"prompt": JSON, "completion": JSON})
+    st.fixed_dictionaries({"prompt": TEXT, "completion": TEXT})
+    | st.fixed_dictionaries({"instruction": TEXT, "input": TEXT | st.none(), "output": TEXT})
+    | st.fixed_dictionaries({"messages": TALK})
+    | st.fixed_dictionaries({"messages": st.lists(TURN | JSON, max_size=3) | JSON})
+    | st.fixed_dictionaries({"prompt": JSON, "completion": JSON})
     | JSON
 )
-GOOD = some.builds(
+GOOD = st.builds(
     lambda text, number: {"prompt": f"Return it. {text}", "completion": f"def answer():\n    return {number}"},
-    some.just("") | TEXT,
-    some.integers(0, 9),
+    st.just("") | TEXT,
+    st.integers(0, 9),
 )
 LINE = (
-    some.fixed_dictionaries({"row": GOOD})
-    | some.fixed_dictionaries({"row": ROW})
-    | some.fixed_dictionaries({"unreadable": TEXT})
+    st.fixed_dictionaries({"row": GOOD})
+    | st.fixed_dictionaries({"row": ROW})
+    | st.fixed_dictionaries({"unreadable": TEXT})
 )
-LAYOUT = some.sampled_from(["prompt-completion", "prompt-completion", "messages", "alpaca", "sharegpt"])
-CHOICE = some.sampled_from(["reject", "redact", "keep"])
-SECTION = some.fixed_dictionaries(
+LAYOUT = st.sampled_from(["prompt-completion", "prompt-completion", "messages", "alpaca", "sharegpt"])
+CHOICE = st.sampled_from(["reject", "redact", "keep"])
+SECTION = st.fixed_dictionaries(
     {
-        **{"min_characters": some.sampled_from([0, 20]), "max_characters": some.sampled_from([60, 4000])},
-        **{name: some.booleans() for name in ("check_code", "fix_text", "reject_refusals")},
-        **{"secrets": CHOICE, "personal_data": CHOICE, "max_malformed_rows": some.sampled_from([9, 1000])},
-        "near_duplicate_threshold": some.sampled_from([None, 0.5, 0.8, 0.99]),
+        **{"min_characters": st.sampled_from([0, 20]), "max_characters": st.sampled_from([60, 4000])},
+        **{name: st.booleans() for name in ("check_code", "fix_text", "reject_refusals")},
+        **{"secrets": CHOICE, "personal_data": CHOICE, "max_malformed_rows": st.sampled_from([9, 1000])},
+        "near_duplicate_threshold": st.sampled_from([None, 0.5, 0.8, 0.99]),
     }
 )
 
 
-# 150 lots of up to 40 rows are a few thousand; the same ones each time, so that a red test stays red.
+# 150 examples of up to 40 rows make a few thousand. They are the same each time, so that a failure repeats.
 @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(lines=some.lists(LINE, min_size=10, max_size=40), section=SECTION, layout=LAYOUT)
-def test_rows_read_are_rows_kept_and_rows_rejected(params_of, lines, section, layout):
+@given(lines=st.lists(LINE, min_size=10, max_size=40), section=SECTION, layout=LAYOUT)
+def test_the_rows_that_are_read_are_those_kept_and_those_rejected(params_of, lines, section, layout):
     rows = [{"source": f"x:{number}", **line} for number, line in enumerate(lines)]
     rows = [json.loads(json.dumps(row)) for row in rows]  # as they come back from data/raw
     try:
@@ -85,7 +85,7 @@ def test_rows_read_are_rows_kept_and_rows_rejected(params_of, lines, section, la
         assert "malformed rows" in str(error)  # noqa: PT017
         return
     kept = [record for split in SPLITS for record in cleaned.splits[split]]
-    everything = [*kept, *(each.record for each in cleaned.rejected)]
+    everything = [*kept, *(rejection.record for rejection in cleaned.rejected)]
     assert sorted(record.source for record in everything) == sorted(row["source"] for row in rows)
     assert all(record.id == content_id(record.messages) for record in everything)
     assert len({record.id for record in kept}) == len(kept)

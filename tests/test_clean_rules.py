@@ -1,4 +1,4 @@
-"""The rules for one row: what each one finds, what it leaves alone, that it can be turned off, and that secrets go."""
+"""The rules for one row: what they find, what they leave, that they can be turned off, and that no secret stays."""
 
 import json
 import re
@@ -51,7 +51,7 @@ SECRETS = {
     "telegram": "123456789:" + "AAx" * 11 + "zz",
     "twilio": "A" + "C" + "0a1b2c3d" * 4,
 }
-VISIBLE = ("aws_secret_key = '", "'", "https://joe:", "@host.net/x")  # stands around a secret and says nothing
+VISIBLE = ("aws_secret_key = '", "'", "https://joe:", "@host.net/x")  # around a secret, and no part of it
 
 
 def pair(completion: str, prompt: str = "Double it") -> dict:
@@ -60,7 +60,7 @@ def pair(completion: str, prompt: str = "Double it") -> dict:
 
 @pytest.fixture
 def cleaned(params_of):
-    """cleaned(*answers, **changes) → what clean() makes of them with every other rule turned off."""
+    """cleaned(*answers, **changes) → the result of clean() with all rules off but those in `changes`."""
 
     def run(*answers: str, **changes):
         rows = [{"source": f"x:{number}", "row": pair(answer)} for number, answer in enumerate(answers)]
@@ -97,7 +97,7 @@ FENCED = "Here it is:\n\n```python\n{}\n```\n\nThat's all, isn't it?"
         ('TEXT = """\n```python\nnot (python\n```\n"""', True),
     ],
 )
-def test_fenced_python_is_what_must_parse(cleaned, answer, passes):
+def test_only_fenced_python_must_parse(cleaned, answer, passes):
     assert reasons(cleaned(answer, check_code=True)) == ([] if passes else ["code_does_not_parse"])
     assert reasons(cleaned(answer)) == []
 
@@ -115,18 +115,18 @@ def test_fenced_python_is_what_must_parse(cleaned, answer, passes):
         ("class Train:\n    model = 'as an airline'", False),
     ],
 )
-def test_refusals_go_and_code_about_them_stays(cleaned, answer, refused):
+def test_refusals_are_rejected_and_code_about_them_is_kept(cleaned, answer, refused):
     assert reasons(cleaned(answer, reject_refusals=True)) == ["refusal"] * refused
     assert reasons(cleaned(answer, reject_refusals=False)) == []
 
 
-# All of the refusals as one pattern, each part of it searched everywhere.
+# All refusals as one pattern, without the shortcut.
 REFUSAL = re.compile(f"{ASSISTANT.pattern}|^(?:{rules.REFUSAL.pattern})", re.IGNORECASE)
 
 
 @settings(max_examples=300, derandomize=True, deadline=None, database=None)
 @given(st.from_regex(REFUSAL) | st.text(max_size=20), st.text("\n .aA\u017f-", max_size=5))
-def test_a_refusal_is_found_as_if_its_pattern_was_searched(text, before):
+def test_the_shortcut_for_refusals_finds_what_the_full_pattern_finds(text, before):
     assert is_refusal(before + text) == bool(REFUSAL.search((before + text)[:OPENING_CHARACTERS]))
 
 
@@ -142,7 +142,7 @@ def test_a_refusal_is_found_as_if_its_pattern_was_searched(text, before):
         ("naïve Größe — 日本語 🦜", None),
     ],
 )
-def test_mojibake_and_control_characters_are_repaired_and_the_rest_is_left(cleaned, text, fixed):
+def test_mojibake_and_control_characters_are_repaired_and_the_rest_stays(cleaned, text, fixed):
     assert fixed_text(text) == (fixed or text)
     result = cleaned(text, "sound", fix_text=True)
     assert kept(result) == [fixed or text, "sound"] or set(kept(result)) == {fixed or text, "sound"}
@@ -171,13 +171,13 @@ LINES += ["\x85", "\u2028", "\ufeff", "\xa0", "Ã", "\x81", "â€", "œ", "é",
 
 @settings(max_examples=500, derandomize=True, deadline=None, database=None)
 @given(st.lists(st.sampled_from(LINES) | st.characters(codec="utf-8"), max_size=12).map("".join))
-def test_what_is_not_given_to_ftfy_is_what_ftfy_leaves_alone(text):
+def test_lines_that_skip_ftfy_are_those_that_ftfy_does_not_change(text):
     keep = {"unescape_html": False, "uncurl_quotes": False, "fix_latin_ligatures": False, "normalization": None}
     keep |= {"fix_character_width": False, "remove_terminal_escapes": False}
     assert fixed_text(text) == ftfy.fix_text(text, **keep)
 
 
-def test_every_ascii_character_comes_out_as_ftfy_has_it():
+def test_every_ascii_character_comes_out_as_from_ftfy():
     for code in range(128):
         text = f"def f():\n\treturn {chr(code)}{chr(code)} \n"
         assert fixed_text(text) == ftfy.fix_text(text, unescape_html=False, uncurl_quotes=False)
@@ -210,14 +210,14 @@ def test_every_detector_has_patterns_and_a_sample():
 @pytest.mark.parametrize(
     "kind", [*secret_kinds(), *PERSONAL_KINDS], ids=lambda kind: f"{kind.name} {kind.pattern.pattern[:30]}"
 )
-def test_no_text_that_a_pattern_matches_is_passed_over(kind):
-    """The texts are made from the patterns, so this also fails when another detect-secrets has other ones."""
+def test_the_shortcut_for_a_pattern_misses_no_match(kind):
+    """The texts are made from the patterns, so this also fails if a new detect-secrets has other patterns."""
 
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(st.from_regex(kind.pattern))
     def check(text):
         assert kind.pattern.search(text) is None or not kind.needed or may_match(kind.needed, text, text.casefold())
-        everywhere = [each._replace(needed=()) for each in (*secret_kinds(), *PERSONAL_KINDS)]
+        everywhere = [kind._replace(needed=()) for kind in (*secret_kinds(), *PERSONAL_KINDS)]
         assert redact(text, (*secret_kinds(), *PERSONAL_KINDS)) == redact(text, everywhere)
 
     check()
@@ -229,8 +229,8 @@ PIECES += ["a.b@c.de", "+49 170 1234567", "(555) 123-4567", "8.8.8.8", "2606:470
 
 @settings(max_examples=300, derandomize=True, deadline=None, database=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
-def test_texts_with_several_of_them_come_out_as_if_every_pattern_was_searched(text):
-    everywhere = [each._replace(needed=()) for each in (*secret_kinds(), *PERSONAL_KINDS)]
+def test_the_shortcuts_change_nothing_in_texts_with_several_kinds(text):
+    everywhere = [kind._replace(needed=()) for kind in (*secret_kinds(), *PERSONAL_KINDS)]
     assert redact(text, (*secret_kinds(), *PERSONAL_KINDS)) == redact(text, everywhere)
 
 
@@ -254,7 +254,7 @@ def test_an_iban_begins_where_a_word_begins(text):
         "url = f'https://{user}:{password}@{host}'",
     ],
 )
-def test_code_about_secrets_is_none(text):
+def test_code_about_secrets_is_not_a_secret(text):
     assert redact(text, secret_kinds()) == (text, Counter())
 
 
@@ -279,9 +279,9 @@ def test_code_about_secrets_is_none(text):
         ("a[1:2] b::c 12:30:45 std::vector x[::2]", None),
     ],
 )
-def test_personal_data_is_what_it_claims_to_be(text, expected):
-    found, counts = redact(text, PERSONAL_KINDS)
-    assert found == (expected or text)
+def test_personal_data_is_found_and_lookalikes_are_not(text, expected):
+    redacted, counts = redact(text, PERSONAL_KINDS)
+    assert redacted == (expected or text)
     assert bool(counts) == (expected is not None)
 
 
@@ -297,7 +297,7 @@ def test_personal_data_is_redacted_counted_rejected_or_kept_as_asked(cleaned):
 
 @pytest.mark.parametrize("choice", ["reject", "redact"])
 def test_no_secret_reaches_a_file_or_the_terminal(tmp_path, monkeypatch, capsys, params_of, choice):
-    """Not in a row kept, rejected for it, rejected for something else, or malformed."""
+    """Rows that are kept, rejected for the secret, rejected for another reason, or malformed do not show it."""
     monkeypatch.chdir(tmp_path)
     write_json(RAW / "format.json", LAYOUT)
     secret = SECRETS["github"]

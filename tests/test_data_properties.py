@@ -1,4 +1,4 @@
-"""Files of every kind with thousands of random and broken rows, through download_data and clean: nothing is lost."""
+"""Files of every kind with thousands of random and broken rows lose nothing in download_data and clean."""
 
 import csv
 import gzip
@@ -65,8 +65,10 @@ def row(rng: random.Random) -> object:
 
 
 def jsonl(rng: random.Random, count: int) -> bytes:
-    """With a byte order mark, lines that end in every way, blank ones, bytes that are no UTF-8, keys that come twice,
-    lines that are no JSON; the last one is cut."""
+    """Returns lines with a byte order mark, all kinds of line ends, blank lines, and bytes that are not UTF-8.
+
+    Some lines have a key twice or are not JSON. The last one is cut.
+    """
     lines = [
         json.dumps(row(rng), ensure_ascii=rng.random() < 0.8).encode("utf-8", "surrogatepass") for _ in range(count)
     ]
@@ -89,7 +91,7 @@ def jsonl(rng: random.Random, count: int) -> bytes:
 
 
 def standard(text: str) -> str:
-    """As other programs' files hold it."""
+    """Returns the text without what other programs do not write: lone surrogates and zero bytes."""
     return text.encode("utf-8", "replace").decode().replace("\x00", "")
 
 
@@ -98,11 +100,11 @@ def csv_text(rng: random.Random, count: int) -> str:
     writer = csv.writer(file)
     writer.writerow(["prompt", "completion"])
     for _ in range(count):
-        each = [*good(rng).values(), "one more"]
+        fields = [*good(rng).values(), "surplus"]
         writer.writerow(
             [
                 text.encode("utf-8", "replace").decode().replace("\x00", "")
-                for text in each[: rng.choice([1, 2, 2, 2, 3])]
+                for text in fields[: rng.choice([1, 2, 2, 2, 3])]
             ]
         )
     return file.getvalue()
@@ -135,18 +137,18 @@ def test_every_row_of_every_file_is_kept_or_rejected(source, params_of):
     download_data.main(params)
     clean.main(params)
     files = {name: pyarrow.parquet.read_table(CLEAN / f"{name}.parquet").to_pylist() for name in (*SPLITS, "rejected")}
-    rows = [each for table in files.values() for each in table]
-    found = [each["source"].rpartition(":") for each in rows]
-    assert len(rows) == len(set(found)) == sum(source.values()) >= 10_000
-    assert {name: sum(each[0] == name for each in found) for name in source} == source
-    assert all(each["id"] == content_id(each["messages"]) for each in rows)
+    rows = [row for table in files.values() for row in table]
+    sources = [row["source"].rpartition(":") for row in rows]
+    assert len(rows) == len(set(sources)) == sum(source.values()) >= 10_000
+    assert {name: sum(file == name for file, _, _ in sources) for name in source} == source
+    assert all(row["id"] == content_id(row["messages"]) for row in rows)
     metrics = read_json(METRICS / "clean.json")
     assert metrics["rows"]["read"] == metrics["rows"]["kept"] + sum(metrics["rows"]["rejected"].values()) == len(rows)
     assert {name: counts["read"] for name, counts in metrics["sources"].items()} == source
     assert metrics["rows"]["kept"] > 3000
     assert metrics["rows"]["rejected"]["malformed"] > 1000
     assert metrics["rows"]["rejected"]["too_long"] >= 1
-    twice = [each for each in files["rejected"] if '"second' in each["messages"][0]["content"].replace("\\", "")]
+    twice = [row for row in files["rejected"] if '"second' in row["messages"][0]["content"].replace("\\", "")]
     assert len(twice) > 50
-    assert {each["reason"] for each in twice} == {"malformed"}
-    assert all("first" in each["messages"][0]["content"] for each in twice), "the line is kept whole"
+    assert {row["reason"] for row in twice} == {"malformed"}
+    assert all("first" in row["messages"][0]["content"] for row in twice), "the line is kept whole"

@@ -1,4 +1,4 @@
-"""Rows from the standard library, from files, and from a data set of the hub: all of them, as they came."""
+"""Rows from the standard library, from files, and from a data set of the hub arrive complete and unchanged."""
 
 import ast
 import gzip
@@ -96,7 +96,7 @@ def test_the_answer_is_the_source_without_its_docstring(extracted):
     assert '"""Helps."""' in extracted["Thing.grow"][1]["completion"], "only the function's own docstring goes"
 
 
-def test_the_answer_parses_to_the_function_less_its_docstring():
+def test_the_answer_parses_to_the_function_without_its_docstring():
     tree = {node.name: node for node in ast.walk(ast.parse(MODULE)) if hasattr(node, "body") and hasattr(node, "name")}
     rows = {row["prompt"].split("`")[1].split(".")[-1]: row for _, row in documented_functions(MODULE, "example")}
     for name, row in rows.items():
@@ -147,7 +147,7 @@ def test_a_line_that_is_not_json_is_kept_as_unreadable(tmp_path, line):
     assert rows[2] == {"source": "rows.jsonl:3", "row": {"a": 3}}
 
 
-def test_bytes_that_are_not_utf8_lose_no_line(tmp_path):
+def test_bytes_that_are_not_utf8_do_not_lose_a_line(tmp_path):
     rows = rows_of(tmp_path / "rows.jsonl", b'{"a": "caf\xe9"}\n{"a": 2}\n')
     assert [row["row"]["a"] for row in rows] == ["caf\ufffd", 2]
 
@@ -156,7 +156,7 @@ def test_bytes_that_are_not_utf8_lose_no_line(tmp_path):
     ("name", "content"),
     [("rows.jsonl", '{"a": "1"}\n'), ("rows.json", '[{"a": "1"}]'), ("rows.csv", "a\n1\n"), ("ROWS.CSV", "a\n1\n")],
 )
-def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, name, content):
+def test_a_byte_order_mark_is_not_part_of_the_data(tmp_path, name, content):
     assert [row["row"] for row in rows_of(tmp_path / name, "\ufeff" + content)] == [{"a": "1"}]
 
 
@@ -168,50 +168,50 @@ VALUES = st.recursive(
 
 
 @given(st.lists(VALUES), st.sampled_from([None, 0, 3]), st.integers(1, 7))
-def test_a_json_list_read_piece_by_piece_is_the_list(rows, indent, chunk):
+def test_a_json_list_read_in_chunks_has_the_same_rows(rows, indent, chunk):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_list, "CHUNK_CHARACTERS", chunk)
         text = io.StringIO(json.dumps(rows, indent=indent))
         assert list(json_list.list_elements(text, json.JSONDecoder())) == rows
 
 
-def read_piece_by_piece(text, chunk):
-    """The rows before the first error, and the error."""
-    found = []
+def read_in_chunks(text, chunk):
+    """Returns the rows before the first error, and the error."""
+    rows = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_list, "CHUNK_CHARACTERS", chunk)
         try:
             for row in json_list.list_elements(io.StringIO(text), json.JSONDecoder()):
-                found.append(row)
+                rows.append(row)
         except ValueError as error:
-            return found, str(error)
-    return found, None
+            return rows, str(error)
+    return rows, None
 
 
 @given(
     st.lists(VALUES, min_size=1), st.integers(0, 10**6), st.sampled_from([*'{}[],:"\\0e.- x', ""]), st.integers(1, 7)
 )
-def test_a_broken_json_list_read_piece_by_piece_breaks_as_in_one_piece(rows, place, put, chunk):
+def test_a_broken_json_list_read_in_chunks_gives_the_same_error(rows, place, put, chunk):
     text = json.dumps(rows)
     place %= len(text)
     text = text[:place] + put + text[place + 1 :]
-    assert read_piece_by_piece(text, chunk) == read_piece_by_piece(text, len(text) + 1)
+    assert read_in_chunks(text, chunk) == read_in_chunks(text, len(text) + 1)
 
 
-def test_a_broken_row_is_the_last_that_is_read():
+def test_nothing_is_read_after_a_broken_row():
     file = io.StringIO('[{"a": 1}, {"a" 2}, ' + ", ".join(json.dumps({"a": "x" * 1000}) for _ in range(8000)) + "]")
     with pytest.raises(ValueError, match="Expecting ':' delimiter in row 2"):
         list(json_list.list_elements(file, json.JSONDecoder()))
     assert file.tell() == json_list.CHUNK_CHARACTERS
 
 
-def test_of_a_long_json_list_little_is_in_memory(tmp_path):
+def test_a_long_json_list_needs_little_memory(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([{"a": "x" * 1000}] * 30_000))
     tracemalloc.start()
     assert sum(1 for _ in file_rows(tmp_path / "rows.json", "rows.json")) == 30_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 10 << 20  # of 30
+    assert peak < 10 << 20  # the file has 30 MB
 
 
 def test_a_json_list_gives_its_rows(tmp_path):
@@ -231,7 +231,7 @@ def test_csv_rows_with_the_wrong_number_of_fields_are_kept_as_unreadable(tmp_pat
     ]
 
 
-def test_a_csv_field_may_be_longer_than_the_csv_module_allows_at_first(tmp_path):
+def test_a_csv_field_may_be_longer_than_the_csv_modules_default_limit(tmp_path):
     assert len(rows_of(tmp_path / "rows.csv", f"a\n{'x' * 200_000}\n")[0]["row"]["a"]) == 200_000
 
 
@@ -263,7 +263,7 @@ def zstd(content: bytes) -> bytes:
         ("rows.tsv", 'a\tb\n"é,\t\n"\t1\n', [("rows.tsv", 3, "é,\t\n")]),
     ],
 )
-def test_a_compressed_file_gives_the_rows_of_the_plain_one(tmp_path, packing, name, content, expected):
+def test_a_compressed_file_gives_the_rows_of_the_uncompressed_one(tmp_path, packing, name, content, expected):
     packed, pack = packing
     plain = rows_of(tmp_path / name, content)
     assert [(row["source"], row["row"]["a"]) for row in plain] == [(f"{n}:{line}", a) for n, line, a in expected]
@@ -273,7 +273,7 @@ def test_a_compressed_file_gives_the_rows_of_the_plain_one(tmp_path, packing, na
 
 
 @pytest.mark.parametrize(("packed", "pack"), [(".gz", gzip.compress), (".zst", zstd)])
-def test_a_compressed_file_may_be_several_one_after_another(tmp_path, packed, pack):
+def test_a_compressed_file_may_have_several_parts(tmp_path, packed, pack):
     rows = rows_of(tmp_path / f"rows.jsonl{packed}", pack(b'{"a": 1}\n') + pack(b'{"a": 2}\n'))
     assert [row["row"]["a"] for row in rows] == [1, 2]
 
@@ -343,7 +343,7 @@ def test_the_limit_takes_the_first_rows(run):
     assert len(run(limit=2)) == 2
 
 
-def test_no_row_at_all_is_an_error_and_leaves_the_former_rows(run):
+def test_no_row_at_all_is_an_error_and_keeps_the_earlier_rows(run):
     write_rows(ROW)
     run()
     Path("rows.jsonl").write_text("\n")
@@ -353,14 +353,14 @@ def test_no_row_at_all_is_an_error_and_leaves_the_former_rows(run):
 
 
 def place(*files) -> None:
-    """Files below data/, each with one row whose prompt is its name."""
+    """Writes files in data/, each with one row whose prompt is the file's name."""
     for name in files:
         path = Path("data", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({**ROW, "prompt": name}) + "\n")
 
 
-def test_a_folder_gives_the_rows_of_all_its_known_files_by_their_relative_paths(run):
+def test_a_folder_gives_the_rows_of_all_known_files_with_their_relative_paths(run):
     place("b.jsonl", "a/z.jsonl", "a/b/c.jsonl", "B.JSONL", "notes.txt", ".hidden.jsonl", ".git/x.jsonl")
     names = ["B.JSONL", "a/b/c.jsonl", "a/z.jsonl", "b.jsonl"]
     rows = run(path="data")
@@ -383,12 +383,12 @@ def test_a_glob_chooses_files_of_the_folder(run, pattern, names):
     assert [row["source"] for row in run(path="data", files=pattern)] == [f"{name}:1" for name in names]
 
 
-def test_a_file_that_cannot_be_read_is_refused_where_it_was_asked_for(run):
+def test_a_file_of_unknown_kind_is_refused_if_the_glob_matches_it(run):
     place("b.jsonl", "notes.txt")
     assert "data/notes.txt ends in none of .jsonl," in refusal(run, path="data", files="*")
 
 
-def test_a_path_without_rows_says_which_key_to_correct(run):
+def test_a_path_without_rows_names_the_key_to_correct(run):
     Path("data").mkdir()
     Path("rows.jsonl").write_text(json.dumps(ROW))
     assert "data.path: there is no file or folder absent" in refusal(run, path="absent")
@@ -436,7 +436,7 @@ def refusal(run, **changes) -> str:
     return str(caught.value)
 
 
-def test_an_unknown_format_says_what_was_found_and_what_nearly_fits(run):
+def test_an_unknown_format_shows_the_columns_and_the_nearest_formats(run):
     write_rows(
         {"question": "q\x1b[31m\u2028", "output": "o" * 500}, *[{"text": "é", "prompt": None}] * 3, {"prompt": "p"}
     )
@@ -465,7 +465,7 @@ def test_at_most_three_rows_and_five_combinations_of_columns_are_shown(run):
     assert "No format nearly fits." in text
 
 
-def test_rows_without_columns_are_of_no_format(run):
+def test_rows_without_columns_have_no_format(run):
     write_rows(1, "x")
     assert "  no row has columns\nNo format nearly fits." in refusal(run)
 
@@ -477,14 +477,14 @@ def test_a_format_that_changes_after_thousands_of_rows_is_noticed(run):
     assert 'rows.jsonl:3001 {"instruction": "i"' in text, "one row of each is shown"
 
 
-def test_rows_that_fit_two_formats_are_not_guessed_at(run):
+def test_rows_that_fit_two_formats_need_a_choice(run):
     write_rows({**MESSAGES, **ALPACA})
     assert "can be read as messages (1 rows), alpaca (1 rows). Set data.format to the one" in refusal(run)
     run(format="alpaca")
     assert json.loads((RAW / "format.json").read_text())["format"] == "alpaca"
 
 
-def test_a_format_that_is_set_is_taken_for_mixed_rows_but_some_row_must_have_it(run):
+def test_mixed_rows_are_taken_if_the_format_is_set_and_a_row_has_it(run):
     write_rows(ROW, ALPACA)
     assert "data.format: no row is messages." in refusal(run, format="messages")
     assert len(run(format="alpaca")) == 2

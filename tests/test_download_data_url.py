@@ -1,4 +1,4 @@
-"""A data file from the web: resumed after a cut, taken only with the sha256 that was written down."""
+"""A data file from the web is resumed after a break, and used only with the sha256 in params.yaml."""
 
 import gzip
 import hashlib
@@ -51,12 +51,12 @@ def kept() -> list[str]:
     return sorted(path.name for path in web.downloads().iterdir())
 
 
-def test_the_rows_of_the_file_at_the_address(run, hub):
+def test_a_url_gives_the_rows_of_its_file(run, hub):
     assert run() == [f"rows.jsonl:{n}" for n in range(1, 20_001)]
     assert kept() == [f"{SHA}.jsonl"], "no part is left"
 
 
-def test_a_compressed_file_is_read_by_the_ending_of_the_address(run, hub):
+def test_the_ending_of_the_address_says_how_a_file_is_compressed(run, hub):
     packed = gzip.compress(ROWS, mtime=0)
     hub.files["files"]["rows.JSONL.gz"] = packed
     sources = run(url=f"{hub.url}/files/rows.JSONL.gz?version=2", sha256=hashlib.sha256(packed).hexdigest())
@@ -77,7 +77,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(run, hub):
     assert len(hub.requests) == 2
 
 
-def test_a_cut_connection_is_resumed_where_it_broke(run, hub):
+def test_a_broken_connection_is_resumed_where_it_broke(run, hub):
     hub.cut_at = 700_000
     assert len(run()) == 20_000
     spans = [span for *_, span in hub.requests]
@@ -86,7 +86,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(run, hub):
     assert 0 < int(spans[1].removeprefix("bytes=").removesuffix("-")) <= 700_000
 
 
-def test_a_later_run_goes_on_where_an_earlier_one_broke_off(run, hub, monkeypatch):
+def test_a_later_run_continues_where_an_earlier_one_broke_off(run, hub, monkeypatch):
     monkeypatch.setattr(web, "ATTEMPTS", 1)
     hub.cut_at = 700_000
     text = refusal(run)
@@ -96,7 +96,7 @@ def test_a_later_run_goes_on_where_an_earlier_one_broke_off(run, hub, monkeypatc
     assert hub.requests[1][2] is not None
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_whole(run, hub, monkeypatch):
+def test_a_file_that_changed_between_two_runs_is_fetched_whole(run, hub, monkeypatch):
     monkeypatch.setattr(web, "ATTEMPTS", 1)
     hub.files["files"]["rows.jsonl"] = ROWS.replace(b"p1", b"q1")
     hub.cut_at = 700_000
@@ -105,7 +105,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_whole(run, hub, monkeypatch):
     assert len(run()) == 20_000
 
 
-def test_a_part_as_long_as_the_file_is_fetched_anew(run, hub, monkeypatch):
+def test_a_part_as_long_as_the_file_is_fetched_again(run, hub, monkeypatch):
     monkeypatch.setattr(web, "ATTEMPTS", 1)
     hub.cut_at = 700_000
     refusal(run)
@@ -114,7 +114,7 @@ def test_a_part_as_long_as_the_file_is_fetched_anew(run, hub, monkeypatch):
 
 
 @pytest.mark.parametrize("before", [None, "0" * 64])
-def test_a_missing_or_wrong_sha256_says_the_one_that_was_found(run, hub, before):
+def test_a_missing_or_wrong_sha256_is_refused_with_the_right_one(run, hub, before):
     text = refusal(run, sha256=before)
     assert f"data.sha256 is {before or 'not set'}, but the file that came has {SHA}. Look at " in text
     assert text.endswith(f"set data.sha256: {SHA}")
@@ -144,13 +144,13 @@ def test_a_refusal_says_what_to_do(run, hub, status, message):
     assert len(hub.requests) == 1
 
 
-def test_no_network_is_said_with_advice(run, closed_port):
+def test_a_server_that_cannot_be_reached_gives_advice(run, closed_port):
     text = refusal(run, url=f"{closed_port}/rows.jsonl")
     assert "the server cannot be reached (ConnectError: " in text
     assert "Check the network and HTTPS_PROXY and HTTP_PROXY, or download it by hand" in text
 
 
-def test_a_proxy_that_refuses_is_named_without_its_password(run, hub, monkeypatch):
+def test_a_refusing_proxy_is_named_without_its_password(run, hub, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", hub.url.replace("//", "//me:hunter2@"))
     text = refusal(run, url="https://example.invalid/rows.jsonl")
     assert "the proxy refuses it. Check HTTPS_PROXY and HTTP_PROXY" in text
@@ -160,7 +160,7 @@ def test_a_proxy_that_refuses_is_named_without_its_password(run, hub, monkeypatc
     assert "hunter2" not in text
 
 
-def test_a_server_that_never_answers_is_given_up_in_seconds(run):
+def test_a_silent_server_is_given_up_after_seconds(run):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -170,7 +170,7 @@ def test_a_server_that_never_answers_is_given_up_in_seconds(run):
     assert "broke off (ReadTimeout)" in text
 
 
-def test_an_address_of_no_known_kind_is_not_asked_for(run, hub):
+def test_an_address_of_unknown_kind_is_not_requested(run, hub):
     assert "/files/rows ends in none of .jsonl, .json," in refusal(run, url=f"{hub.url}/files/rows")
     assert not hub.requests
 

@@ -1,4 +1,4 @@
-"""The base model: what is refused, what is copied, and that the converted tokenizer is the one Mistral trained with."""
+"""The base model: what is refused, what is copied, and that the converted tokenizer gives Mistral's own ids."""
 
 import hashlib
 import importlib.resources
@@ -71,7 +71,7 @@ def converted(tmp_path_factory):
 
 @pytest.fixture
 def source(tmp_path, converted, monkeypatch):
-    """A whole one-layer Mistral with its tokenizer, in the folder `source` of an empty working directory."""
+    """A complete one-layer Mistral with its tokenizer, in the folder `source` of an empty working directory."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(converted, tmp_path / "source")
     Path("source/config.json").write_text(json.dumps(CONFIG))
@@ -131,7 +131,7 @@ def test_shards_are_counted_as_one_model(source, run):
     assert {*SHARDS, "model.safetensors.index.json"} < manifest["files"].keys()
 
 
-def test_what_no_stage_reads_is_left_behind(source, run):
+def test_files_that_no_stage_reads_are_not_copied(source, run):
     for name in ("pytorch_model.bin", "consolidated.safetensors", "params.json", "modeling.py", "README.md"):
         (source / name).write_bytes(b"unread")
     (source / "generation_config.json").write_text("{}")
@@ -142,7 +142,7 @@ def test_what_no_stage_reads_is_left_behind(source, run):
     assert {path.name for path in BASE.iterdir()} == names | tokenizer
 
 
-def test_a_folder_that_is_not_there_is_named(source, run):
+def test_a_missing_folder_is_named(source, run):
     refused(run, "model.path: there is no folder nowhere", path="nowhere")
 
 
@@ -157,7 +157,7 @@ def test_a_config_that_is_not_json_is_refused(source, run, text):
     refused(run, "source/config.json is not valid JSON")
 
 
-def test_a_config_that_is_no_object_is_refused(source, run):
+def test_a_config_that_is_not_an_object_is_refused(source, run):
     (source / "config.json").write_text("[]")
     refused(run, "source/config.json holds a JSON list")
 
@@ -207,7 +207,7 @@ def test_a_missing_shard_is_named(source, run):
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "weights.bin", ""])
-def test_an_index_that_names_other_files_is_refused(source, run, name):
+def test_an_index_that_names_files_outside_its_folder_is_refused(source, run, name):
     (source / "model.safetensors").unlink()
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
     refused(run, "model.safetensors.index.json: weight_map must name")
@@ -242,18 +242,22 @@ def test_a_folder_without_its_own_tokenizer_is_refused(source, run, name):
     refused(run, f"model.tokenizer: own needs {name} in source", "mistral-common-v3")
 
 
-def test_a_tokenizer_that_is_none_is_refused(source, run):
+def test_a_file_that_is_not_a_tokenizer_is_refused(source, run):
     (source / "tokenizer.json").write_text('{"version": "1.0"}')
     refused(run, "source/tokenizer.json is not a tokenizer")
 
 
-@pytest.mark.parametrize(("kind", "other"), [("own", "mistral-common-v3"), ("mistral-common-v3", "own")])
-def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(source, run, monkeypatch, kind, other):
+@pytest.mark.parametrize(("kind", "alternative"), [("own", "mistral-common-v3"), ("mistral-common-v3", "own")])
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(source, run, monkeypatch, kind, alternative):
     monkeypatch.setitem(TENSORS, "model.embed_tokens.weight", (32000, HIDDEN))
     save(source / "model.safetensors", list(TENSORS))
     change_config(source, vocab_size=32000)
     refused(
-        run, f"model.tokenizer: {kind} has 32768 tokens", "vocab_size is 32000", f"Set it to {other}", tokenizer=kind
+        run,
+        f"model.tokenizer: {kind} has 32768 tokens",
+        "vocab_size is 32000",
+        f"Set it to {alternative}",
+        tokenizer=kind,
     )
 
 
@@ -265,7 +269,7 @@ def test_a_model_with_spare_embeddings_takes_its_own_tokenizer_only(source, run,
     run(tokenizer="own")
 
 
-def test_a_full_disk_is_noticed_before_anything_is_copied(source, run, monkeypatch):
+def test_a_full_disk_is_noticed_before_the_copy(source, run, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(download_model.shutil, "disk_usage", lambda path: usage(10, 10, 0))
     monkeypatch.setattr(download_model, "copy_and_hash", lambda *paths: pytest.fail("copied"))
@@ -279,7 +283,7 @@ def test_a_long_copy_says_what_it_copies(source, run, monkeypatch, capsys):
     assert f"download_model: copying model.safetensors ({size:.1f} GiB)" in capsys.readouterr().out
 
 
-def test_weights_that_rotted_in_the_cache_are_refused(source, run):
+def test_weights_that_are_damaged_in_the_cache_are_refused(source, run):
     whole = source / "model.safetensors"
     blob = source / hashlib.sha256(whole.read_bytes()).hexdigest()
     whole.rename(blob)
@@ -293,7 +297,7 @@ def test_weights_that_rotted_in_the_cache_are_refused(source, run):
     refused(run, "source/model.safetensors is damaged", f"Delete {blob.resolve()}")
 
 
-def test_a_failure_leaves_the_former_model_in_place(source, run):
+def test_a_failure_keeps_the_earlier_model(source, run):
     run()
     before = (BASE / "manifest.json").read_bytes()
     change_config(source, model_type="llama")
@@ -326,7 +330,7 @@ def test_a_hub_model_is_fetched_without_its_second_copy_of_the_weights(source, h
 
 
 @pytest.mark.parametrize(
-    ("card", "found"),
+    ("card", "expected"),
     [
         (b"---\nlicense: mit\n---\nText", "mit"),
         (b"---\ntags: [x]\n---\n", None),
@@ -337,9 +341,9 @@ def test_a_hub_model_is_fetched_without_its_second_copy_of_the_weights(source, h
         (b"---\nlicense: \xff\n---\n", None),
     ],
 )
-def test_the_licence_is_what_the_card_says_where_it_can_be_read(source, run, card, found):
+def test_the_licence_comes_from_the_card_if_it_can_be_read(source, run, card, expected):
     (source / "README.md").write_bytes(card)
-    assert run()["license"] == found
+    assert run()["license"] == expected
 
 
 def test_two_runs_write_the_same_bytes(source, python_at, params_of, tmp_path):
@@ -355,7 +359,7 @@ def test_two_runs_write_the_same_bytes(source, python_at, params_of, tmp_path):
 
 
 def texts() -> list[str]:
-    """Source code, emoji, blanks, look-alikes of special tokens, and noise. None begins with a blank: see below."""
+    """Returns code, emoji, blanks, text that looks like special tokens, and noise. No text begins with a blank."""
     rng = random.Random(0)
     noise = ["x" + "".join(rng.choices("ab \n\t=_*'\"()/é日🎉the", k=rng.randint(1, 60))) for _ in range(2000)]
     library = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:40]
@@ -372,7 +376,7 @@ def texts() -> list[str]:
     ]
 
 
-def test_the_converted_tokenizer_gives_the_ids_of_mistrals_own(source, run):
+def test_the_converted_tokenizer_gives_the_ids_of_mistrals_tokenizer(source, run):
     from sentencepiece import SentencePieceProcessor
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Token rows: what is truncated, dropped and packed, that no conversation trains another, and the files themselves."""
+"""Token rows: what is truncated, dropped and packed, that conversations stay apart in a row, and the files."""
 
 import json
 import random
@@ -23,7 +23,7 @@ from tests.conftest import write_records
 CAPACITY = 512
 
 
-def record(number, words=3) -> Record:
+def make_record(number, words=3) -> Record:
     messages = [
         {"role": "user", "content": f"Count to {number}"},
         {"role": "assistant", "content": " ".join(map(str, range(words)))},
@@ -42,7 +42,7 @@ def encoder():
 
 
 class Lettered:
-    """An encoder of one letter a token: prompts are dots, answers letters, and $ ends an answer."""
+    """An encoder with one letter a token: prompts are dots, answers are letters, and $ ends an answer."""
 
     eos = ord("$")
 
@@ -59,7 +59,7 @@ class Lettered:
 
 
 def lettered(*texts) -> list[list[dict]]:
-    """Conversations from spellings such as "..ab$.c$", two exchanges; a leading s is a system prompt of one token."""
+    """Makes conversations of spellings: "..ab$.c$" has two exchanges, a leading s is a system prompt of one token."""
     conversations = []
     for text in texts:
         messages = [{"role": "system", "content": "s"}] if text.startswith("s") else []
@@ -104,7 +104,7 @@ def test_the_conversations_of_the_tiny_profile_fill_their_rows(tmp_path, monkeyp
     params = params_of()
     download_data.main(params)
     clean.main(params)
-    conversations = [each.messages for part in read_records(CLEAN / "train.parquet") for each in part]
+    conversations = [record.messages for part in read_records(CLEAN / "train.parquet") for record in part]
     rows, counts, _ = tokenize(conversations, Encoder(params.prompt), params.tokenize)
     assert counts["rows"] > 1000
     assert counts["tokens"] / (rows.num_rows * params.tokenize.max_length) >= 0.98
@@ -120,12 +120,12 @@ def test_packing_the_same_lengths_gives_the_same_rows():
     [
         ([5, 5, 5], [[0, 1], [2]]),  # equal lengths in their order
         ([3, 7, 6, 4], [[1, 0], [2, 3]]),
-        ([8, 7, 2], [[0, 2], [1]]),  # the row with the least room that suffices, not the first
+        ([8, 7, 2], [[0, 2], [1]]),  # the row with the least room that is enough, not the first
         ([7, 8, 2], [[1, 2], [0]]),
         ([7, 6, 3], [[0, 2], [1]]),
     ],
 )
-def test_a_conversation_goes_where_the_least_room_is_left(lengths, groups):
+def test_a_conversation_joins_the_row_with_the_least_room_that_is_enough(lengths, groups):
     assert pack(lengths, 10) == groups
 
 
@@ -141,7 +141,7 @@ def test_packing_needs_no_more_rows_than_trl(seed):
     assert len(pack(lengths, CAPACITY)) <= theirs.num_rows
 
 
-def test_unpacked_each_conversation_is_a_row_in_the_order_of_the_records():
+def test_without_packing_each_conversation_is_a_row_in_the_order_of_the_records():
     texts = ["..ab$", "....abc$", ".a$", "..a$..b$"]
     rows, counts, dropped = tokenized(*texts)
     assert [spelled(row) for row in rows] == texts
@@ -171,12 +171,12 @@ def test_unpacked_each_conversation_is_a_row_in_the_order_of_the_records():
         ("split", "..abcdef$", []),
     ],
 )
-def test_of_a_conversation_that_is_too_long_whole_turns_are_kept_as_asked(too_long, text, kept):
+def test_a_conversation_that_is_too_long_keeps_whole_turns_as_params_asks(too_long, text, kept):
     rows, counts, dropped = tokenized(text, too_long=too_long)
     assert [spelled(row) for row in rows] == kept
     assert dropped == ([] if kept else [0])
     assert counts["dropped"] == len(dropped)
-    assert counts["answers"] == sum(each.count("$") for each in kept)
+    assert counts["answers"] == sum(part.count("$") for part in kept)
     assert counts["truncated"] == (bool(kept) and counts["answers"] < text.count("$"))
 
 
@@ -190,7 +190,7 @@ def test_every_row_that_is_kept_teaches_the_end_of_each_of_its_answers(too_long)
     assert sum(trained(row).count("$") for row in rows) == counts["answers"] > 10
 
 
-def test_the_first_token_of_a_packed_conversation_is_not_predicted_from_the_one_before():
+def test_the_first_token_of_a_conversation_is_not_trained_after_the_one_before():
     class Bare(Lettered):
         def conversation(self, messages):
             ids, _ = super().conversation(messages)
@@ -209,7 +209,7 @@ def test_the_first_token_of_a_packed_conversation_is_not_predicted_from_the_one_
 
 
 @pytest.mark.parametrize("packing", [True, False])
-def test_no_rows_are_no_error(packing):
+def test_conversations_of_which_nothing_fits_give_no_rows(packing):
     rows, counts, dropped = tokenized("..abcdefgh$", packing=packing)
     assert rows == []
     assert dropped == [0]
@@ -217,11 +217,11 @@ def test_no_rows_are_no_error(packing):
 
 
 @pytest.mark.parametrize("packing", [True, False])
-def test_real_conversations_come_out_whole(encoder, packing):
+def test_real_conversations_are_complete_in_their_rows(encoder, packing):
     rng = random.Random(0)
-    records = [record(number, rng.randint(1, 60)) for number in range(200)]
+    records = [make_record(number, rng.randint(1, 60)) for number in range(200)]
     params = Tokenize(max_length=CAPACITY, packing=packing, too_long="drop")
-    rows, counts, _ = tokenize([each.messages for each in records], encoder, params)
+    rows, counts, _ = tokenize([record.messages for record in records], encoder, params)
     parts = []
     for row in rows.to_pylist():
         assert len(row["input_ids"]) == len(row["labels"]) == sum(row["seq_lengths"]) <= CAPACITY
@@ -230,15 +230,15 @@ def test_real_conversations_come_out_whole(encoder, packing):
         for length in row["seq_lengths"]:
             parts.append((row["input_ids"][start : start + length], row["labels"][start : start + length]))
             start += length
-    expected = [encoder.conversation(each.messages) for each in records]
-    assert sorted(parts) == sorted((each.input_ids, each.labels) for each in expected)
+    expected = [encoder.conversation(record.messages) for record in records]
+    assert sorted(parts) == sorted((encoded.input_ids, encoded.labels) for encoded in expected)
     assert counts["rows"] == len(records)
     assert counts["packed_rows"] == rows.num_rows
-    assert counts["tokens"] == sum(len(each.input_ids) for each in expected)
-    assert counts["trained_tokens"] == sum(label != IGNORED for each in expected for label in each.labels)
+    assert counts["tokens"] == sum(len(encoded.input_ids) for encoded in expected)
+    assert counts["trained_tokens"] == sum(label != IGNORED for encoded in expected for label in encoded.labels)
 
 
-def test_no_conversations_are_no_rows(encoder):
+def test_no_conversations_give_no_rows(encoder):
     rows, counts, dropped = tokenize([], encoder, Tokenize(max_length=8, packing=True, too_long="drop"))
     assert (rows.num_rows, counts.total(), dropped) == (0, 0, [])
 
@@ -252,7 +252,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def params(params_of):
-    """params(**changes to the section `tokenize`), for one worker unless told otherwise."""
+    """params(**changes to the section `tokenize`), with one worker unless `workers` says more."""
 
     def build(workers=1, **changes):
         section = {"max_length": CAPACITY, "packing": True, **changes}
@@ -267,7 +267,7 @@ def inputs(tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
     CLEAN.mkdir(parents=True)
     rng = random.Random(0)
-    records = [record(number, rng.randint(1, 100)) for number in range(300)]
+    records = [make_record(number, rng.randint(1, 100)) for number in range(300)]
     write_records(CLEAN / "train.parquet", records[:280])
     write_records(CLEAN / "validation.parquet", records[280:])
     shutil.copytree(tokenizer, BASE)
@@ -295,12 +295,12 @@ def test_the_stage_writes_both_splits_and_their_counts(inputs, params):
 def test_the_file_has_the_rows_of_each_shard_as_datasets_reads_them(inputs, params, encoder):
     from datasets import Dataset
 
-    records = [record(number, number % 4 + 1) for number in range(2600)]
+    records = [make_record(number, number % 4 + 1) for number in range(2600)]
     write_records(CLEAN / "train.parquet", records)
     main(params(packing=False), 1300)
     dataset = Dataset.from_file(str(TOKENIZED / "train.arrow"))
     assert dataset.column_names == ["input_ids", "labels", "seq_lengths"]
-    shards = [[each.messages for each in records[start : start + 1300]] for start in (0, 1300)]
+    shards = [[record.messages for record in records[start : start + 1300]] for start in (0, 1300)]
     expected = [tokenize(shard, encoder, params(packing=False).tokenize)[0].to_pylist() for shard in shards]
     assert dataset.to_list() == [row for shard in expected for row in shard]
 
@@ -312,20 +312,20 @@ def written() -> dict[str, bytes]:
 def test_any_number_of_workers_writes_the_same_bytes(inputs, params):
     import pyarrow.parquet
 
-    long = [record(1000 + number, words=2000) for number in range(5)]
-    records = [record(number, number % 50) for number in range(280)]
+    long = [make_record(1000 + number, words=2000) for number in range(5)]
+    records = [make_record(number, number % 50) for number in range(280)]
     write_records(CLEAN / "train.parquet", [*records[:140], *long, *records[140:]])
-    found = []
+    runs = []
     for workers in (1, 2, 3):
         main(params(workers=workers), 70)
-        found.append(written())
-    assert found[0] == found[1] == found[2]
+        runs.append(written())
+    assert runs[0] == runs[1] == runs[2]
     assert read_json(METRICS / "tokenize.json")["train"]["rows"] == 280
     left_out = pyarrow.parquet.read_table(TOKENIZED / "rejected.parquet")
-    assert left_out["id"].to_pylist() == [each.id for each in long]
+    assert left_out["id"].to_pylist() == [record.id for record in long]
 
 
-def test_a_log_says_now_and_then_how_far_it_is(inputs, params, capsys, monkeypatch):
+def test_a_log_shows_the_progress(inputs, params, capsys, monkeypatch):
     monkeypatch.setattr("stages.runtime.progress.LINE_SECONDS", 0.0)
     main(params(), 100)
     lines = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
@@ -346,15 +346,15 @@ print("heavy:", sorted({"torch", "datasets", "trl"} & sys.modules.keys()))
 
 
 def test_two_runs_write_the_same_bytes_without_importing_torch(inputs, python_at, params):
-    found = []
+    runs = []
     for seed in ("1", "2"):
         done = python_at("", RUN, str(inputs), params().model_dump_json(), PYTHONHASHSEED=seed)
         assert done.returncode == 0, done.stderr
         assert "heavy: []" in done.stdout
-        found.append(written())
-    assert len(found[0]) == 4
-    assert found[0] == found[1]
-    assert not [name for name, content in found[0].items() if str(inputs).encode() in content]
+        runs.append(written())
+    assert len(runs[0]) == 4
+    assert runs[0] == runs[1]
+    assert not [name for name, content in runs[0].items() if str(inputs).encode() in content]
 
 
 def nothing_written() -> bool:
@@ -379,7 +379,7 @@ def test_another_tokenizer_is_refused_before_anything_is_written(inputs, params)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_split_with_nothing_to_train_is_refused_and_leaves_nothing(inputs, params, split):
+def test_a_split_with_nothing_to_train_is_refused_and_nothing_is_written(inputs, params, split):
     long_prompt = [{"role": "user", "content": "why " * 1000}, {"role": "assistant", "content": "So."}]
     write_records(CLEAN / f"{split}.parquet", [Record("0" * 32, long_prompt, "x:1")])
     with pytest.raises(UserError, match=f"no row of the {split} split has an answer within tokenize.max_length"):
@@ -387,10 +387,10 @@ def test_a_split_with_nothing_to_train_is_refused_and_leaves_nothing(inputs, par
     assert nothing_written()
 
 
-def test_what_is_left_out_stands_in_a_file_with_its_reason_and_place(inputs, params):
+def test_conversations_that_are_left_out_are_in_a_file_with_reason_and_source(inputs, params):
     import pyarrow.parquet
 
-    rows = [record(1), record(2, words=2000)]
+    rows = [make_record(1), make_record(2, words=2000)]
     write_records(CLEAN / "train.parquet", rows)
     main(params())
     left_out = pyarrow.parquet.read_table(TOKENIZED / "rejected.parquet").to_pylist()

@@ -1,4 +1,4 @@
-"""Downloads from a stand-in hub, each in a process of its own, because the hub's address is read at import."""
+"""Downloads from a stand-in hub. Each runs in a new process, because huggingface_hub reads the address at import."""
 
 import json
 import re
@@ -20,12 +20,12 @@ try:
 except UserError as error:
     sys.exit(f"MESSAGE {error}")
 """
-BIG = bytes(range(256)) * 50_000  # 12.8 MB: huggingface_hub keeps what it got in steps of 10 MB
+BIG = bytes(range(256)) * 50_000  # 12.8 MB, because huggingface_hub keeps what it received in steps of 10 MB
 
 
 @pytest.fixture
 def fetch(hub, python_at):
-    """fetch(patterns) → (the folder or None, all that was printed)."""
+    """fetch(patterns) → (the folder or None, everything that was printed)."""
     hub.files["models/owner/name"] = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"no"}
 
     def run(patterns=("config.json", "model*.safetensors"), kind="model", url=None, revision="c" * 40, **variables):
@@ -51,13 +51,13 @@ def test_only_the_files_that_were_asked_for_are_fetched(fetch, hub):
     assert sorted(hub.fetched()) == ["config.json", "model.safetensors"]
 
 
-def test_a_data_set_is_fetched_from_the_data_sets(fetch, hub):
+def test_a_data_set_comes_from_the_hubs_data_sets(fetch, hub):
     hub.files["datasets/owner/name"] = {"data/train-0.parquet": b"PAR1", "data/test-0.parquet": b"PAR1"}
     folder, _ = fetch(["*train*.parquet"], kind="dataset")
     assert names(folder) == ["data/train-0.parquet"]
 
 
-def test_a_connection_cut_in_the_middle_is_resumed_where_it_broke(fetch, hub):
+def test_a_connection_that_breaks_is_resumed_where_it_broke(fetch, hub):
     hub.files["models/owner/name"]["model.safetensors"] = BIG
     hub.cut_at = 11_000_000
     folder, _ = fetch(["model.safetensors"])
@@ -77,7 +77,7 @@ def test_files_in_the_cache_need_no_network(fetch, closed_port):
     assert again == first
 
 
-def test_a_cache_that_lacks_a_file_is_not_taken_for_whole(fetch, closed_port):
+def test_a_cache_that_lacks_a_file_is_not_used(fetch, closed_port):
     folder, _ = fetch()
     (folder / "model.safetensors").unlink()
     again, printed = fetch(url=closed_port)
@@ -85,7 +85,7 @@ def test_a_cache_that_lacks_a_file_is_not_taken_for_whole(fetch, closed_port):
     assert "the hub cannot be reached" in printed
 
 
-def test_a_cache_without_the_list_of_files_is_not_taken_for_whole(fetch, closed_port):
+def test_a_cache_without_the_list_of_files_is_not_used(fetch, closed_port):
     folder, _ = fetch(["config.json"])
     shutil.rmtree(folder.parents[1] / "trees")
     again, printed = fetch(url=closed_port)
@@ -93,7 +93,7 @@ def test_a_cache_without_the_list_of_files_is_not_taken_for_whole(fetch, closed_
     assert "the hub cannot be reached" in printed
 
 
-def test_no_network_is_said_within_seconds_and_with_advice(fetch, closed_port):
+def test_a_hub_that_cannot_be_reached_gives_advice_within_seconds(fetch, closed_port):
     started = time.monotonic()
     _, printed = fetch(url=closed_port)
     assert time.monotonic() - started < 20
@@ -106,7 +106,7 @@ def test_no_network_is_said_within_seconds_and_with_advice(fetch, closed_port):
 
 
 @pytest.mark.slow
-def test_a_hub_that_never_answers_is_given_up_in_seconds(fetch):
+def test_a_silent_hub_is_given_up_after_seconds(fetch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -121,7 +121,7 @@ def test_offline_mode_is_named(fetch):
     assert "HF_HUB_OFFLINE is set" in printed
 
 
-def test_a_gated_repository_says_licence_and_token(fetch, hub):
+def test_a_gated_repository_needs_its_licence_and_a_token(fetch, hub):
     hub.gated = True
     _, printed = fetch()
     assert "it is gated. Accept the licence on the model's page of the hub" in printed
@@ -140,7 +140,7 @@ def test_a_missing_commit_names_its_key(fetch):
 
 
 @pytest.mark.parametrize("revision", ["main", "refs/pr/1"])
-def test_a_branch_is_not_fetched_but_its_commit_is_said(fetch, hub, revision):
+def test_a_branch_is_refused_with_its_commit(fetch, hub, revision):
     folder, printed = fetch(revision=revision)
     assert folder is None
     assert f"MESSAGE model.id owner/name at model.revision {revision}: model.revision must be a full commit" in printed
@@ -149,14 +149,14 @@ def test_a_branch_is_not_fetched_but_its_commit_is_said(fetch, hub, revision):
 
 
 @pytest.mark.parametrize("revision", ["nowhere", "C" * 40, "d" * 39])
-def test_what_is_neither_commit_nor_branch_is_said_to_be_none(fetch, revision):
+def test_a_revision_that_is_neither_commit_nor_branch_is_refused(fetch, revision):
     _, printed = fetch(revision=revision)
     assert "model.revision must be a full commit of 40 hex digits" in printed
     assert "the model has no such commit, branch or tag. Correct model.revision" in printed
 
 
 def test_a_branch_cannot_be_resolved_without_the_network(fetch, closed_port):
-    fetch()  # the cache holds the commit, but not that main is it
+    fetch()  # the cache has the commit, but not that main is this commit
     _, printed = fetch(revision="main", kind="dataset", url=closed_port)
     assert "data.revision must be a full commit of 40 hex digits, and the hub did not say it" in printed
     assert "the hub cannot be reached" in printed
@@ -176,11 +176,11 @@ def test_other_refusals_say_what_to_do(fetch, hub, status, message):
     assert message in fetch()[1]
 
 
-def test_a_token_that_fits_in_no_header_is_not_repeated(fetch):
+def test_a_token_that_fits_in_no_header_is_not_printed(fetch):
     _, printed = fetch(HF_TOKEN="hf_TheTokenWithAnAccenté")
     assert "MESSAGE model.id owner/name" in printed
 
 
-def test_no_file_of_that_name_is_an_error(fetch):
+def test_a_pattern_that_matches_no_file_is_an_error(fetch):
     _, printed = fetch(["*.gguf"])
     assert "holds no file named like *.gguf" in printed

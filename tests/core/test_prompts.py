@@ -1,4 +1,4 @@
-"""Encoding, held against mistral-common called by itself, against SentencePiece by hand, and against transformers."""
+"""Encoding gives the same ids as mistral-common, as SentencePiece used by hand, and as transformers."""
 
 import copy
 import json
@@ -35,18 +35,18 @@ LOOK_ALIKES = ["[INST]", "[/INST]", "<s>", "</s>", "<unk>", "[TOOL_CALLS]", "<0x
 
 
 def conversations(count, pieces, seed=0) -> list[list[dict]]:
-    """Conversations of one to four exchanges, every third with a system prompt; blanks may stand at both ends."""
+    """Makes conversations of one to four exchanges, every third with a system prompt, many with blanks at the ends."""
     rng = random.Random(seed)
 
     def text():
         glue = rng.choice(["", " "])
         return glue.join(rng.choices(pieces, k=rng.randint(0, 8))) + rng.choice(["x", "x ", "x   ", " x\n", "\n x \n "])
 
-    found = []
+    batch = []
     for number in range(count):
         roles = ["system"] * (number % 3 == 0) + ["user", "assistant"] * rng.randint(1, 4)
-        found.append([{"role": role, "content": text()} for role in roles])
-    return found
+        batch.append([{"role": role, "content": text()} for role in roles])
+    return batch
 
 
 PLAIN = conversations(400, PIECES)
@@ -66,7 +66,7 @@ def encoder(version):
 
 @pytest.fixture(scope="module")
 def pieces(version):
-    """SentencePiece with Mistral's vocabulary, which knows nothing of conversations."""
+    """SentencePiece with Mistral's vocabulary and no rules for conversations."""
     from sentencepiece import SentencePieceProcessor
 
     return SentencePieceProcessor(model_file=str(wheel_file(version)))
@@ -81,7 +81,7 @@ def base(tmp_path_factory, version):
 
 
 def by_hand(pieces, messages, version) -> tuple[list[int], list[int]]:
-    """(ids, labels) of a conversation, spelled out turn by turn."""
+    """Returns (ids, labels) of a conversation, encoded turn by turn."""
     system = [message["content"] for message in messages if message["role"] == "system"]
     turns = [message for message in messages if message["role"] != "system"]
     with_system = 0 if version == "v1" else len(turns) - 2
@@ -102,7 +102,7 @@ def by_hand(pieces, messages, version) -> tuple[list[int], list[int]]:
     return ids, labels
 
 
-def test_the_ids_are_those_of_mistral_common_in_finetuning_mode(encoder, version):
+def test_the_ids_are_those_of_mistral_commons_finetuning_mode(encoder, version):
     from mistral_common.protocol.instruct import messages as kinds
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
     from mistral_common.protocol.instruct.validator import ValidationMode
@@ -153,7 +153,7 @@ def test_look_alikes_of_control_tokens_stay_text(encoder, pieces, version):
 
 @pytest.mark.parametrize("text", LOOK_ALIKES)
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
-def test_a_look_alike_alone_is_read_back_as_it_was(encoder, role, text):
+def test_a_look_alike_as_the_whole_text_decodes_to_itself(encoder, role, text):
     messages = [{"role": "system", "content": "Be brief"}, *copy.deepcopy(SIMPLE)]
     next(message for message in messages if message["role"] == role)["content"] = text
     encoded = encoder.conversation(messages)
@@ -161,7 +161,7 @@ def test_a_look_alike_alone_is_read_back_as_it_was(encoder, role, text):
     assert encoded.input_ids.count(encoder.bos) == encoded.input_ids.count(encoder.eos) == 1
 
 
-def test_there_is_one_beginning_of_sequence(encoder):
+def test_there_is_exactly_one_beginning_of_sequence(encoder):
     for messages in PLAIN + HOSTILE:
         for ids in (encoder.conversation(messages).input_ids, encoder.prompt(messages[:-1])):
             assert ids.index(encoder.bos) == 0
@@ -178,7 +178,7 @@ def test_the_prompt_is_how_the_conversation_begins(encoder, pieces):
         assert IGNORED not in encoded.labels[len(prompt) :]
 
 
-def test_messages_are_left_as_they_were():
+def test_encoding_does_not_change_the_messages():
     encoder = Encoder(Prompt(template="v3", system="Be brief"))
     for messages in PLAIN[:20]:
         before = copy.deepcopy(messages)
@@ -187,7 +187,7 @@ def test_messages_are_left_as_they_were():
         assert messages == before
 
 
-def test_the_system_prompt_of_params_is_put_in_where_the_conversation_brings_none(encoder, version):
+def test_the_system_prompt_of_params_is_used_if_the_conversation_has_none(encoder, version):
     ours = {"role": "system", "content": "Be brief"}
     with_system = Encoder(Prompt(template=version, system="Be brief"))
     for messages in PLAIN[:60]:
@@ -208,30 +208,30 @@ def test_transformers_renders_the_same_ids_with_our_template(encoder, base, vers
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = CHAT_TEMPLATES[version]
     for messages in PLAIN:
-        found = tokenizer.apply_chat_template(messages, return_dict=False)
-        assert found == encoder.conversation(messages).input_ids, messages
+        ids = tokenizer.apply_chat_template(messages, return_dict=False)
+        assert ids == encoder.conversation(messages).input_ids, messages
         asked = tokenizer.apply_chat_template(messages[:-1], return_dict=False, add_generation_prompt=True)
         assert asked == encoder.prompt(messages[:-1]), messages
 
 
 @pytest.fixture(scope="module")
 def served(base, version):
-    """served(messages) is the ids that a server makes of them: the chat template, then the tokenizer."""
+    """served(messages) → the ids that a server makes: it renders the chat template, then tokenizes."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base, chat_template=CHAT_TEMPLATES[version])
     return lambda messages: tokenizer.apply_chat_template(messages, return_dict=False)
 
 
-def test_a_growing_conversation_keeps_its_beginning_but_not_with_a_system_prompt_in_v2_and_v3(served, version):
-    longer = [each for each in PLAIN if len(each) > 4]
-    assert {each[0]["role"] for each in longer} == {"system", "user"}
+def test_a_growing_conversation_keeps_its_beginning_except_with_a_system_prompt_in_v2_and_v3(served, version):
+    longer = [messages for messages in PLAIN if len(messages) > 4]
+    assert {messages[0]["role"] for messages in longer} == {"system", "user"}
     for messages in longer:
         earlier, later = served(messages[:-3]), served(messages[:-1])
         moved = messages[0]["role"] == "system" and version != "v1"
         assert (later[: len(earlier)] == earlier) is not moved, messages
         before = messages[1:-4] if moved else messages[:-4]
-        if before[1:]:  # what comes before the turn that had it is still the same
+        if before[1:]:  # what comes before the turn with the system prompt does not change
             shared = served(before)
             assert earlier[: len(shared)] == later[: len(shared)] == shared
 
@@ -239,16 +239,16 @@ def test_a_growing_conversation_keeps_its_beginning_but_not_with_a_system_prompt
 def test_a_server_takes_look_alikes_for_control_tokens(encoder, served, pieces, version):
     for text in ("</s>", "<s>") if version == "v1" else ("[INST]", "[/INST]", "</s>", "<s>"):
         messages = [{"role": "user", "content": f"What is {text} for?"}]
-        found, trained = served(messages), encoder.prompt(messages)
+        at_server, trained = served(messages), encoder.prompt(messages)
         token = pieces.piece_to_id(text)
-        assert found.count(token) == trained.count(token) + 1
+        assert at_server.count(token) == trained.count(token) + 1
         assert text in encoder.decode(trained)
     if version == "v1":
         marks = [{"role": "user", "content": "What are [INST] and [/INST] for?"}]
         assert served(marks) == encoder.prompt(marks)
 
 
-def test_blanks_at_the_end_of_an_earlier_answer_are_gone_in_v2_and_v3_alone(served, version):
+def test_blanks_after_an_earlier_answer_are_dropped_only_in_v2_and_v3(served, version):
     def conversation(ending):
         return [*SIMPLE[:1], {"role": "assistant", "content": f"Hello there{ending}"}, {"role": "user", "content": "?"}]
 
@@ -256,13 +256,13 @@ def test_blanks_at_the_end_of_an_earlier_answer_are_gone_in_v2_and_v3_alone(serv
     assert served(conversation("\n")) != served(conversation(""))
 
 
-def test_a_server_knows_nothing_of_the_system_prompt_of_params(served, version):
+def test_a_server_does_not_know_the_system_prompt_of_params(served, version):
     encoder = Encoder(Prompt(template=version, system="Be brief"))
     assert served(SIMPLE[:1]) != encoder.prompt(SIMPLE[:1])
     assert served([{"role": "system", "content": "Be brief"}, *SIMPLE[:1]]) == encoder.prompt(SIMPLE[:1])
 
 
-def test_a_rendered_prompt_that_is_tokenized_as_any_text_begins_twice(encoder, base, version):
+def test_a_rendered_prompt_that_is_tokenized_as_plain_text_has_two_beginnings(encoder, base, version):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base, chat_template=CHAT_TEMPLATES[version])
@@ -282,7 +282,7 @@ def test_the_template_refuses_a_role_that_it_would_drop(base, version):
         )
 
 
-def test_the_tokenizer_that_the_template_encodes_with_is_taken(encoder, base):
+def test_the_tokenizer_that_the_template_encodes_with_is_accepted(encoder, base):
     check_tokenizer_of_base(encoder, base)
 
 

@@ -1,4 +1,4 @@
-"""Work on shards by several processes: the order, what an error or a kill does, that nothing is left behind."""
+"""Work in several processes: results keep their order, errors and kills are reported, and no process is left."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def test_one_item_needs_no_other_process():
     assert list(ordered_map(squared, [], 4)) == []
 
 
-def test_items_are_taken_only_as_fast_as_results_are():
+def test_items_are_taken_only_as_fast_as_results():
     taken = []
     results = ordered_map(abs, (taken.append(n) or n for n in range(1000)), 2)
     assert next(results) == 0
@@ -52,7 +52,7 @@ def test_items_are_taken_only_as_fast_as_results_are():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_users_mistake_in_a_worker_is_one_in_the_stage(workers):
+def test_a_users_mistake_in_a_worker_is_raised_in_the_stage(workers):
     with pytest.raises(UserError, match="row 5 is wrong"):
         list(ordered_map(fail_at_five, range(20), workers))
 
@@ -84,32 +84,32 @@ def test_no_worker_outlives_its_parent(tmp_path, kill):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(script)]
     parent = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    workers = eventually(lambda: some_workers(parent.pid, 2))
+    workers = eventually(lambda: workers_of(parent.pid, 2))
     if kill == signal.SIGINT:
-        os.killpg(parent.pid, kill)  # as a terminal does: it sends Ctrl-C to all of them
+        os.killpg(parent.pid, kill)  # as a terminal sends Ctrl-C to all processes
     else:
         parent.send_signal(kill)
     _, printed = parent.communicate(timeout=20)
     if kill == signal.SIGINT:
-        assert printed.count("Traceback") == 1  # the parent's alone, which run_stage() turns into a line
+        assert printed.count("Traceback") == 1  # only the parent's, which run_stage() turns into a line
     assert eventually(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
 
 
-def some_workers(parent: int, count: int) -> list[int]:
-    """The spawned children of a process, once there are so many."""
+def workers_of(parent: int, count: int) -> list[int]:
+    """Returns the spawned children of a process once there are `count`, and an empty list before."""
     with open(f"/proc/{parent}/task/{parent}/children") as file:
         children = [int(child) for child in file.read().split()]
-    found = []
+    workers = []
     for child in children:
         with open(f"/proc/{child}/cmdline") as file:
             if "spawn_main" in file.read():
-                found.append(child)
-    return found if len(found) == count else []
+                workers.append(child)
+    return workers if len(workers) == count else []
 
 
 def eventually(ask, seconds: float = 20.0):
     end = time.monotonic() + seconds
     while not (answer := ask()):
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
     return answer
