@@ -154,7 +154,7 @@ def tokenize_split(
             counts.update(shard_counts)
             bar.advance(min(size, total - bar.done))
     if not counts["rows"]:
-        raise UserError(f"no row of the {split} split has an answer within tokenize.max_length")
+        raise UserError(f"no row of the {split} split has an answer within tokenize.max_length. Raise it")
     return {**counts, "fill": round(counts["tokens"] / (counts["packed_rows"] * params.tokenize.max_length), 4)}
 
 
@@ -163,7 +163,9 @@ def main(params: Params, size: int = SHARD_CONVERSATIONS) -> Outcome:
     check_tokenizer_of_base(encoder, BASE)
     context = read_json(BASE / "config.json")["max_position_embeddings"]
     if params.tokenize.max_length > context:
-        raise UserError(f"tokenize.max_length is {params.tokenize.max_length}; the base model reads {context} tokens")
+        raise UserError(
+            f"tokenize.max_length is {params.tokenize.max_length}; the base model reads {context} tokens. Lower it"
+        )
     template = hashlib.sha256(CHAT_TEMPLATES[params.prompt.template].encode()).hexdigest()
     size = min(size, max(1, SHARD_TOKENS // params.tokenize.max_length))
     metrics = {"chat_template_sha256": template}

@@ -92,8 +92,8 @@ class Tally:
         """Counts the sources with the most rows one by one, and the sum of the others."""
         order = sorted(self.sources, key=lambda name: (-self.sources[name].total(), name))
         counts = {name: self.sources[name] for name in order[:SHOWN_SOURCES]}
-        if others := order[SHOWN_SOURCES:]:
-            counts["(others)"] = sum((self.sources[name] for name in others), Counter())
+        if remaining := order[SHOWN_SOURCES:]:
+            counts["(others)"] = sum((self.sources[name] for name in remaining), Counter())
         return {
             name: {"read": outcomes.total()} | {outcome: outcomes[outcome] for outcome in OUTCOMES}
             for name, outcomes in counts.items()
