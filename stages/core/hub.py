@@ -1,13 +1,12 @@
 """Downloads files of a hub repository at a pinned commit, or takes them from the local cache when all are there."""
 
 import contextlib
-import re
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from stages.runtime.errors import UserError
-from stages.runtime.hub_errors import HUB_ANSWER_SECONDS, explain_hub_error, explain_unpinned_revision
+from stages.runtime.hub_errors import HUB_ANSWER_SECONDS, check_pinned, explain_hub_error
 
 
 def fetch(
@@ -21,8 +20,7 @@ def fetch(
     Raises:
         UserError: no network, no access, no such repository, commit or file, or a revision that is not a commit.
     """
-    if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise UserError(explain_unpinned_revision(repo_id, revision, repo_type, section))
+    check_pinned(repo_id, revision, repo_type, section)
     import httpx2
     from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError

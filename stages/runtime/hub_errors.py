@@ -1,6 +1,9 @@
 """What to tell the user when the hub gives no files."""
 
 import os
+import re
+
+from stages.runtime.errors import UserError
 
 HUB_ANSWER_SECONDS = 10  # for the first answer; huggingface_hub's own limit on a dead network is minutes
 
@@ -10,29 +13,37 @@ def hub_is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def explain_unpinned_revision(repo_id: str, revision: str, repo_type: str, section: str) -> str:
-    """Asks the hub which commit a branch, tag or short commit names now, and says what to write instead.
+def check_pinned(repo_id: str, revision: str, repo_type: str, section: str) -> None:
+    """Checks that the revision is a full commit. If not, it asks the hub which commit the revision names now.
 
     Args:
         repo_type: model or dataset.
         section: the section of params.yaml with the keys `id` and `revision`.
+
+    Raises:
+        UserError: the revision is a branch, a tag, a short commit, or unknown.
     """
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return
     import httpx2
     from huggingface_hub import HfApi
 
-    asked = f"{section}.id {repo_id} at {section}.revision {revision}"
-    needed = f"{section}.revision must be a full commit of 40 hex digits"
+    needed = (
+        f"{section}.id {repo_id} at {section}.revision {revision}: "
+        f"{section}.revision must be a full commit of 40 hex digits"
+    )
     if hub_is_offline():
-        return f"{asked}: {needed}, and the hub cannot be asked for it, because HF_HUB_OFFLINE is set"
+        raise UserError(f"{needed}, and the hub cannot be asked for it, because HF_HUB_OFFLINE is set")
     try:
         info = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=HUB_ANSWER_SECONDS)
     except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:
-        return f"{asked}: {needed}, and the hub did not say it: {explain_hub_error(error, repo_type, section)}"
-    return f"{asked}: {needed}. {revision} can move; it is now {info.sha}. Set {section}.revision: {info.sha}"
+        reason = explain_hub_error(error, repo_type, section)
+        raise UserError(f"{needed}, and the hub did not say it: {reason}") from None
+    raise UserError(f"{needed}. {revision} can move; it is now {info.sha}. Set {section}.revision: {info.sha}")
 
 
 def explain_hub_error(error: Exception, repo_type: str, section: str) -> str:
-    """Says what went wrong and what to do, for the arguments of explain_unpinned_revision().
+    """Says what went wrong and what to do. The arguments are those of check_pinned().
 
     An error's own text may hold a token, so only a socket's text is repeated.
     """

@@ -13,7 +13,9 @@ ALLOWED = {
     "errors.UserError": "ends the stage with a message",
     "errors.readable": "text for a terminal",
     "failures.in_words": "turns an error into a message",
+    "hub_errors.HUB_ANSWER_SECONDS": "how long the hub may take to answer",
     "hub_errors.check_pinned": "ends the stage with a message, or does nothing",
+    "hub_errors.explain_hub_error": "turns an error into a message",
     "integrity.check_base": "ends the stage with a message, or does nothing",
     "integrity.base_files": "the manifest's hashes, which name a checkpoint",
     "launch.PROCESSES": "the name of an environment variable",
@@ -36,6 +38,9 @@ ALLOWED = {
     "signals.Stop": "when a training stops; a stopped one ends with the same bytes",
     "signals.die_with_parent": "when a training stops",
     "trackers.prepare_trackers": "where a tracker writes",
+    "url_errors.DOWNLOAD_BY_HAND": "a part of messages",
+    "url_errors.address_without_secrets": "a part of messages",
+    "url_errors.explain_url_error": "turns an error into a message",
     "watch.Watch": "progress, times and costs",
 }
 
