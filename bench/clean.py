@@ -36,8 +36,9 @@ from stages._clean.private_data import PERSONAL, redact, secrets
 from stages._clean.rules import RULES, fixed_text
 from stages._clean.signatures import band_hashes, banding
 from stages._download_data.stdlib import stdlib_rows
-from stages.core.params import Clean, Params, read_yaml
+from stages.core.params import Clean, Params
 from stages.core.paths import DECONTAMINATE, METRICS, PARAMS, read_json
+from stages.core.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED, WORKERS, EXAMINED = 42, 2, 10_000  # EXAMINED: rows at most for what takes long

@@ -31,8 +31,8 @@ from ruamel.yaml import YAML
 
 from bench._faults.pipeline import ROOT, copy_tree
 from bench._train.base import RANDOM
-from stages.core.params import read_yaml
 from stages.core.paths import sha256
+from stages.core.yaml_files import read_yaml
 
 BASE_FOLDER = "random-7b"
 DATA = ("download_model", "download_data", "clean", "tokenize")

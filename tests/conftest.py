@@ -21,8 +21,9 @@ import pytest
 
 from stages._tokenize.packing import row_schema
 from stages.clean import clean
-from stages.core.params import Clean, Params, read_yaml
+from stages.core.params import Clean, Params
 from stages.core.records import SPLITS, Record, read_records, record_file, record_table
+from stages.core.yaml_files import read_yaml
 from stages.tokenize import BATCH
 from tests.pipeline import ALL, ROOT, Repository, make, running
 from tests.uploads import Received, Uploads

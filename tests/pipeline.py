@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 import psutil
 from ruamel.yaml import YAML
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 800  # seconds for a command: a whole run on a busy machine

@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 from stages._clean.rules import RULES
 from stages._download_data.files import READERS
 from stages._download_data.formats import NEEDED
-from stages.core.params import Clean, Lora, Params, Quantization, Train, load_params, read_yaml
+from stages.core.params import Clean, Lora, Params, Quantization, Train, load_params
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 from tools import generate, push_to_hub

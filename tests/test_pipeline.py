@@ -10,7 +10,7 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.pipeline import ALL, ROOT, Repository, blocks, running
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from stages.core.params import load_params, read_yaml
+from stages.core.params import load_params
+from stages.core.yaml_files import read_yaml
 from tests.conftest import ROOT
 from tests.pipeline import committed
 

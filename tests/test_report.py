@@ -24,9 +24,10 @@ from stages._report.pipeline_drawing import LINES, PLACES, drawing
 from stages._report.predictions import pairs
 from stages._report.row_tables import lines
 from stages._report.svg_charts import histogram, label, line_chart, thinned, ticks
-from stages.core.params import load_params, read_yaml
+from stages.core.params import load_params
 from stages.core.paths import timing_file
 from stages.core.statistics import BODY, COLUMNS, COUNTS, length_name
+from stages.core.yaml_files import read_yaml
 from stages.report import TIMED, closing_table, made_by, main, report, show
 from stages.runtime.errors import UserError
 

@@ -13,8 +13,9 @@ import pytest
 from stages._download_data.files import path_rows
 from stages.clean import clean
 from stages.core.models import load_model
-from stages.core.params import Params, load_params, read_yaml
+from stages.core.params import Params, load_params
 from stages.core.paths import read_json
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT, write_raw
 

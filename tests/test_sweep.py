@@ -18,7 +18,8 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from stages.core.params import load_params, read_yaml
+from stages.core.params import load_params
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 from tests import test_train_faults
 from tests.conftest import ROOT

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 
 from stages.core import code_hash
 from stages.core.code_hash import STAGES, module_hash, stage_hashes
-from stages.core.params import read_yaml
 from stages.core.paths import json_text, write_json
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 from tools import plan as tool

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.conftest import ROOT, write_rows
 from tests.pipeline import queue_workers
 from tests.test_train import rows

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from stages.core.params import read_yaml
 from stages.core.paths import sha256
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
