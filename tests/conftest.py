@@ -41,7 +41,8 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tiny() -> Path:
-    return ROOT / "profiles" / "tiny.yaml"
+    """The values that params.yaml comes with, whatever a user has set there."""
+    return ROOT / "tests/params.yaml"
 
 
 @pytest.fixture(scope="session")

@@ -139,7 +139,7 @@ def test_what_the_page_on_training_says_not_to_combine_is_refused_with_both_keys
 
 
 TOOLS = {
-    "generate": lambda options: generate.read_options(load_params(ROOT / "profiles/tiny.yaml"), options),
+    "generate": lambda options: generate.read_options(load_params(ROOT / "tests/params.yaml"), options),
     "push_to_hub": push_to_hub.read_options,
 }
 COMMANDS = [

@@ -128,7 +128,7 @@ def test_code_beside_the_weights_is_never_run(small_base, tmp_path, trap):
         content = read_json(folder / name)
         content["auto_map"] = dict.fromkeys(classes, "evil.Model") | {"AutoTokenizer": ["evil.Model", "evil.Model"]}
         (folder / name).write_text(json.dumps(content))
-    assert load_model(folder, load_params(ROOT / "profiles/tiny.yaml").machine).num_parameters() > 0
+    assert load_model(folder, load_params(ROOT / "tests/params.yaml").machine).num_parameters() > 0
     assert AutoTokenizer.from_pretrained(folder).encode("text")
 
 

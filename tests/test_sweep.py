@@ -40,7 +40,7 @@ def committed(tmp_path_factory):
     """A repository with the tiny profile and the metrics of the last run, and no DVC in it."""
     folder = tmp_path_factory.mktemp("sweep") / "repository"
     folder.mkdir()
-    shutil.copy(ROOT / "profiles/tiny.yaml", folder / "params.yaml")
+    shutil.copy(ROOT / "tests/params.yaml", folder / "params.yaml")
     shutil.copy(ROOT / "metrics.json", folder)
     (folder / ".gitignore").write_text("/.dvc/\n/sweep.yaml\n")
     identity = ["-c", "user.name=test", "-c", "user.email=test@test"]

@@ -61,7 +61,7 @@ class Repository:
         for split, count, seed in (("train", 40, 0), ("validation", 3, 1)):
             write_rows(folder / f"data/tokenized/{split}.arrow", list(tokenized(count, seed)))
         yaml = YAML()
-        values = yaml.load(ROOT / "profiles/tiny.yaml")
+        values = yaml.load(ROOT / "tests/params.yaml")
         for section, changes in SMALLER.items():
             values[section].update(changes)
         yaml.dump(values, folder / "params.yaml")

@@ -163,7 +163,7 @@ class Clean(Section):
         description="e-mail, phone, IBAN, public IP: reject the row, redact them or keep them"
     )
     decontaminate: list[Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(jsonl|txt)$")]] = Field(
-        description="benchmark files in data/decontaminate; a row with 13 words in a row of one is rejected"
+        description="benchmarks in data/decontaminate; reject rows that share 13 consecutive words with one"
     )
     near_duplicate_threshold: Annotated[Number, Field(ge=0.5, lt=1)] | None = Field(
         description="reject one of two rows with this share of 5-character runs in common; null: off"
@@ -221,10 +221,10 @@ class Lora(Section):
     alpha: Positive = Field(description="the adapter's output is multiplied by alpha / r")
     dropout: Share = Field(description="share of an adapter's inputs that training sets to zero")
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
-        description="all-linear, or a list of names such as [q_proj, v_proj]"
+        description="all-linear: every linear layer; or a list of names, such as [q_proj, v_proj]"
     )
     plus_ratio: Annotated[Number, Field(ge=1)] | None = Field(
-        description="LoRA+: B learns this many times faster than A, such as 16; null: at the same rate"
+        description="LoRA+: matrix B learns this many times faster than A, such as 16; null: equally fast"
     )
 
     @model_validator(mode="after")
@@ -257,9 +257,9 @@ class Train(Section):
     neftune_alpha: Positive | None = Field(
         description="NEFTune: noise on the embeddings in training, such as 5; null: none"
     )
-    eval_steps: Count = Field(description="optimizer steps between two looks at the validation split")
+    eval_steps: Count = Field(description="optimizer steps between two evaluations on the validation split")
     early_stopping_patience: Count | None = Field(
-        description="looks without a better loss that end training; the best adapter stays; null: off"
+        description="stop after so many evaluations without a better loss, keep the best; null: off"
     )
     deterministic: bool = Field(
         description="on CUDA: the same bytes in each run, but slower; the CPU always gives the same bytes"
@@ -271,9 +271,9 @@ class Merge(Section):
         description="dequantized: the 4-bit values that the adapter was trained on; original: 16-bit weights"
     )
     parity_rows: Count = Field(description="validation rows on which the merged model is compared with the trained one")
-    max_loss_gap: Positive = Field(description="the stage fails if their losses differ by more nats per token")
+    max_loss_gap: Positive = Field(description="the stage fails if their losses differ by more, in nats per token")
     max_kl: Positive = Field(
-        description="the stage fails if the KL divergence of their predictions is more nats per token"
+        description="the stage fails if the KL divergence of their predictions is more, in nats per token"
     )
 
 
@@ -283,7 +283,7 @@ class Evaluate(Section):
     max_new_tokens: Count = Field(description="most tokens in a generated answer")
     batch_size: Count = Field(description="rows in a forward pass")
     cluster: Literal["source", "row"] = Field(
-        description="the intervals draw all rows of a source (a document) together, or row by row"
+        description="source: the intervals draw all rows of a document together; row: one by one"
     )
     slices: Annotated[list[str], AfterValidator(check_unique)] = Field(
         description="tables by kind of row: source, length (of the answer), names in clean.keep_fields"
@@ -315,8 +315,8 @@ class Gate(Section):
 
 
 class Report(Section):
-    samples: CountOrZero = Field(description="generated answers shown side by side")
-    gates: list[Gate] = Field(description="for python -m stages.report --gate: a bound, or no worse than a revision")
+    samples: CountOrZero = Field(description="generated answers that the report shows side by side")
+    gates: list[Gate] = Field(description="checks of stages.report --gate: a bound, or no worse than a revision")
 
 
 class Machine(Section):
@@ -331,13 +331,13 @@ class Machine(Section):
     )
     nodes: Count = Field(description="machines that train together: docs/gpu-box.md")
     rendezvous: Annotated[str, Field(pattern=r"^[\w.:\[\]-]+:\d{1,5}$")] | None = Field(
-        description="with several machines: the first one's address and a free port, 10.0.0.1:29500"
+        description="with several machines: the first one's address and a free port, such as 10.0.0.1:29500"
     )
     attention: Literal["auto", "varlen", "sdpa", "eager"] = Field(
-        description="auto: varlen, which needs no padding; or sdpa, eager; only for training"
+        description="in training; auto: varlen, which needs no padding; or sdpa, eager"
     )
     memory: Literal["auto", "both", "activations", "weights", "low", "offload"] = Field(
-        description="train keeps weights, activations, both, none (low) or not even inputs; auto: what fits"
+        description="train keeps activations, weights, both; low: none; offload: no inputs; auto: what fits"
     )
     workers: Count | None = Field(description="processes that clean and tokenize; null: one per core")
     save_steps: Count = Field(
@@ -359,7 +359,7 @@ class Machine(Section):
 
 class Params(Section):
     seed: CountOrZero = Field(
-        description="of every random draw: order of rows, first adapter values, dropout, intervals"
+        description="seed of every random draw: order of rows, first adapter values, dropout, intervals"
     )
     model: Model = Field(description="the base model")
     data: Data = Field(description="the rows to learn from")
@@ -431,18 +431,30 @@ def describe(errors: list[dict], where: str) -> str:
     return f"{where}: {message}." if isinstance(error["input"], dict) else f"{where} is {error['input']!r}: {message}."
 
 
+def check_params(values: object, file: Path = PARAMS) -> Params:
+    """Checks all values of params.yaml.
+
+    Args:
+        values: the content of the file, in sections.
+        file: its name in the messages.
+
+    Raises:
+        UserError: one line for each key that is missing or unknown, or has a wrong type or value.
+    """
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        errors: dict[str, list[dict]] = {}
+        for entry in error.errors():
+            errors.setdefault(key_of(entry), []).append(entry)
+        lines = [describe(entries, f"{file}: {key}" if key else str(file)) for key, entries in errors.items()]
+        raise UserError("\n".join(lines)) from None
+
+
 def load_params(path: Path = PARAMS) -> Params:
     """Reads params.yaml and checks all of it.
 
     Raises:
-        UserError: one line for each key that is missing, unknown, or of a wrong type or value.
+        UserError: the file is missing or is not valid YAML, or its values are not legal: see check_params().
     """
-    values = read_yaml(path)
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        found: dict[str, list[dict]] = {}
-        for entry in error.errors():
-            found.setdefault(key_of(entry), []).append(entry)
-        lines = [describe(entries, f"{path}: {key}" if key else str(path)) for key, entries in found.items()]
-        raise UserError("\n".join(lines)) from None
+    return check_params(read_yaml(path), path)
