@@ -159,7 +159,7 @@ def test_params_that_are_not_legal_get_the_schemas_message():
     ],
 )
 def test_values_that_repeat_each_other_are_not_changed(rows, said):
-    seed = "42" if rows.startswith("&") else "&rows 200"
+    seed = "42" if rows.startswith("&") else "&rows 128"
     text = edited(("evaluate.max_rows", rows), ("seed", seed)).replace("generate_rows: 128 ", "generate_rows: *rows ")
     with pytest.raises(UserError) as error:
         apply("mistral-7b", text)
@@ -171,6 +171,8 @@ def test_values_that_repeat_each_other_are_not_changed(rows, said):
 def test_other_layouts_keep_their_form(ending):
     text = """\
 # mine
+seed: 1                # the column
+prompt:                # of most comments
 merge: {parity_rows: 16, max_kl: 0.1} # in one line
 
 lora:
@@ -186,9 +188,10 @@ lora:
     changed = edited(("merge.parity_rows", "64"), ("lora.target_modules", "all-linear"), text=text)
     changed = edited(("lora.r", "4"), ("lora.dropout", "0.5"), text=changed.replace("\n", ending))
     assert changed.split(ending) == [
-        *("# mine", "merge: {parity_rows: 64, max_kl: 0.1} # in one line", ""),
+        *("# mine", "seed: 1                # the column", "prompt:                # of most comments"),
+        *("merge: {parity_rows: 64, max_kl: 0.1} # in one line", ""),
         *("lora:", "    target_modules: all-linear  # two", "", "    # about r"),
-        *("    r: 4                      # small", "    dropout: 0.5", ""),
+        *("    r: 4               # small", "    dropout: 0.5", ""),
     ]
 
 

@@ -1,13 +1,19 @@
 """params.yaml: what is legal, and that each mistake is answered with the file, the key, the value and what to do."""
 
+import json
 import re
+from typing import get_args
 
 import pytest
-from pydantic import BaseModel
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
 from stages.core.params import Params, load_params
-from stages.core.yaml_files import read_yaml
+from stages.core.yaml_files import read_yaml, read_yaml_text
 from stages.runtime.errors import UserError
+from tests.conftest import ROOT
+from tools._profile.profiles import apply, read_profiles
 
 
 @pytest.fixture
@@ -247,19 +253,76 @@ def test_a_missing_file_says_where_to_get_it(tmp_path):
 
 
 def sections(model: type[BaseModel]):
+    """The schema and the sections in it, those inside lists and unions included."""
     yield model
     for field in model.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from sections(field.annotation)
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from sections(kind)
 
 
 def test_no_key_has_a_default():
-    found = list(sections(Params))
-    assert len(found) == len([value for value in Params.model_fields if value != "seed"]) + 1
-    for section in found:
+    assert {section.__name__ for section in sections(Params)} >= {"Params", "Model", "Columns", "Gate", "Machine"}
+    for section in sections(Params):
         assert section.model_config["extra"] == "forbid"
         for name, field in section.model_fields.items():
             assert field.is_required(), f"{section.__name__}.{name}"
+
+
+def test_every_key_has_a_description_in_one_line():
+    for section in sections(Params):
+        for name, field in section.model_fields.items():
+            assert 3 < len(field.description or "") <= 100, f"{section.__name__}.{name}"
+            assert not re.search(r"[.\n]$|\n", field.description), f"{section.__name__}.{name}"
+
+
+def exactly(value) -> str:
+    """Text that differs between 1, 1.0 and True."""
+    return json.dumps(value, sort_keys=True)
+
+
+def test_the_schema_changes_no_value_of_a_profile(tiny):
+    """So DVC may compare the values of params.yaml, and a stage need not depend on the code of the schema."""
+    profiles = read_profiles(ROOT / "profiles")
+    for profile in profiles.values():
+        values = read_yaml_text(apply(profile, profiles, tiny.read_text()).text)
+        assert exactly(Params.model_validate(values).model_dump()) == exactly(values)
+
+
+def values_of(schema: dict, definitions: dict) -> st.SearchStrategy:
+    """Values that a JSON schema allows. The schema may refuse some of them for another reason."""
+    if "enum" in schema or "const" in schema:
+        return st.sampled_from(schema.get("enum", [schema.get("const")]))
+    if "anyOf" in schema:
+        return st.one_of(*(values_of(option, definitions) for option in schema["anyOf"]))
+    if "$ref" in schema:
+        fields = definitions[schema["$ref"].rpartition("/")[2]]["properties"]
+        return st.fixed_dictionaries({name: values_of(field, definitions) for name, field in fields.items()})
+    low = schema.get("minimum", 0)
+    return {
+        "array": lambda: st.lists(values_of(schema["items"], definitions), max_size=3),
+        "boolean": st.booleans,
+        "integer": lambda: st.integers(low, 10**6),
+        "null": st.none,
+        "number": lambda: st.floats(0, 1) | st.floats(0, 1e9),
+        "string": lambda: st.from_regex(schema["pattern"]) if "pattern" in schema else st.text("aZ_. -/é1", max_size=8),
+    }[schema["type"]]()
+
+
+@pytest.mark.parametrize("section", [name for name in Params.model_fields if name != "seed"])
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_the_schema_changes_no_legal_value(tiny, section, data):
+    model = Params.model_fields[section].annotation
+    schema = model.model_json_schema()
+    key = data.draw(st.sampled_from(sorted(schema["properties"])))
+    given_value = data.draw(values_of(schema["properties"][key], schema.get("$defs", {})))
+    values = read_yaml(tiny)[section] | {key: given_value}
+    try:
+        checked = model.model_validate(values)
+    except ValidationError:
+        assume(False)
+    assert exactly(checked.model_dump()) == exactly(values)
 
 
 def test_the_profile_sets_exactly_the_keys_of_the_schema(tiny):
