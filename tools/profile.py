@@ -6,7 +6,7 @@
     python -m tools.profile --list                 # the profiles
     python -m tools.profile --keys lora            # the keys of a section, their legal values and their meaning
     python -m tools.profile --docs                 # writes docs/params.md
-    python -m tools.profile --comments             # writes the comments of params.yaml anew, from the schema
+    python -m tools.profile --comments             # writes the comments of params.yaml from the schema
 
 A profile holds only the values that it changes. A value in params.yaml that equals no profile's value is your own and
 stays. Nothing is written if the result would not be legal.
