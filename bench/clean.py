@@ -36,8 +36,9 @@ from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
 from stages._clean.rules import RULES, fixed_text
 from stages._clean.signatures import band_hashes, banding
 from stages._download_data.stdlib import stdlib_rows
-from stages.core.params import Clean, Params, read_yaml
+from stages.core.params import Clean, Params
 from stages.core.paths import DECONTAMINATE, METRICS, PARAMS, read_json
+from tools._profile.profiles import profile_values
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED, WORKERS, EXAMINED = 42, 2, 10_000  # EXAMINED: rows at most for what takes long
@@ -52,7 +53,7 @@ SETTINGS = {
 
 def params_values() -> dict:
     """params.yaml with every rule of `clean` turned on, and as many processes as the others get."""
-    values = read_yaml(ROOT / "profiles" / "tiny.yaml")
+    values = profile_values("tiny", ROOT)
     values["clean"] |= SETTINGS
     values["machine"] |= {"workers": WORKERS}
     return values

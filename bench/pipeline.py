@@ -31,14 +31,14 @@ from ruamel.yaml import YAML
 
 from bench._faults.pipeline import ROOT, copy_tree
 from bench._train.base import RANDOM
-from stages.core.params import read_yaml
 from stages.core.paths import sha256
+from tools._profile.profiles import profile_values
 
 BASE_FOLDER = "random-7b"
 DATA = ("download_model", "download_data", "clean", "tokenize")
 ADAPTER = "models/adapter/adapter_model.safetensors"
 EVALUATED = {"base": "models/base", "tuned": "models/merged"}
-CHANGES = {  # of profiles/mistral-7b.yaml: a local base, local data, few rows
+CHANGES = {  # of the profile mistral-7b: a local base, local data, few rows
     "model": {"source": "path", "path": BASE_FOLDER, "id": None, "revision": None},
     "data": {"source": "stdlib", "id": None, "revision": None, "limit": 1500},
     "train": {"gradient_accumulation_steps": 2, "eval_steps": 1000, "warmup_steps": 2},
@@ -59,7 +59,7 @@ class Copy:
     def __init__(self, folder: Path, config: str, steps: int):
         self.folder, self.steps = folder, steps
         copy_tree(folder)
-        self.values = read_yaml(ROOT / "profiles/mistral-7b.yaml")
+        self.values = profile_values("mistral-7b", ROOT)
         for changes in (CHANGES, SMALLER if config == "tiny" else {}):
             for section, values in changes.items():
                 self.values[section].update(values)

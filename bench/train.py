@@ -25,7 +25,6 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from stages.runtime.runner import QUIET
 
@@ -41,8 +40,9 @@ from bench._train.base import RANDOM, conversations, packed_rows, random_7b  # n
 from bench._train.contenders import CONTENDERS, ON_A_GPU, Ours  # noqa: E402
 from bench._train.measure import Result, clear, product_rate, run  # noqa: E402
 from bench._train.profiled import OneStep, breakdown  # noqa: E402
-from stages.core.params import Params, load_params  # noqa: E402
+from stages.core.params import Params, check_params, load_params  # noqa: E402
 from stages.core.paths import BASE  # noqa: E402
+from tools._profile.profiles import profile_values  # noqa: E402
 
 ALL = CONTENDERS | ON_A_GPU
 TIMED_OUT = 3600
@@ -51,8 +51,8 @@ PARTS = 5  # of a curve
 
 
 def settings(config: str, seed: int | None = None) -> Params:
-    """params.yaml, with the same short warm-up for all; for 7b one batch of profiles/mistral-7b.yaml a step."""
-    params = load_params(Path("profiles/mistral-7b.yaml")) if config == "7b" else load_params()
+    """params.yaml, with the same short warm-up for all; for 7b one batch of the profile mistral-7b a step."""
+    params = check_params(profile_values("mistral-7b")) if config == "7b" else load_params()
     train = {"lr_scheduler": "constant", "warmup_steps": 0, "epochs": 1.0, "weight_decay": 0.0, "deterministic": False}
     if config == "7b":
         train |= {"batch_size": 4, "gradient_accumulation_steps": 1}

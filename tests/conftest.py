@@ -21,8 +21,9 @@ import pytest
 
 from stages._tokenize.packing import row_schema
 from stages.clean import clean
-from stages.core.params import Clean, Params, read_yaml
+from stages.core.params import Clean, Params
 from stages.core.records import SPLITS, Record, read_records, record_file, record_table
+from stages.core.yaml_files import read_yaml
 from stages.tokenize import BATCH_ROWS
 from tests.pipeline import ALL, ROOT, Repository, make, running
 from tests.uploads import Received, Uploads
@@ -40,7 +41,8 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tiny() -> Path:
-    return ROOT / "profiles" / "tiny.yaml"
+    """The values that params.yaml comes with, whatever a user has set there."""
+    return ROOT / "tests/params.yaml"
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 import psutil
 from ruamel.yaml import YAML
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 800  # seconds for a command: a whole run on a busy machine
@@ -185,7 +185,7 @@ def make(folder: Path, base: Path) -> Repository:
     shutil.copytree(base.parents[1] / "source", folder / "assets/tiny-mistral")
     rows = [{"prompt": f"Add {n} to a number.", "completion": f"def f(x):\n    return x + {n}"} for n in range(200)]
     (folder / "data/source/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shutil.copy2(folder / "profiles/tiny.yaml", folder / "params.yaml")
+    shutil.copy2(folder / "tests/params.yaml", folder / "params.yaml")
     repository = Repository(folder, folder.parent / "site-cache")
     for section, changes in SMALLER.items():
         for key, value in changes.items():

@@ -80,7 +80,7 @@ class SmallRun:
     def create(self):
         self.folder.mkdir()
         (self.folder / "dvc.yaml").write_text(PIPELINE)
-        shutil.copy(ROOT / "profiles/tiny.yaml", self.folder / "params.yaml")
+        shutil.copy(ROOT / "tests/params.yaml", self.folder / "params.yaml")
         self.gates([{"metric": "evaluate.tuned.loss", "better": "lower", "bound": None, "against": "main"}])
         self.run("git", "init", "--quiet", "--initial-branch=main")
         self.run("dvc", "init", "--quiet")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.params import Params, read_yaml
+from stages.core.params import Params
+from stages.core.yaml_files import read_yaml
 from tests.pipeline import ROOT, Repository
 
 pytestmark = pytest.mark.slow

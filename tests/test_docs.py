@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 from stages._clean.rules import RULES
 from stages._download_data.files import READERS
 from stages._download_data.formats import NEEDED
-from stages.core.params import Clean, Lora, Params, Quantization, Train, load_params, read_yaml
+from stages.core.params import Clean, Lora, Params, Quantization, Train, load_params
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 from tools import generate, push_to_hub
@@ -138,7 +139,7 @@ def test_what_the_page_on_training_says_not_to_combine_is_refused_with_both_keys
 
 
 TOOLS = {
-    "generate": lambda options: generate.read_options(load_params(ROOT / "profiles/tiny.yaml"), options),
+    "generate": lambda options: generate.read_options(load_params(ROOT / "tests/params.yaml"), options),
     "push_to_hub": push_to_hub.read_options,
 }
 COMMANDS = [

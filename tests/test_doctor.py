@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.conftest import ROOT
 from tools import doctor, sweep
 from tools._doctor import copies, libraries, locks, machine, processes, stored, torn

@@ -9,7 +9,8 @@ import pytest
 from stages.core import paths
 from stages.core.code_hash import STAGES as HASHED
 from stages.core.code_hash import UNHASHED
-from stages.core.params import Params, read_yaml
+from stages.core.params import Params
+from stages.core.yaml_files import read_yaml
 from tests.conftest import ROOT
 
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]

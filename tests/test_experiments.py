@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 from dvc.utils.hydra import apply_overrides
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.pipeline import ROOT, Repository, blocks, queue_workers, running
 
 PAGE = "docs/experiments.md"

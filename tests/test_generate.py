@@ -42,7 +42,7 @@ def made(small_base, params_of, tmp_path_factory):
     """A folder with params.yaml and the three models."""
     folder = tmp_path_factory.mktemp("made")
     params = params_of(lora={"r": 4, "alpha": 8}, machine={"device": "cpu"})
-    text = (ROOT / "profiles/tiny.yaml").read_text()
+    text = (ROOT / "tests/params.yaml").read_text()
     (folder / PARAMS).write_text(text.replace("device: auto", "device: cpu").replace("tokens: 192", f"tokens: {COUNT}"))
     with contextlib.chdir(folder):
         (folder / "models").mkdir()

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs/gpu-box.md").read_text()

@@ -28,7 +28,6 @@ from stages._tokenize.packing import row_schema
 from stages._train.adapter_io import save_adapter
 from stages.core.fused import layer
 from stages.core.models import load_model, make_deterministic
-from stages.core.params import read_yaml
 from stages.core.paths import read_json, write_json
 from stages.core.prompts import Encoder
 from stages.core.quantization import (
@@ -41,6 +40,7 @@ from stages.core.quantization import (
     quantized_modules,
     values_of,
 )
+from stages.core.yaml_files import read_yaml
 from stages.download_model import download_model
 from stages.merge import ADAPTER, BASE, copy_companions, main
 from stages.runtime.errors import UserError

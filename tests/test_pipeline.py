@@ -10,7 +10,7 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.pipeline import ALL, ROOT, Repository, blocks, running
 
 pytestmark = pytest.mark.slow
@@ -146,7 +146,7 @@ def test_every_command_of_the_readme_is_run_here_or_by_ci():
     run_by_ci = {"make run", "make test"}
     the_same_without_make = {line for line in readme_commands() if line.startswith("python3 -m venv .venv && ")}
     assert len(the_same_without_make) == 2
-    needs_a_gpu = {"cp profiles/mistral-7b.yaml params.yaml && dvc repro"}
+    needs_a_gpu = {"python -m tools.profile mistral-7b && dvc repro"}
     assert set(readme_commands()) - the_same_without_make - needs_a_gpu - run_by_ci == {
         "dvc exp run -S train.learning_rate=1e-3",
         "dvc exp show --only-changed --drop '.*(_lo|_hi)$|timing.*' --md",
@@ -286,7 +286,8 @@ def test_killed_in_the_middle_of_each_stage_another_run_with_empty_caches_gives_
 
 def test_the_hub_out_of_reach_ends_with_what_to_do(made):
     repository = made("offline")
-    shutil.copy2(repository.folder / "profiles/mistral-7b.yaml", repository.folder / "params.yaml")
+    shutil.copy2(repository.folder / "tests/params.yaml", repository.folder / "params.yaml")
+    repository.run("python", "-m", "tools.profile", "mistral-7b")
     repository.environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(repository.folder.parent / "hf")}
     printed = repository.run("dvc", "repro", "download_model", code=255)
     assert "Traceback" not in printed

@@ -112,7 +112,7 @@ def made(tmp_path_factory):
     )
     card = {"from/model-card.md": CARD_TEXT.encode()}
     fill(folder, card | {"dvc.yaml": DVC.encode(), "code.py": b"", ".gitignore": b"/models\n/reports\n"})
-    shutil.copy(ROOT / "profiles/tiny.yaml", folder / "params.yaml")
+    shutil.copy(ROOT / "tests/params.yaml", folder / "params.yaml")
     dvc = (sys.executable, "-m", "dvc")
     in_folder(folder, "git", "init", "--quiet")
     in_folder(folder, *dvc, "init", "--quiet")
@@ -211,7 +211,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fill(tmp_path, {f"models/{model}/{name}": text for model, files in MODELS.items() for name, text in files.items()})
     fill(tmp_path, {str(CARD): CARD_TEXT.encode()})
-    shutil.copy(ROOT / "profiles/tiny.yaml", tmp_path / "params.yaml")
+    shutil.copy(ROOT / "tests/params.yaml", tmp_path / "params.yaml")
     return tmp_path
 
 

@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.pipeline import ALL, PATIENCE, ROOT, Repository, running, succeeds, without_network
 
 pytestmark = pytest.mark.slow

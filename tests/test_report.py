@@ -24,9 +24,10 @@ from stages._report.pipeline_drawing import LINES, PLACES, drawing
 from stages._report.predictions import pairs
 from stages._report.row_tables import lines
 from stages._report.svg_charts import histogram, label, line_chart, thinned, ticks
-from stages.core.params import load_params, read_yaml
+from stages.core.params import load_params
 from stages.core.paths import timing_file
 from stages.core.statistics import BODY, COLUMNS, COUNTS, length_name
+from stages.core.yaml_files import read_yaml
 from stages.report import TIMED, closing_table, made_by, main, report, show
 from stages.runtime.errors import UserError
 
@@ -129,7 +130,7 @@ def example():
         | {"naive": {"loss_gap": -0.0321, "kl": 0.0453, "top1_agreement": 0.9095, "loss_merged": 1.48024}}
         | {"values": {"compared": 28, "different": 3, "largest_difference": 0.0123}}
         | {"bytes": 2_470_111, "tensors": 39, "merged_modules": 28, "base": "dequantized"},
-        "params": made_by(load_params(REPOSITORY / "profiles/tiny.yaml")),
+        "params": made_by(load_params(REPOSITORY / "tests/params.yaml")),
         "base": evaluation(11.38, body_bits_per_byte=1.3) | asked_plainly(),
         "tuned": evaluation(4.871, ended_share=0.95, parses_share=0.85, chrf=43.2, body_bits_per_byte=0.9),
         "timing": {stage: timing(stage, number) for number, stage in enumerate(TIMED, 1)},
@@ -175,7 +176,7 @@ def write_inputs(root, inputs):
 
 @pytest.fixture
 def params():
-    return load_params(REPOSITORY / "profiles/tiny.yaml")
+    return load_params(REPOSITORY / "tests/params.yaml")
 
 
 @pytest.fixture
@@ -561,7 +562,7 @@ def test_the_model_card_carries_results_provenance_and_params():
     ):
         assert wanted in text, wanted
     params = YAML(typ="safe").load(re.search("(?ms)^```text\n(seed.*?)^```$", text)[1])
-    tiny = read_yaml(REPOSITORY / "profiles/tiny.yaml")
+    tiny = read_yaml(REPOSITORY / "tests/params.yaml")
     assert params["train"] == tiny["train"]
     assert params.keys() == tiny.keys() - {"machine", "report"}
 

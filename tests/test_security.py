@@ -13,8 +13,9 @@ import pytest
 from stages._download_data.files import path_rows
 from stages.clean import clean
 from stages.core.models import load_model
-from stages.core.params import Params, load_params, read_yaml
+from stages.core.params import Params, load_params
 from stages.core.paths import read_json
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT, write_raw
 
@@ -127,7 +128,7 @@ def test_code_beside_the_weights_is_never_run(small_base, tmp_path, trap):
         content = read_json(folder / name)
         content["auto_map"] = dict.fromkeys(classes, "evil.Model") | {"AutoTokenizer": ["evil.Model", "evil.Model"]}
         (folder / name).write_text(json.dumps(content))
-    assert load_model(folder, load_params(ROOT / "profiles/tiny.yaml").machine).num_parameters() > 0
+    assert load_model(folder, load_params(ROOT / "tests/params.yaml").machine).num_parameters() > 0
     assert AutoTokenizer.from_pretrained(folder).encode("text")
 
 

@@ -58,7 +58,7 @@ def place(small_base, params_of, tmp_path_factory):
     """A folder with params.yaml and a models/merged that has learned TALK."""
     folder = tmp_path_factory.mktemp("served")
     params = params_of(machine={"device": "cpu"})
-    shutil.copy(ROOT / "profiles/tiny.yaml", folder / PARAMS)
+    shutil.copy(ROOT / "tests/params.yaml", folder / PARAMS)
     with contextlib.chdir(folder):
         shutil.copytree(small_base, BASE)
         make_adapter(BASE, params, ADAPTER, r=16, lora_alpha=32)

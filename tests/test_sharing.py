@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from ruamel.yaml import YAML
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.pipeline import ROOT, Repository, blocks, committed
 
 PAGE = "docs/sharing.md"

@@ -18,7 +18,8 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from stages.core.params import load_params, read_yaml
+from stages.core.params import load_params
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 from tests import test_train_faults
 from tests.conftest import ROOT
@@ -39,7 +40,7 @@ def committed(tmp_path_factory):
     """A repository with the tiny profile and the metrics of the last run, and no DVC in it."""
     folder = tmp_path_factory.mktemp("sweep") / "repository"
     folder.mkdir()
-    shutil.copy(ROOT / "profiles/tiny.yaml", folder / "params.yaml")
+    shutil.copy(ROOT / "tests/params.yaml", folder / "params.yaml")
     shutil.copy(ROOT / "metrics.json", folder)
     (folder / ".gitignore").write_text("/.dvc/\n/sweep.yaml\n")
     identity = ["-c", "user.name=test", "-c", "user.email=test@test"]

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 
 from stages.core import code_hash
 from stages.core.code_hash import STAGES, module_hash, stage_hashes
-from stages.core.params import read_yaml
 from stages.core.paths import json_text, write_json
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 from tools import plan as tool
@@ -21,7 +21,7 @@ TABLE = {
     section: [] if stages == "none" else stages.split(", ")
     for section, stages in re.findall(r"(?m)^\| `(\w+)` \| ([\w@, ]+) \|$", (ROOT / "docs/experiments.md").read_text())
 }
-VALUES = read_yaml(ROOT / "profiles/tiny.yaml")
+VALUES = read_yaml(ROOT / "tests/params.yaml")
 LEAVES = [key for section, value in VALUES.items() for key in tool.leaves(value, section)]
 
 
@@ -35,7 +35,7 @@ def clone(tmp_path_factory):
         if (ROOT / file).is_file() and file != "dvc.lock":
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, folder / file)
-    shutil.copy2(folder / "profiles/tiny.yaml", folder / "params.yaml")
+    shutil.copy2(folder / "tests/params.yaml", folder / "params.yaml")
     for stage in STAGES:
         write_json(folder / f".code/{stage}.json", stage_hashes(stage))
     git(folder, "init", "--quiet")
@@ -80,7 +80,7 @@ def repo(clone):
 
 def changed(dotted):
     """The values of the tiny profile with one leaf changed."""
-    values = read_yaml(ROOT / "profiles/tiny.yaml")
+    values = read_yaml(ROOT / "tests/params.yaml")
     *parents, last = dotted.split(".")
     section = values
     for name in parents:

@@ -36,7 +36,7 @@ def repository(small_base, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "stages", "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(small_base, "models/base")
     Path("data/adapters").mkdir(parents=True)
-    for name in ("dvc.yaml", "profiles/tiny.yaml"):
+    for name in ("dvc.yaml", "tests/params.yaml"):
         shutil.copy(ROOT / name, "dvc.yaml" if name == "dvc.yaml" else "params.yaml")
     for split in ("train", "validation"):
         write(split, rows(4))

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.conftest import ROOT, write_rows
 from tests.pipeline import queue_workers
 from tests.test_train import rows
@@ -61,7 +61,7 @@ class Repository:
         for split, count, seed in (("train", 40, 0), ("validation", 3, 1)):
             write_rows(folder / f"data/tokenized/{split}.arrow", list(tokenized(count, seed)))
         yaml = YAML()
-        values = yaml.load(ROOT / "profiles/tiny.yaml")
+        values = yaml.load(ROOT / "tests/params.yaml")
         for section, changes in SMALLER.items():
             values[section].update(changes)
         yaml.dump(values, folder / "params.yaml")

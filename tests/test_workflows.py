@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.conftest import ROOT
 from tests.small_run import LOSSES, ROWS, SmallRun, rows_of
 from tests.test_requirements import pins, third_party

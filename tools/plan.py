@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 from ruamel.yaml import YAML
 
 from stages.core.code_hash import stage_hashes
-from stages.core.params import load_params, read_yaml, read_yaml_text
+from stages.core.params import load_params
 from stages.core.paths import CODE, PARAMS, json_text
+from stages.core.yaml_files import read_yaml, read_yaml_text
 from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from stages._report.formatting import duration, number, signed, size
 from stages._report.sections import MEASURES
 from stages.comparison.gate import Verdict, incomparable, judge
 from stages.comparison.revisions import LOCK, OTHER_KIND, Outputs, Revision, commit_of, git
-from stages.core.params import Gate, read_yaml_text
+from stages.core.params import Gate
 from stages.core.paths import PARAMS, RESULT
+from stages.core.yaml_files import read_yaml_text
 from stages.runtime.errors import UserError
 from tools._review.changes import (
     Change,

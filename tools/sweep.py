@@ -24,8 +24,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial, TrialState
 from pydantic import Field, ValidationError
 
-from stages.core.params import Count, CountOrZero, Section, describe, key_of, read_yaml, read_yaml_text
+from stages.core.params import Count, CountOrZero, Section, describe, key_of
 from stages.core.paths import PARAMS, RESULT, VALIDATION_CURVE, read_json, write_json
+from stages.core.yaml_files import read_yaml, read_yaml_text
 from stages.runtime.errors import UserError
 from tools._doctor.processes import trials_below
 from tools.plan import leaves, with_overrides

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from stages.core.params import read_yaml
 from stages.core.paths import sha256
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
+from tools._profile.profiles import profile_values
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALLER = {
@@ -61,7 +62,7 @@ class Pipeline:
         self.folder = folder
         self.lock = folder / "dvc.lock"
         copy_tree(folder)
-        values = read_yaml(ROOT / "profiles/tiny.yaml")
+        values = profile_values("tiny", ROOT)
         for key, value in SMALLER.items():
             section, name = key.split(".")
             values[section][name] = value

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ruamel.yaml.error import YAMLError
 
-from stages.core.params import read_yaml_text
 from stages.core.paths import EVALUATIONS, RESULT
+from stages.core.yaml_files import read_yaml_text
 from stages.runtime.errors import UserError
 
 # What a file that is not of its kind may do to code that reads it.

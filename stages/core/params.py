@@ -1,4 +1,8 @@
-"""What params.yaml may say. The file is complete and the only place a value lives: nothing here has a default."""
+"""The schema of params.yaml: which keys there are, what each one means, and which values are legal.
+
+Every value is in params.yaml: no key has a default here. The schema never changes a value. The comments of params.yaml
+and the tables of `python -m tools.profile --keys` and docs/params.md come from the descriptions.
+"""
 
 import re
 from pathlib import Path
@@ -15,22 +19,18 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.composer import Composer
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import Node
 
 from stages.core.paths import PARAMS
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 
 Count = Annotated[StrictInt, Field(ge=1)]
 CountOrZero = Annotated[StrictInt, Field(ge=0)]
-# A YAML writer may say 1 where 1.0 is meant; a boolean or a string is still refused.
+# People write 1 where they mean 1.0. A boolean or a string is still an error.
 Number = StrictFloat | StrictInt
 Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
-MOST_VALUES = 100_000  # of a YAML file; dvc.lock has about 2,500
 RESERVED = ("id", "messages", "source", "length", "tests", "reason", "detail")
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
@@ -40,116 +40,143 @@ class Section(BaseModel):
 
 
 class HubSource(Section):
-    """The keys that the model and the data set share: a hub repository is always pinned to a commit."""
+    """The keys that model and data share. A hub repository always needs a commit."""
 
     source: str
     path: str
-    id: str | None
-    revision: str | None
+    id: str | None = Field(description="owner/name on the hub, for source: hub")
+    revision: str | None = Field(description="full commit, 40 hex digits; for a branch the stage names it")
 
     @model_validator(mode="after")
-    def pinned(self):
+    def check_pin(self):
         if self.source != "hub":
             return self
         if not self.id or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.id) or ".." in self.id:
             raise ValueError(f"source: hub needs id, a hub repository such as owner/name (it is {self.id!r})")
-        # A branch or tag passes here, so that the download can say which commit to write down instead.
+        # A branch or tag passes here. The download stage then names its commit.
         if not self.revision or not re.fullmatch(r"\w[\w./-]*", self.revision) or ".." in self.revision:
             raise ValueError(f"source: hub needs revision, a full commit of 40 hex digits (it is {self.revision!r})")
         return self
 
 
 class Model(HubSource):
-    source: Literal["path", "hub"]
-    tokenizer: Literal["own", "mistral-common-v1", "mistral-common-v2", "mistral-common-v3"]
+    source: Literal["path", "hub"] = Field(
+        description="path: a local folder; hub: a Hugging Face repository at a pinned commit"
+    )
+    path: str = Field(description="folder of the model; with source: hub it is not read, but DVC needs it to exist")
+    tokenizer: Literal["own", "mistral-common-v1", "mistral-common-v2", "mistral-common-v3"] = Field(
+        description="own: the files next to the weights; mistral-common-v1, -v2, -v3: files of that package"
+    )
 
 
 def holds_credentials(url: str) -> bool:
+    """Tells whether a URL has a user name, or a parameter named like a password, token, key or signature."""
     try:
         parts = urlsplit(url)
         names = [name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    except ValueError:  # not a URL: then every @ and ? is taken for a bad sign
+    except ValueError:  # not a URL: every @ and ? counts as a bad sign
         return "@" in url or "?" in url
-    telling = r"(?:^|[-_])(?:token|key|apikey|secret|password|signature|sig|auth|credential)s?$"
-    return "@" in parts.netloc or any(re.search(telling, name) for name in names)
+    suspicious = r"(?:^|[-_])(?:token|key|apikey|secret|password|signature|sig|auth|credential)s?$"
+    return "@" in parts.netloc or any(re.search(suspicious, name) for name in names)
 
 
-def below(pattern: str) -> str:
-    """A glob of files in a folder, which may not lead out of it: DVC would not see those files change."""
+def check_glob(pattern: str) -> str:
+    """Refuses a glob that leads out of its folder: DVC would not see those files change."""
     if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
         raise ValueError("Input should be a glob of files below data.path, such as **/*.jsonl, or null")
     return pattern
 
 
-def field_name(name: str) -> str:
-    """Of a column beside the record's own, and not one of the slices that there are for every record."""
+def check_column(name: str) -> str:
+    """Refuses the names of a record's own columns and of the slices that every record has."""
     if not re.fullmatch(r"\w[\w -]*", name) or name in RESERVED:
         raise ValueError(
-            f"Input should be the name of a column, in letters, digits, _ and -, but none of {', '.join(RESERVED)}"
+            f"Input should be a column's name, in letters, digits, spaces, _ and -, but none of {', '.join(RESERVED)}"
         )
     return name
 
 
-def each_once(names: list[str]) -> list[str]:
+def check_unique(names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
-        raise ValueError("Input should name each but once")
+        raise ValueError("Input should name each one only once")
     return names
 
 
 class Columns(Section):
-    user: str
-    assistant: str
-    system: str | None
+    user: str = Field(description="column with the user's text")
+    assistant: str = Field(description="column with the answer")
+    system: str | None = Field(description="column with the system prompt; null: no such column")
 
 
 class Data(HubSource):
-    source: Literal["stdlib", "file", "url", "hub"]
-    files: Annotated[str, AfterValidator(below)] | None
-    url: str | None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
-    split: str
-    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "columns"]
-    columns: Columns | None
-    limit: Count | None
+    source: Literal["stdlib", "file", "url", "hub"] = Field(
+        description="stdlib: the documented functions of this Python; or file, url, hub"
+    )
+    path: str = Field(description="a file or a folder of files; with another source it only has to exist")
+    files: Annotated[str, AfterValidator(check_glob)] | None = Field(
+        description="files of the folder, such as **/*.jsonl; null: all .jsonl, .json, .csv, .tsv, .parquet"
+    )
+    url: str | None = Field(description="http or https address of a file, for source: url")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        description="SHA-256 of that file; the first run prints it"
+    )
+    split: str = Field(description="for a hub data set: read the files with this word in their names")
+    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "columns"] = Field(
+        description="auto: from the columns; or messages, prompt-completion, alpaca, sharegpt, columns"
+    )
+    columns: Columns | None = Field(
+        description="for format: columns, such as {user: question, assistant: answer, system: null}"
+    )
+    limit: Count | None = Field(description="most rows to take; null: all")
 
     @model_validator(mode="after")
-    def url_without_credentials(self):
-        """Of the section, not of the key: the error of a key shows its value, and this one may hold a password."""
+    def check_url(self):
+        """Checks the section, not the key: the error of a key would show its value, which may hold a password."""
         if self.url is not None and holds_credentials(self.url):
             raise ValueError(
-                "url holds a password, token or signature, which would stand in Git. Take it out, and revoke it"
+                "url holds a password, token or signature, which Git would keep. Take it out and revoke it"
             )
         if self.source == "url" and not re.match(r"https?://[^/?#\s]+/[^\s]*$", self.url or ""):
             raise ValueError("source: url needs url, the http or https address of a file")
         return self
 
     @model_validator(mode="after")
-    def columns_go_with_their_format(self):
+    def check_columns(self):
         if (self.format == "columns") != (self.columns is not None):
             raise ValueError(
-                "format: columns needs columns, such as {user: question, assistant: answer, system: null}, and with "
-                f"another format columns is null (format is {self.format})"
+                "format: columns needs columns, such as {user: question, assistant: answer, system: null}. With "
+                f"another format, columns is null (format is {self.format})"
             )
         return self
 
 
 class Clean(Section):
-    min_characters: CountOrZero
-    max_characters: Count
-    check_code: bool
-    fix_text: bool
-    reject_refusals: bool
-    secrets: Literal["reject", "redact", "keep"]
-    personal_data: Literal["reject", "redact", "keep"]
-    decontaminate: list[Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(jsonl|txt)$")]]
-    near_duplicate_threshold: Annotated[Number, Field(ge=0.5, lt=1)] | None
-    max_malformed_rows: CountOrZero
-    keep_fields: Annotated[list[Annotated[str, AfterValidator(field_name)]], AfterValidator(each_once)]
-    validation_fraction: Annotated[Share, Field(gt=0)]
-    test_fraction: Annotated[Share, Field(gt=0)]
+    min_characters: CountOrZero = Field(description="shortest answer; a shorter one teaches nothing")
+    max_characters: Count = Field(description="longest conversation, all turns together")
+    check_code: bool = Field(description="answers must parse as Python, or the Python in their Markdown fences must")
+    fix_text: bool = Field(description="repair wrongly decoded text (mojibake) and remove control characters")
+    reject_refusals: bool = Field(description="reject answers such as: As an AI language model, I cannot…")
+    secrets: Literal["reject", "redact", "keep"] = Field(
+        description="keys and tokens: reject the row, redact them or keep them"
+    )
+    personal_data: Literal["reject", "redact", "keep"] = Field(
+        description="e-mail, phone, IBAN, public IP: reject the row, redact them or keep them"
+    )
+    decontaminate: list[Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(jsonl|txt)$")]] = Field(
+        description="benchmarks in data/decontaminate; reject rows that share 13 consecutive words with one"
+    )
+    near_duplicate_threshold: Annotated[Number, Field(ge=0.5, lt=1)] | None = Field(
+        description="reject one of two rows with this share of 5-character runs in common; null: off"
+    )
+    max_malformed_rows: CountOrZero = Field(description="the stage fails if more rows than this do not fit the format")
+    keep_fields: Annotated[list[Annotated[str, AfterValidator(check_column)]], AfterValidator(check_unique)] = Field(
+        description="columns to keep in the test split for evaluate.slices, such as [difficulty]"
+    )
+    validation_fraction: Annotated[Share, Field(gt=0)] = Field(description="share of the rows in the validation split")
+    test_fraction: Annotated[Share, Field(gt=0)] = Field(description="share of the rows in the test split")
 
     @model_validator(mode="after")
-    def leaves_rows_to_train(self):
+    def check_limits(self):
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction + test_fraction must stay under 1, or nothing is left to train on")
         if self.min_characters > self.max_characters:
@@ -158,121 +185,171 @@ class Clean(Section):
 
 
 class Prompt(Section):
-    template: Literal["v1", "v2", "v3"]
-    system: str | None
+    template: Literal["v1", "v2", "v3"] = Field(
+        description="Mistral's instruct format, from mistral-common: v1 (Mistral-7B v0.1), v2 or v3 (v0.3)"
+    )
+    system: str | None = Field(description="system prompt for conversations that have none; null: none")
 
 
 class Tokenize(Section):
-    max_length: Annotated[StrictInt, Field(ge=8)]
-    too_long: Literal["drop", "truncate", "split"]
-    packing: bool
+    max_length: Annotated[StrictInt, Field(ge=8)] = Field(
+        description="most tokens in a conversation and in a packed row"
+    )
+    too_long: Literal["drop", "truncate", "split"] = Field(
+        description="drop the conversation; truncate: cut its last turns; split: they start a new one"
+    )
+    packing: bool = Field(description="put several conversations in a row; none of them sees another")
 
 
 class Quantization(Section):
-    bits: Literal[4, 8, 16]
-    quant_type: Literal["nf4", "fp4"]
-    double_quant: bool
+    bits: Literal[4, 8, 16] = Field(description="bits of the frozen base: 4 (QLoRA), 8 (LLM.int8) or 16 (plain LoRA)")
+    quant_type: Literal["nf4", "fp4"] = Field(description="data type of the 4 bits")
+    double_quant: bool = Field(description="with 4 bits: quantize the quantization constants too")
 
 
 class Lora(Section):
-    variant: Literal["lora", "rslora", "dora"]
-    init: Literal["default", "loftq", "pissa", "olora"]
-    init_from: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")] | None
-    r: Count
-    alpha: Positive
-    dropout: Share
-    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
-    plus_ratio: Annotated[Number, Field(ge=1)] | None
+    variant: Literal["lora", "rslora", "dora"] = Field(
+        description="lora; rslora: scaled by alpha/√r; dora: with trained magnitudes"
+    )
+    init: Literal["default", "loftq", "pissa", "olora"] = Field(
+        description="default: no change at first; loftq (4 bits): offsets 4-bit loss; pissa, olora (16 bits)"
+    )
+    init_from: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")] | None = Field(
+        description="adapter to continue from, such as first in data/adapters/first; null: a new adapter"
+    )
+    r: Count = Field(description="rank: how much the adapter can learn, and how large it is")
+    alpha: Positive = Field(description="the adapter's output is multiplied by alpha / r")
+    dropout: Share = Field(description="share of an adapter's inputs that training sets to zero")
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
+        description="all-linear: every linear layer; or a list of names, such as [q_proj, v_proj]"
+    )
+    plus_ratio: Annotated[Number, Field(ge=1)] | None = Field(
+        description="LoRA+: matrix B learns this many times faster than A, such as 16; null: equally fast"
+    )
 
     @model_validator(mode="after")
-    def one_start(self):
+    def check_start(self):
         if self.init != "default" and self.init_from is not None:
             raise ValueError(
-                f"init: {self.init} and init_from are two ways to start. Set init: default to go on from an adapter, "
-                "or init_from: null"
+                f"init: {self.init} and init_from are two ways to start. Set init: default to continue "
+                "from an adapter, or set init_from: null"
             )
         if self.init != "default" and self.variant == "dora":
             raise ValueError(
-                f"init: {self.init} does not go with variant: dora, whose magnitudes are those of the base as it is. "
-                "Set init: default, or variant: lora or rslora"
+                f"init: {self.init} does not go with variant: dora, which takes its magnitudes from the "
+                "unchanged base. Set init: default, or variant: lora or rslora"
             )
         return self
 
 
 class Train(Section):
-    epochs: Positive
-    batch_size: Count
-    gradient_accumulation_steps: Count
-    optimizer: Literal["adamw", "adamw_8bit"]
-    learning_rate: Positive
-    lr_scheduler: Literal["constant", "linear", "cosine"]
-    warmup_steps: CountOrZero
-    weight_decay: NotNegative
-    max_grad_norm: Positive
-    neftune_alpha: Positive | None
-    eval_steps: Count
-    early_stopping_patience: Count | None
-    deterministic: bool
+    epochs: Positive = Field(description="passes over all rows; may be a fraction")
+    batch_size: Count = Field(description="rows in a forward pass")
+    gradient_accumulation_steps: Count = Field(description="forward passes in an optimizer step, over all GPUs")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(description="adamw; adamw_8bit: keeps its moments in 8 bits")
+    learning_rate: Positive = Field(description="highest learning rate, reached after the warm-up")
+    lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
+        description="how the learning rate changes after the warm-up"
+    )
+    warmup_steps: CountOrZero = Field(description="optimizer steps in which the learning rate rises from zero")
+    weight_decay: NotNegative = Field(description="weight decay of AdamW on the adapter's matrices")
+    max_grad_norm: Positive = Field(description="a longer gradient is scaled down to this length")
+    neftune_alpha: Positive | None = Field(
+        description="NEFTune: noise on the embeddings in training, such as 5; null: none"
+    )
+    eval_steps: Count = Field(description="optimizer steps between two evaluations on the validation split")
+    early_stopping_patience: Count | None = Field(
+        description="stop after so many evaluations without a better loss, keep the best; null: off"
+    )
+    deterministic: bool = Field(
+        description="on CUDA: the same bytes in each run, but slower; the CPU always gives the same bytes"
+    )
 
 
 class Merge(Section):
-    base: Literal["dequantized", "original"]
-    parity_rows: Count
-    max_loss_gap: Positive
-    max_kl: Positive
+    base: Literal["dequantized", "original"] = Field(
+        description="dequantized: the 4-bit values that the adapter was trained on; original: 16-bit weights"
+    )
+    parity_rows: Count = Field(description="validation rows on which the merged model is compared with the trained one")
+    max_loss_gap: Positive = Field(description="the stage fails if their losses differ by more, in nats per token")
+    max_kl: Positive = Field(
+        description="the stage fails if the KL divergence of their predictions is more, in nats per token"
+    )
 
 
 class Evaluate(Section):
-    max_rows: Count
-    generate_rows: Count
-    max_new_tokens: Count
-    batch_size: Count
-    cluster: Literal["source", "row"]
-    slices: Annotated[list[str], AfterValidator(each_once)]
-    run_tests: bool
-    test_seconds: Count
-    test_megabytes: Annotated[StrictInt, Field(ge=64)]
+    max_rows: Count = Field(description="most test rows to score")
+    generate_rows: Count = Field(description="how many of these rows get a generated answer")
+    max_new_tokens: Count = Field(description="most tokens in a generated answer")
+    batch_size: Count = Field(description="rows in a forward pass")
+    cluster: Literal["source", "row"] = Field(
+        description="source: the intervals draw all rows of a document together; row: one by one"
+    )
+    slices: Annotated[list[str], AfterValidator(check_unique)] = Field(
+        description="tables by kind of row: source, length (of the answer), names in clean.keep_fields"
+    )
+    run_tests: bool = Field(
+        description="run the answers to rows that have tests (pass@1), in bubblewrap; only on Linux"
+    )
+    test_seconds: Count = Field(description="CPU seconds for an answer and its tests")
+    test_megabytes: Annotated[StrictInt, Field(ge=64)] = Field(description="MiB of memory for an answer and its tests")
 
 
 class Gate(Section):
-    """A figure of metrics.json, by its dotted name, and what it may not do."""
+    """A limit for one figure of metrics.json."""
 
-    metric: str
-    better: Literal["lower", "higher"]
-    bound: Number | None
-    against: str | None
+    metric: str = Field(description="figure of metrics.json, by its dotted name")
+    better: Literal["lower", "higher"] = Field(description="whether a lower or a higher figure is better")
+    bound: Number | None = Field(description="the worst figure that passes; null where against is set")
+    against: str | None = Field(
+        description="Git revision that the figure must not be worse than; null where bound is set"
+    )
 
     @model_validator(mode="after")
-    def one_of_two(self):
+    def check_limit(self):
         if (self.bound is None) == (self.against is None):
             raise ValueError(f"the gate of {self.metric} needs either bound (a figure) or against (a revision)")
         if self.against is not None and not re.fullmatch(r"\w[\w./@{}~^-]*", self.against):
-            raise ValueError(f"against is no name of a revision: {self.against!r}")
+            raise ValueError(f"against is not the name of a revision: {self.against!r}")
         return self
 
 
 class Report(Section):
-    samples: CountOrZero
-    gates: list[Gate]
+    samples: CountOrZero = Field(description="generated answers that the report shows side by side")
+    gates: list[Gate] = Field(description="checks of stages.report --gate: a bound, or no worse than a revision")
 
 
 class Machine(Section):
-    """How it runs, not what comes out: no stage declares this section to DVC, so changing it reruns nothing."""
+    """How the stages run. The result is the same. No stage declares this section to DVC, so a change reruns nothing."""
 
-    device: Literal["auto", "cpu", "cuda"]
-    devices: Count | Literal["auto"]
-    sharding: Literal["none", "fsdp"]
-    nodes: Count
-    rendezvous: Annotated[str, Field(pattern=r"^[\w.:\[\]-]+:\d{1,5}$")] | None
-    attention: Literal["auto", "varlen", "sdpa", "eager"]
-    memory: Literal["auto", "both", "activations", "weights", "low", "offload"]
-    workers: Count | None
-    save_steps: Count
-    save_total_limit: Count
-    report_to: Literal["none"] | Annotated[list[Tracker], Field(min_length=1)]
+    device: Literal["auto", "cpu", "cuda"] = Field(description="auto: CUDA if there is a GPU, else the CPU")
+    devices: Count | Literal["auto"] = Field(
+        description="training processes on this machine, one per GPU; auto: all GPUs"
+    )
+    sharding: Literal["none", "fsdp"] = Field(
+        description="none: the whole base is in each process; fsdp: each holds a part of it"
+    )
+    nodes: Count = Field(description="machines that train together: docs/gpu-box.md")
+    rendezvous: Annotated[str, Field(pattern=r"^[\w.:\[\]-]+:\d{1,5}$")] | None = Field(
+        description="with several machines: the first one's address and a free port, such as 10.0.0.1:29500"
+    )
+    attention: Literal["auto", "varlen", "sdpa", "eager"] = Field(
+        description="in training; auto: varlen, which needs no padding; or sdpa, eager"
+    )
+    memory: Literal["auto", "both", "activations", "weights", "low", "offload"] = Field(
+        description="train keeps activations, weights, both; low: none; offload: no inputs; auto: what fits"
+    )
+    workers: Count | None = Field(description="processes that clean and tokenize; null: one per core")
+    save_steps: Count = Field(
+        description="optimizer steps between checkpoints, from which a stopped training continues"
+    )
+    save_total_limit: Count = Field(description="checkpoints to keep while it trains")
+    report_to: Literal["none"] | Annotated[list[Tracker], Field(min_length=1)] = Field(
+        description="none, or a list of tensorboard, wandb, mlflow, trackio; install each first"
+    )
 
     @model_validator(mode="after")
-    def machines_know_where_to_meet(self):
+    def check_rendezvous(self):
         if self.nodes > 1 and self.rendezvous is None:
             raise ValueError(
                 "nodes above 1 needs rendezvous, the first machine and a free port, such as 10.0.0.1:29500"
@@ -281,40 +358,42 @@ class Machine(Section):
 
 
 class Params(Section):
-    seed: CountOrZero
-    model: Model
-    data: Data
-    clean: Clean
-    prompt: Prompt
-    tokenize: Tokenize
-    quantization: Quantization
-    lora: Lora
-    train: Train
-    merge: Merge
-    evaluate: Evaluate
-    report: Report
-    machine: Machine
+    seed: CountOrZero = Field(
+        description="seed of every random draw: order of rows, first adapter values, dropout, intervals"
+    )
+    model: Model = Field(description="the base model")
+    data: Data = Field(description="the rows to learn from")
+    clean: Clean = Field(description="which rows stay, and in which split")
+    prompt: Prompt = Field(description="how a conversation becomes text")
+    tokenize: Tokenize = Field(description="how text becomes rows of tokens")
+    quantization: Quantization = Field(description="how training holds the base")
+    lora: Lora = Field(description="the adapter")
+    train: Train = Field(description="how the adapter is trained")
+    merge: Merge = Field(description="the adapter becomes part of the base")
+    evaluate: Evaluate = Field(description="base and tuned model on the test split")
+    report: Report = Field(description="what the report shows and checks")
+    machine: Machine = Field(description="how it runs; a change here reruns nothing")
 
     @model_validator(mode="after")
-    def slices_are_kept(self):
+    def check_slices(self):
         known = ["source", "length", *self.clean.keep_fields]
         if unknown := [name for name in self.evaluate.slices if name not in known]:
             raise ValueError(
-                f"evaluate.slices names {', '.join(unknown)}; there are {', '.join(known)}. Name a column of your rows "
-                "in clean.keep_fields too, so that it reaches the test split"
+                f"evaluate.slices names {', '.join(unknown)}; there are {', '.join(known)}. To slice by a column of "
+                "your rows, name it in clean.keep_fields too"
             )
         return self
 
     @model_validator(mode="after")
-    def bits_fit(self):
+    def check_combinations(self):
         bits, init = self.quantization.bits, self.lora.init
         if init == "loftq" and bits != 4:
-            raise ValueError(f"lora.init: loftq makes up for what 4 bits lose: quantization.bits is {bits}, not 4")
+            raise ValueError(f"lora.init: loftq makes up for what 4 bits lose, but quantization.bits is {bits}")
         if init in ("pissa", "olora") and bits != 16:
             raise ValueError(
-                f"lora.init: {init} takes the base's main directions out of its weights, which in {bits} bits would "
-                "have to be quantized anew, so that the adapter would fit no other copy of the base. Set "
-                "quantization.bits: 16, or lora.init: loftq with 4 bits"
+                f"lora.init: {init} takes the base's main directions out of its weights. In {bits} bits the base would "
+                "then be quantized again, and the adapter would fit no other copy of it. Set quantization.bits: 16, or "
+                "lora.init: loftq with 4 bits"
             )
         if bits == 8 and self.lora.variant == "dora":
             raise ValueError(
@@ -324,84 +403,58 @@ class Params(Section):
         plain = init == "default" and self.lora.variant != "dora" and bits != 8
         if self.machine.sharding == "fsdp" and not plain:
             raise ValueError(
-                "machine.sharding: fsdp goes with lora.init: default, lora.variant: lora or rslora, and "
-                "quantization.bits: 4 or 16: the others look at whole weights, which no process has. Set it to none"
+                "machine.sharding: fsdp needs lora.init: default, lora.variant: lora or rslora, and quantization.bits: "
+                "4 or 16. The other settings need whole weights, and no process has them. Set machine.sharding: none"
             )
         if bits == 8 and self.merge.base == "dequantized":
             raise ValueError(
-                "merge.base: dequantized is there for quantization.bits 4 and 16: LLM.int8 also rounds what flows "
-                "through a layer, so that no weights give just its results. Set merge.base: original"
+                "merge.base: dequantized needs quantization.bits 4 or 16. With 8 bits, LLM.int8 also rounds the inputs "
+                "of a layer, and no weights give the same results. Set merge.base: original"
             )
         return self
 
 
-def expanded(node: Node, known: dict[int, float]) -> float:
-    """How many values a node stands for; an alias counts as all that it repeats. known: {id of a node: that}."""
-    if id(node) not in known:
-        known[id(node)] = float("inf")  # as long as it is within itself
-        children = node.value if isinstance(node.value, list) else []
-        inner = [each for child in children for each in (child if isinstance(child, tuple) else (child,))]
-        known[id(node)] = 1 + sum(expanded(each, known) for each in inner)
-    return known[id(node)]
-
-
-class Bounded(Composer):
-    """A few hundred bytes of aliases to aliases may stand for millions of values, in a file that a stranger wrote."""
-
-    def get_single_node(self) -> Node | None:
-        node = super().get_single_node()
-        if node is not None and expanded(node, {}) > MOST_VALUES:
-            raise YAMLError(f"with its aliases (*name) it stands for more than {MOST_VALUES:,} values")
-        return node
-
-
-def read_yaml_text(text: str) -> dict:
-    """YAML 1.2, so that 2e-4 is a number."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Composer = Bounded
-    return yaml.load(text)
-
-
-def read_yaml(path: Path) -> dict:
-    """The file as DVC reads it."""
-    try:
-        return read_yaml_text(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        advice = f"Copy a profile: cp profiles/tiny.yaml {path}" if path.name == PARAMS.name else "Restore it from Git"
-        raise UserError(f"{path} is missing. {advice}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-
-
 def key_of(error: dict) -> str:
-    """The key's full name, without pydantic's names for the branches of a union."""
+    """Returns the full name of the key that an error of pydantic is about, without the branches of a union."""
     return ".".join(str(part) for part in error["loc"] if part not in ("float", "int") and "[" not in str(part))
 
 
 def describe(errors: list[dict], where: str) -> str:
-    """One line for all that is wrong with one key."""
+    """Returns one line about everything that is wrong with one key."""
     error = errors[0]
     if error["type"] == "extra_forbidden":
         return f"{where} is not a known key. Correct its spelling or take it out."
     if error["type"] == "missing":
-        return f"{where} is missing. Every key must be set; profiles/ shows each with a comment."
+        return f"{where} is missing. Every key must be set; `python -m tools.profile --keys` explains them."
     messages = dict.fromkeys(entry["msg"].removeprefix("Value error, ") for entry in errors)
     message = " or ".join(messages).replace(" or Input should be ", " or ")
     return f"{where}: {message}." if isinstance(error["input"], dict) else f"{where} is {error['input']!r}: {message}."
 
 
-def load_params(path: Path = PARAMS) -> Params:
-    """All of params.yaml, checked.
+def check_params(values: object, file: Path = PARAMS) -> Params:
+    """Checks all values of params.yaml.
+
+    Args:
+        values: the content of the file, in sections.
+        file: its name in the messages.
 
     Raises:
-        UserError: one line for each key that is missing, unknown, or of a wrong type or value.
+        UserError: one line for each key that is missing or unknown, or has a wrong type or value.
     """
-    values = read_yaml(path)
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        found: dict[str, list[dict]] = {}
+        errors: dict[str, list[dict]] = {}
         for entry in error.errors():
-            found.setdefault(key_of(entry), []).append(entry)
-        lines = [describe(entries, f"{path}: {key}" if key else str(path)) for key, entries in found.items()]
+            errors.setdefault(key_of(entry), []).append(entry)
+        lines = [describe(entries, f"{file}: {key}" if key else str(file)) for key, entries in errors.items()]
         raise UserError("\n".join(lines)) from None
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Reads params.yaml and checks all of it.
+
+    Raises:
+        UserError: the file is missing or is not valid YAML, or its values are not legal: see check_params().
+    """
+    return check_params(read_yaml(path), path)

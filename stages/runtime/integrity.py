@@ -7,8 +7,8 @@ from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stages.core.params import read_yaml
 from stages.core.paths import BASE, read_json, sha256
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 
 MEND_BASE = (

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stages.core.code_hash import module_hash, stage_hashes
-from stages.core.params import Params, load_params, read_yaml
+from stages.core.params import Params, load_params
 from stages.core.paths import CODE, PARAMS, read_json, timing_file, write_json
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import refuse_damage
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from dvc.repo import Repo
 
-from stages.core.params import read_yaml
 from stages.core.paths import sha256, write_json
+from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import dvc_md5, refuse_damage
 

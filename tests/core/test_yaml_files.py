@@ -1,0 +1,26 @@
+"""YAML is read as DVC reads it, and a small file cannot stand for millions of values."""
+
+import pytest
+from ruamel.yaml.error import YAMLError
+
+from stages.core.yaml_files import read_yaml_text
+
+
+def test_a_number_with_an_exponent_is_a_number():
+    assert read_yaml_text("rate: 2e-4") == {"rate": 0.0002}
+
+
+def test_aliases_that_stand_for_too_much_are_refused_and_others_are_not():
+    assert read_yaml_text("a: &one {x: [1, 2]}\nb: *one\nc: {<<: *one, y: 2e-4}\n") == {
+        **{"a": {"x": [1, 2]}, "b": {"x": [1, 2]}},
+        "c": {"x": [1, 2], "y": 2e-4},
+    }
+    for start, many in (("[1]", "[{}]"), ("{x: 1}", "{{{}}}")):
+        pairs = "{key}: *a{n}" if "x" in start else "*a{n}"
+        lines = [many.format(", ".join(pairs.format(key=key, n=n) for key in "bcdefghijk")) for n in range(5)]
+        text = f"a0: &a0 {start}\n" + "".join(f"a{n}: &a{n} {line}\n" for n, line in enumerate(lines, 1))
+        assert len(text) < 600
+        with pytest.raises(YAMLError, match="repeat more than 100,000 values"):
+            read_yaml_text(text)
+    with pytest.raises(YAMLError, match="repeat more than 100,000 values"):
+        read_yaml_text("a: &a [*a]\n")
