@@ -11,7 +11,7 @@ from stages.core.models import load_model
 from stages.core.paths import CLEAN
 from stages.core.prompts import Encoder
 from stages.core.records import Record
-from tests.conftest import write_records
+from tests.support.data_files import write_records
 
 
 def records(count):

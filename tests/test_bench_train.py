@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, write_rows
-from tests.test_train import rows
+from tests.support.data_files import write_rows
+from tests.support.project import ROOT
+from tests.support.training import rows
 
 READ = """
 import json, sys

@@ -16,7 +16,7 @@ from stages.clean import main
 from stages.core.paths import CLEAN, METRICS, RAW, read_json, write_json
 from stages.core.records import SPLITS, content_id, read_records, split_of
 from stages.runtime.errors import UserError
-from tests.conftest import clean_rows, write_raw
+from tests.support.cleaning import clean_rows, write_raw
 
 CODE = "def double(number):\n    return 2 * number"
 LAYOUT = {"format": "prompt-completion", "columns": None}

@@ -1,10 +1,7 @@
 """Decontamination: what counts as shared, how it is reported, and that an edited benchmark runs `clean` again."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,9 @@ from stages._clean.contamination import contamination, read_benchmarks, word_run
 from stages.core.params import load_params
 from stages.core.paths import DECONTAMINATE
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT, clean_rows
+from tests.support.cleaning import clean_rows
+from tests.support.project import ROOT
+from tests.support.repository import Repository
 
 WORDS = [
     "return",
@@ -142,23 +141,16 @@ def test_an_edited_benchmark_runs_clean_again(tmp_path):
     yaml = YAML()
     stage = yaml.load(ROOT / "dvc.yaml")["stages"]["clean"]
     deps = [dep for dep in stage["deps"] if dep.startswith("data/decontaminate")]
-    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    environment = {**os.environ, "DVC_SITE_CACHE_DIR": str(tmp_path / "site"), "DVC_NO_ANALYTICS": "1"}
+    repository = Repository(tmp_path, tmp_path / "site-cache")
+    repository.init()
     yaml.dump({"stages": {"clean": {"cmd": "echo made > out", "deps": deps, "outs": ["out"]}}}, tmp_path / "dvc.yaml")
     (tmp_path / "data/decontaminate").mkdir(parents=True)
     benchmark = tmp_path / "data/decontaminate/b.txt"
-
-    def runs() -> bool:
-        command = [sys.executable, "-m", "dvc", "repro"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-        return "Running stage 'clean'" in done.stdout
-
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=tmp_path, env=environment, check=True)
     benchmark.write_text("one")
-    assert runs()
-    assert not runs()
+    assert repository.ran("repro") == ["clean"]
+    assert repository.ran("repro") == []
     benchmark.write_text("two")
-    assert runs()
+    assert repository.ran("repro") == ["clean"]
 
 
 def test_the_folder_is_in_git_so_that_it_exists_in_every_clone():

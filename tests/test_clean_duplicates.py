@@ -27,7 +27,7 @@ from stages._clean.signatures import (
 from stages._download_data.stdlib import documented_functions, stdlib_rows
 from stages.core.params import load_params
 from stages.core.records import SPLITS, Record, content_id, split_of
-from tests.conftest import clean_rows
+from tests.support.cleaning import clean_rows
 
 MODULES = (
     "argparse",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stages._clean.tally import LENGTH_EDGES, count_lengths
 from stages.core.records import SPLITS, content_id
 from stages.runtime.errors import UserError
-from tests.conftest import clean_rows
+from tests.support.cleaning import clean_rows
 
 # Text with what the rules look for, mixed with any other text, lone surrogates too.
 PIECES = st.sampled_from(

@@ -15,7 +15,7 @@ from stages._clean.private_data import DETECTORS, PERSONAL_KINDS, may_match, red
 from stages._clean.rules import ASSISTANT, OPENING_CHARACTERS, fixed_text, is_refusal
 from stages.clean import main
 from stages.core.paths import CLEAN, RAW, read_json, write_json
-from tests.conftest import clean_rows, write_raw
+from tests.support.cleaning import clean_rows, write_raw
 
 LAYOUT = {"format": "prompt-completion", "columns": None}
 CODE = "def double(number):\n    return 2 * number"

@@ -9,7 +9,8 @@ import pytest
 
 from stages.core.params import Params
 from stages.core.yaml_files import read_yaml
-from tests.pipeline import ROOT, Repository
+from tests.support.project import ROOT
+from tests.support.repository import Repository
 
 pytestmark = pytest.mark.slow
 

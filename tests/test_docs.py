@@ -19,7 +19,7 @@ from stages._download_data.formats import NEEDED
 from stages.core.params import Clean, Lora, Params, Quantization, Train, load_params
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 from tools import generate, push_to_hub
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))

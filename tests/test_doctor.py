@@ -17,7 +17,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.yaml_files import read_yaml
-from tests.conftest import ROOT
+from tests.support.project import ROOT
+from tests.support.repository import Repository
 from tools import doctor, sweep
 from tools._doctor import copies, libraries, locks, machine, processes, stored, torn
 from tools._doctor.finding import Finding
@@ -317,30 +318,12 @@ def test_the_trials_that_outlive_a_killed_sweep_are_named_and_nothing_of_theirs_
 @pytest.fixture
 def tracked(tmp_path, monkeypatch):
     """A small repository of Git and DVC in which two stages have run, and its `dvc` and `git`."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1",
-        "DVC_SITE_CACHE_DIR": str(tmp_path / "site-cache"),
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-    }
+    repository = Repository(tmp_path / "tracked")
 
-    def run(command, code=0, **more):
-        done = subprocess.run(
-            command,
-            shell=True,
-            cwd=folder,
-            env=environment | more,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            start_new_session=True,  # a kill of the whole group is for these alone
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+    def run(command, **options):
+        return repository.run("sh", "-c", command, **options)
 
-    folder = tmp_path / "tracked"
+    folder = repository.folder
     folder.mkdir()
     (folder / "a").write_text("a")
     stages = {
@@ -388,8 +371,7 @@ def test_a_dvc_killed_as_it_begins_to_write_its_lock_leaves_an_empty_one_and_the
 
     Path("a").write_text("b")
     # The first call writes the entry in the run cache of the stage `one`, the second dvc.lock.
-    kill = {"FAULT": "dvc.utils.serialize._yaml:_dump:2:SIGKILL", "PYTHONPATH": str(ROOT / "tests/faults")}
-    tracked("dvc repro", code=-signal.SIGKILL, **kill)
+    tracked("dvc repro", code=-signal.SIGKILL, fault="dvc.utils.serialize._yaml:_dump:2:SIGKILL")
     assert Path("dvc.lock").read_text() == ""
     (found,) = wrong(torn.check_lock_file(Repo()))
     for command in remedies(found):

@@ -11,7 +11,7 @@ from stages.core.code_hash import STAGES as HASHED
 from stages.core.code_hash import UNHASHED
 from stages.core.params import Params
 from stages.core.yaml_files import read_yaml
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 SCALARS = {name for name, field in Params.model_fields.items() if field.annotation.__module__ != "stages.core.params"}

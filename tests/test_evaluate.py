@@ -29,7 +29,8 @@ from stages.core.records import Record, read_records, record_file, record_table
 from stages.core.statistics import GENERATED
 from stages.evaluate import main, plain_forms
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT, write_records
+from tests.support.data_files import write_records
+from tests.support.project import ROOT
 
 CONTEXT = 256
 CPU = {"device": "cpu"}

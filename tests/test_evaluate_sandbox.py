@@ -19,7 +19,7 @@ import pytest
 from stages._evaluate import sandbox
 from stages._evaluate.sandbox import PROCESSES, ROOM, WAITS, Program, check_sandbox, outcomes, run
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is there for Linux alone")
 SECONDS, MEGABYTES = 20, 256  # of CPU; the machine may be busy

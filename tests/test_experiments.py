@@ -10,7 +10,8 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 
 from stages.core.yaml_files import read_yaml
-from tests.pipeline import ROOT, Repository, blocks, queue_workers, running
+from tests.support.project import ROOT, blocks
+from tests.support.repository import Repository, queue_workers, running
 
 PAGE = "docs/experiments.md"
 TEXT = (ROOT / PAGE).read_text()
@@ -151,15 +152,10 @@ def test_a_grid_is_queued_and_run_beside_the_workspace_and_stands_in_a_table(gri
     assert rows.keys() == set(KEPT)
     for name, row in rows.items():
         assert (row.rate, row.rank) == (table(TEXT)[name].rate, table(TEXT)[name].rank)
-        metrics = json.loads(grid.run("git", "show", f"{reference(grid, name)}:metrics.json"))
+        metrics = json.loads(grid.run("git", "show", f"{grid.experiment(name)}:metrics.json"))
         assert row.loss == pytest.approx(metrics["train"]["validation_loss"], rel=1e-4)
         assert row.test_loss == pytest.approx(metrics["evaluate"]["tuned"]["loss"], rel=1e-4)
     assert rows["grid-3"].loss != rows["grid-4"].loss
-
-
-def reference(repository: Repository, name: str) -> str:
-    """The experiment's ref in Git."""
-    return re.search(rf"refs/exps/\S+/{name}\n", repository.run("git", "for-each-ref"))[0].strip()
 
 
 @pytest.mark.slow
@@ -194,7 +190,7 @@ def test_an_experiment_is_pushed_and_a_colleagues_clone_of_git_alone_has_all_its
     is_shown("Pulled experiment", printed + said)
     assert said.partition("following targets:\n")[2].split("Is your")[0].split() == ["models/base"]
     assert running(colleague.run(*repro)) == ["download_model"]
-    lock = grid.run("git", "show", f"{reference(grid, name)}:dvc.lock")
+    lock = grid.run("git", "show", f"{grid.experiment(name)}:dvc.lock")
     assert (colleague.folder / "dvc.lock").read_text() == lock
     assert (colleague.folder / "reports/report.html").is_file()
 

@@ -25,8 +25,8 @@ from stages.core.paths import ADAPTER, BASE, MERGED, PARAMS
 from stages.core.prompts import CHAT_TEMPLATES, Encoder
 from stages.core.quantization import double_quantize, quantized_modules
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT
-from tests.test_merge import make_adapter, merged_folder
+from tests.support.merging import make_adapter, merged_folder
+from tests.support.project import ROOT
 from tools._generate import terminal
 from tools._generate.speakers import load, prompts_for
 from tools._generate.terminal import Stream, escaped

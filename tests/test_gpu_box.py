@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from stages.core.yaml_files import read_yaml
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 PAGE = (ROOT / "docs/gpu-box.md").read_text()
 BATCH = (ROOT / "tools/slurm/train.sbatch").read_text()

@@ -22,19 +22,17 @@ from stages._merge import stream, weights
 from stages._merge.adapter import Adapter
 from stages._merge.four_bit import FourBit
 from stages._merge.parity import Reference, compare, merge_in_memory, reference_bytes
-from stages._merge.stream import Plan, refuse_full_disk, write_merged
+from stages._merge.stream import refuse_full_disk, write_merged
 from stages._merge.weights import stored_tensors
 from stages._tokenize.packing import row_schema
-from stages._train.adapter_io import save_adapter
 from stages.core.fused import layer
-from stages.core.models import load_model, make_deterministic
+from stages.core.models import load_model
 from stages.core.paths import read_json, write_json
 from stages.core.prompts import Encoder
 from stages.core.quantization import (
     SAMPLE,
     SAMPLES,
     VALUES,
-    Values,
     dequantized,
     double_quantize,
     quantized_modules,
@@ -42,11 +40,11 @@ from stages.core.quantization import (
 )
 from stages.core.yaml_files import read_yaml
 from stages.download_model import download_model
-from stages.merge import ADAPTER, BASE, copy_companions, main
+from stages.merge import ADAPTER, BASE, main
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT
-from tests.core.test_quantization import layer_of
-from tests.pipeline import committed
+from tests.support.layers import layer_of
+from tests.support.merging import make_adapter, merged_folder, plan_of
+from tests.support.project import ROOT, committed
 
 CHANGED = 2 * 7  # linear layers of the small base
 ROWS = [{"input_ids": list(range(50, 90)), "labels": list(range(50, 90)), "seq_lengths": [40]}] * 2
@@ -61,23 +59,6 @@ KINDS = {
         "use_rslora": True,
     },
 }
-
-
-def make_adapter(base, params, folder, std=0.05, **options):
-    """A real adapter of PEFT on the base in 4 bits, with weights far from those that it begins with."""
-    make_deterministic(1, wanted=True, warn_only=False)
-    model = load_model(base, params.machine, params.quantization)
-    config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options
-    model = peft.get_peft_model(model, peft.LoraConfig(**config))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=std)
-        elif "magnitude" in name:
-            parameter.data *= torch.empty_like(parameter).uniform_(0.8, 1.25)
-    save_adapter(model, folder)
-    values = values_of(model.get_base_model())
-    write_json(folder / VALUES, values.hashes)
-    save_file(values.samples, folder / SAMPLES)
 
 
 def write_validation(rows):
@@ -113,18 +94,6 @@ def with_rows(adapted):
 
 def changed_merge(params, **changes):
     return params.model_copy(update={"merge": params.merge.model_copy(update=changes)})
-
-
-def plan_of(params, base="dequantized"):
-    values = merge_stage.trained_values(needed=True) if base == "dequantized" else Values({}, {})
-    return Plan(BASE, Adapter(ADAPTER), params.quantization, values, "cpu")
-
-
-def merged_folder(params, folder, base="dequantized"):
-    folder.mkdir()
-    assert write_merged(plan_of(params, base), folder) == []
-    copy_companions(folder, "v3")
-    return folder
 
 
 def tensors(folder):

@@ -8,9 +8,8 @@ from stages._train.checkpointing import Checkpoints
 from stages._train.metrics import losses
 from stages.core.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, write_json
 from stages.core.quantization import SAMPLES, VALUES
-from tests.conftest import write_rows
-from tests.test_train import rows
-from tests.test_train_options import BITS, OPTIONS, options_of, place, saved, trainer_of  # noqa: F401  (fixtures)
+from tests.support.data_files import write_rows
+from tests.support.training import BITS, OPTIONS, rows, saved
 
 KINDS = [kind for kind in OPTIONS if kind != "8 bits"]
 EXACT = {"merge": {"base": "dequantized", "parity_rows": 2, "max_loss_gap": 0.02, "max_kl": 0.01}}
@@ -37,9 +36,9 @@ def merged(params, trained_by, folder, **options) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_merged_model_is_the_trained_one(kind, options_of, place, trainer_of):  # noqa: F811
+def test_the_merged_model_is_the_trained_one(kind, options_of, training_folder, trainer_of):
     params = options_of(**OPTIONS[kind] | EXACT)
-    metrics = merged(params, trainer_of, place)
+    metrics = merged(params, trainer_of, training_folder)
     assert metrics["merged_modules"] == (4 if kind in ("q and v", "some targets") else 14)
     # To the last bit, but where the trained base is no longer the one that the saved adapter goes onto.
     rounding = 1e-3 if params.lora.init in ("pissa", "olora") else 1e-6
@@ -52,31 +51,31 @@ def test_the_merged_model_is_the_trained_one(kind, options_of, place, trainer_of
 
 
 @pytest.mark.slow
-def test_what_goes_on_from_an_earlier_adapter_is_merged(options_of, place, trainer_of):  # noqa: F811
+def test_what_goes_on_from_an_earlier_adapter_is_merged(options_of, training_folder, trainer_of):
     first = trainer_of(options_of())
     first.run(None)
-    saved(first, place / "data/adapters/first")
+    saved(first, training_folder / "data/adapters/first")
     params = options_of(lora={"init_from": "first"}, train={"learning_rate": 5e-3}, **EXACT)
-    metrics = merged(params, trainer_of, place, checkpoints=Checkpoints({"number": 1}, limit=1))
+    metrics = merged(params, trainer_of, training_folder, checkpoints=Checkpoints({"number": 1}, limit=1))
     assert metrics["parity"]["loss_trained"] == pytest.approx(metrics["validation_loss"], rel=1e-6)
     assert metrics["naive"]["kl"] > 3 * metrics["parity"]["kl"]
 
 
 @pytest.mark.slow
-def test_the_best_adapter_and_not_the_last_is_merged(options_of, place, trainer_of):  # noqa: F811
+def test_the_best_adapter_and_not_the_last_is_merged(options_of, training_folder, trainer_of):
     """Validated on rows that are not learned, so that the loss soon rises."""
     train = {"early_stopping_patience": 3, "eval_steps": 1, "learning_rate": 0.03}
     params = options_of(train=train, **EXACT)
-    metrics = merged(params, trainer_of, place, validation=rows(2, seed=9))
+    metrics = merged(params, trainer_of, training_folder, validation=rows(2, seed=9))
     assert metrics["best_step"] < metrics["steps"]
     assert metrics["best_loss"] == pytest.approx(metrics["validation_loss"], rel=1e-6)
 
 
 @pytest.mark.slow
-def test_of_8_bits_the_merge_onto_the_16_bit_weights_is_compared(options_of, place, trainer_of):  # noqa: F811
+def test_of_8_bits_the_merge_onto_the_16_bit_weights_is_compared(options_of, training_folder, trainer_of):
     bounds = {"parity_rows": 2, "max_loss_gap": 1.0, "max_kl": 1.0}
     params = options_of(quantization={"bits": 8}, merge=BITS[8]["merge"] | bounds)
-    assert 0 < merged(params, trainer_of, place)["parity"]["kl"] < 1
+    assert 0 < merged(params, trainer_of, training_folder)["parity"]["kl"] < 1
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stages.core.prompts import CHAT_TEMPLATES
-from tests.conftest import ROOT
-from tests.core.test_prompts import PLAIN
+from tests.support.conversations import PLAIN
+from tests.support.project import ROOT
 
 PAGE = (ROOT / "docs/serving.md").read_text()
 MODELFILES = re.findall(r"(?m)^```dockerfile\n(.*?)^```", PAGE, re.DOTALL)

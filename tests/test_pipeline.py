@@ -11,7 +11,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.yaml_files import read_yaml
-from tests.pipeline import ALL, ROOT, Repository, blocks, running
+from tests.support.pipeline import ALL
+from tests.support.project import ROOT, blocks
+from tests.support.repository import Repository, running
 
 pytestmark = pytest.mark.slow
 

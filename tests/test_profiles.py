@@ -9,8 +9,7 @@ import pytest
 from stages.core.params import Params, check_params, load_params
 from stages.core.yaml_files import read_yaml_text
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT
-from tests.pipeline import committed
+from tests.support.project import ROOT, committed
 from tools import profile as tool
 from tools._profile import profiles
 from tools._profile.keys import as_page, params_keys

@@ -1,11 +1,8 @@
 """tools.push_to_hub against the stand-in hub: what arrives there, and what never leaves this machine."""
 
 import json
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -17,7 +14,9 @@ from stages._download_model.checks import TOKENIZER_EXTRAS, TOKENIZER_FILES
 from stages.core.paths import MERGED
 from stages.core.prompts import CHAT_TEMPLATES
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT, TOKEN
+from tests.support.hub import TOKEN
+from tests.support.project import ROOT
+from tests.support.repository import Repository
 from tools._push_to_hub.files import CARD, adapter_card, files_of, left_over, listing, prepare
 from tools.push_to_hub import read_options, stale
 
@@ -91,18 +90,6 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def in_folder(folder, *command):
-    environment = {
-        **os.environ,
-        "DVC_NO_ANALYTICS": "1",
-        "DVC_SITE_CACHE_DIR": str(folder.parent / "site"),
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-    }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=True)
-    return done.stdout.strip()
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A repository whose two models and card came out of DVC, and are committed."""
@@ -113,30 +100,29 @@ def made(tmp_path_factory):
     card = {"from/model-card.md": CARD_TEXT.encode()}
     fill(folder, card | {"dvc.yaml": DVC.encode(), "code.py": b"", ".gitignore": b"/models\n/reports\n"})
     shutil.copy(ROOT / "tests/params.yaml", folder / "params.yaml")
-    dvc = (sys.executable, "-m", "dvc")
-    in_folder(folder, "git", "init", "--quiet")
-    in_folder(folder, *dvc, "init", "--quiet")
+    repository = Repository(folder)
+    repository.init()
     (folder / "models").mkdir()
-    in_folder(folder, *dvc, "repro", "--quiet")
-    in_folder(folder, "git", "add", "--all")
-    in_folder(folder, "git", "commit", "--quiet", "--message", "state")
-    return folder
+    repository.run("dvc", "repro", "--quiet")
+    repository.commit()
+    return repository
 
 
 @pytest.fixture
 def push(made, tmp_path, hub, python_at):
-    """push(*options) → all that was printed, in a copy of the repository, which push.folder is."""
-    folder = shutil.copytree(made, tmp_path / "repository", symlinks=True)
+    """push(*options) → all that was printed, in a copy of the repository, which is push.repository."""
+    repository = made.copied(tmp_path / "repository")
 
     def run(*options, code=0, url=None, **variables):
-        quiet = {"DVC_NO_ANALYTICS": "1", "HF_HUB_DISABLE_XET": "1", "DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
-        done = python_at(url or hub.url, CODE, str(folder), *options, **quiet | variables)
+        quiet = {name: repository.environment[name] for name in ("DVC_NO_ANALYTICS", "DVC_SITE_CACHE_DIR")}
+        quiet |= {"HF_HUB_DISABLE_XET": "1"}
+        done = python_at(url or hub.url, CODE, str(repository.folder), *options, **quiet | variables)
         printed = done.stdout + done.stderr
         assert done.returncode == code, printed
         assert "Traceback" not in printed
         return printed
 
-    run.folder = folder
+    run.repository, run.folder = repository, repository.folder
     return run
 
 
@@ -148,7 +134,7 @@ def test_the_merged_model_arrives_whole_with_its_card_in_a_private_repository(pu
     assert arrived == expected
     assert hub.received.private == {"owner/name": True}
     assert hub.received.tokens == {f"Bearer {TOKEN}"}
-    commit = in_folder(push.folder, "git", "rev-parse", "HEAD")
+    commit = push.repository.run("git", "rev-parse", "HEAD").strip()
     (made,) = hub.received.commits
     assert made["summary"] == f"models/merged of Git commit {commit[:12]}"
     assert made["description"] == f"Git commit {commit}"
@@ -195,7 +181,7 @@ def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(push, hub, closed_port)
 def test_what_is_not_of_the_commit_is_refused_but_for_force(push, hub):
     (push.folder / "code.py").write_text("x = 1\n")
     assert "code.py differs from the Git commit. Commit it, or say --force" in push("merged", "owner/name", code=1)
-    in_folder(push.folder, "git", "commit", "--quiet", "--all", "--message", "code")
+    push.repository.run("git", "commit", "--quiet", "--all", "--message", "code")
     listed = push("merged", "owner/name", "--dry-run", code=1)
     assert "`dvc status` says that code.py changed since the results were made" in listed
     assert "bytes  model-00001-of-00002.safetensors" in listed

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from stages.core.yaml_files import read_yaml
-from tests.pipeline import ALL, PATIENCE, ROOT, Repository, running, succeeds, without_network
+from tests.support.pipeline import ALL
+from tests.support.repository import PATIENCE, Repository, running, succeeds, without_network
 
 pytestmark = pytest.mark.slow
 
@@ -121,16 +122,7 @@ BEFORE, AFTER = 1, 2  # its work, of which snapshots of all inputs are taken
 @contextlib.contextmanager
 def stopped(repository, moment):
     """`dvc repro` of the stage clean, and that stage's process, which has stopped itself before or after its work."""
-    process = subprocess.Popen(
-        CLEAN,
-        cwd=repository.folder,
-        env=repository.environment
-        | {"PYTHONPATH": str(ROOT / "tests/faults"), "FAULT": f"stages.runtime.runner:snapshot:{moment}:SIGSTOP"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = repository.start(*CLEAN, fault=f"stages.runtime.runner:snapshot:{moment}:SIGSTOP")
     try:
         yield process, stopped_below(process)
     finally:

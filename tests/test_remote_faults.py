@@ -9,7 +9,7 @@ import threading
 import pytest
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from tests.pipeline import Repository
+from tests.support.repository import Repository
 
 BUCKET, FILES = "storage", 8
 WHOLE = 3  # objects that go through before the fault

@@ -1,9 +1,7 @@
 """tools/review.py on real repositories: what a branch changed, said from Git alone and with what DVC keeps."""
 
-import copy
 import json
 import re
-import shutil
 import sys
 from html import unescape
 
@@ -12,8 +10,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from stages.comparison.revisions import Outputs, Revision
-from tests.conftest import ROOT
-from tests.small_run import LOSSES, ROWS, SmallRun, rows_of
+from tests.support.project import ROOT
+from tests.support.small_run import LOSSES, ROWS, rows_of
 from tools._review.changes import Tree, figures, flat, staleness
 from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, sparkline, table
 from tools._review.outputs import PARTS
@@ -26,29 +24,22 @@ BOMB = "a0: &a0 {x: 1}\n" + "".join(
 MARKDOWN = MarkdownIt("gfm-like", {"html": True, "linkify": False})
 
 
-@pytest.fixture(scope="module")
-def made_once(tmp_path_factory):
-    return SmallRun(tmp_path_factory.mktemp("small") / "repository").create()
-
-
 @pytest.fixture
-def repository(made_once, tmp_path):
+def repository(small_run, tmp_path):
     """A copy, on a branch of its own."""
-    copied = copy.deepcopy(made_once)
-    copied.folder = tmp_path / "repository"
-    shutil.copytree(made_once.folder, copied.folder, symlinks=True)
+    copied = small_run.copied(tmp_path / "repository")
     copied.run("git", "switch", "--quiet", "--create", "branch")
     return copied
 
 
-def review(repository, *options, folder=None, check=True):
+def review(repository, *options, code=0):
     """(the page, the status)"""
     status = repository.folder.parent / "status.json"
     command = [sys.executable, "-m", "tools.review", "--base", "main", *options, "--status", str(status)]
     # The commit's own tools/ must not be what runs.
     command.insert(1, "-P")
-    done = repository.run(*command, folder=folder, check=check, PYTHONPATH=str(ROOT))
-    return done.stdout, json.loads(status.read_text())
+    page = repository.output(*command, code=code, PYTHONPATH=str(ROOT))
+    return page, json.loads(status.read_text())
 
 
 def section(page, title):
@@ -75,7 +66,7 @@ def test_a_branch_without_a_change_has_nothing_to_say(repository):
 
 @pytest.mark.slow
 def test_a_better_training_shows_in_params_stages_and_in_pairs(repository):
-    repository.params("train", learning_rate=1e-3)
+    repository.change("train.learning_rate", 1e-3)
     repository.rows = rows_of(LOSSES - 0.02, np.linspace(20, 60, ROWS))
     repository.curve, repository.text = [3.0, 2.4, 2.0, 1.7], "new answer"
     repository.measure("better")
@@ -103,8 +94,8 @@ def test_a_clone_with_git_alone_says_what_it_cannot_show_and_a_remote_brings_it(
     repository.rows = rows_of(LOSSES + 1, np.full(ROWS, 35.0))
     repository.measure("other rows")
     clone = repository.clone(tmp_path / "clone")
-    repository.run("git", "fetch", "--quiet", "origin", "main:main", folder=clone)
-    page, status = review(repository, folder=clone)
+    clone.run("git", "fetch", "--quiet", "origin", "main:main")
+    page, status = review(clone)
     worse = next(cells for cells in lines_of(page, "Results") if cells[0] == "Perplexity")
     assert re.fullmatch(r"↑ [\d.]+ \(\+[\d.]+ to \+[\d.]+, unpaired\), worse", worse[3])
     assert ["`rows.kept`", "30", "29", "↓ 1"] in lines_of(page, "Data")
@@ -115,8 +106,8 @@ def test_a_clone_with_git_alone_says_what_it_cannot_show_and_a_remote_brings_it(
     assert status["description"].startswith("1 of 1 gate failed: evaluate.tuned.loss is ")
 
     storage = repository.folder / ".dvc/cache"  # a local remote looks the same
-    repository.run("dvc", "remote", "add", "--default", "storage", str(storage), folder=clone)
-    page, _ = review(repository, folder=clone)
+    clone.run("dvc", "remote", "add", "--default", "storage", str(storage))
+    page, _ = review(clone)
     assert lines_of(page, "Rows")[1:] == [
         ["train", "4", "5", "29"],
         ["validation", "0", "0", "1"],
@@ -155,7 +146,7 @@ def test_a_branch_that_changes_its_own_gates_says_so_first_and_in_its_status(rep
 @pytest.mark.slow
 def test_what_came_to_main_meanwhile_is_not_taken_for_the_branchs_change(repository):
     repository.run("git", "switch", "--quiet", "main")
-    repository.params("train", epochs=2.0)
+    repository.change("train.epochs", 2.0)
     repository.rows = rows_of(LOSSES - 0.5, np.full(ROWS, 50.0))
     repository.measure("main goes on")
     repository.run("git", "switch", "--quiet", "branch")
@@ -166,7 +157,7 @@ def test_what_came_to_main_meanwhile_is_not_taken_for_the_branchs_change(reposit
 
 
 def test_a_branch_that_was_not_run_after_its_last_change_fails(repository):
-    repository.params("train", epochs=3.0)
+    repository.change("train.epochs", 3.0)
     repository.put("inputs/tuned.rows.jsonl", "{}\n")
     repository.commit("changed, and not run")
     page, status = review(repository)
@@ -213,7 +204,7 @@ def test_an_input_that_was_deleted_fails_and_one_that_git_never_had_does_not(rep
     repository.run("git", "rm", "--quiet", "inputs/tuned.rows.jsonl", "moved.jsonl", "data/clean/train.parquet")
     repository.put("moved.jsonl.dvc", "outs: []")
     repository.commit("deleted, and not run")
-    commit = repository.run("git", "rev-parse", "HEAD").stdout.strip()
+    commit = repository.run("git", "rev-parse", "HEAD").strip()
     wrong = staleness(Revision(commit, Outputs()), commit)
     assert wrong == ["evaluate@tuned ran with another state of inputs/tuned.rows.jsonl"]
 
@@ -239,8 +230,8 @@ def test_folders_are_hashed_as_dvc_does(repository, monkeypatch):
 def hostile_branch(repository):
     values = {"metric": HOSTILE, "better": "lower", "bound": 1.0, "against": None}
     repository.gates([values])
-    repository.params("clean", decontaminate=[HOSTILE])
-    repository.params("evaluate", **{"@octocat <script>|": HOSTILE})
+    repository.change("clean.decontaminate", [HOSTILE])
+    repository.change("evaluate.@octocat <script>|", HOSTILE)
     repository.rejected = {HOSTILE: [30, 31]}
     repository.rows = rows_of(LOSSES, np.linspace(20, 60, ROWS))
     for row in repository.rows:
@@ -311,9 +302,9 @@ def test_nothing_of_the_branch_says_which_remote_is_asked(repository, tmp_path):
     repository.rows = rows_of(LOSSES - 1, np.full(ROWS, 50.0))
     repository.measure("with another remote")
     clone = repository.clone(tmp_path / "clone")
-    repository.run("git", "fetch", "--quiet", "origin", "main:main", "branch:refs/review/head", folder=clone)
-    repository.run("git", "switch", "--quiet", "main", folder=clone)
-    page, _ = review(repository, "--head", "refs/review/head", folder=clone)
+    clone.run("git", "fetch", "--quiet", "origin", "main:main", "branch:refs/review/head")
+    clone.run("git", "switch", "--quiet", "main")
+    page, _ = review(clone, "--head", "refs/review/head")
     assert "no default DVC remote is set" in page
     assert "unpaired" in page
 
@@ -323,9 +314,9 @@ def test_a_remote_that_is_out_of_reach_costs_only_its_parts(repository, tmp_path
     repository.rows = rows_of(LOSSES - 1, np.full(ROWS, 50.0))
     repository.measure("better")
     clone = repository.clone(tmp_path / "clone")
-    repository.run("git", "fetch", "--quiet", "origin", "main:main", folder=clone)
-    repository.run("dvc", "remote", "add", "--default", "gone", "http://127.0.0.1:9/x", folder=clone)
-    page, status = review(repository, folder=clone)
+    clone.run("git", "fetch", "--quiet", "origin", "main:main")
+    clone.run("dvc", "remote", "add", "--default", "gone", "http://127.0.0.1:9/x")
+    page, status = review(clone)
     assert "Not shown: rows" in page or "No row was added" in page
     assert "Not shown:" in page
     assert status["state"] == "success"
@@ -333,10 +324,9 @@ def test_a_remote_that_is_out_of_reach_costs_only_its_parts(repository, tmp_path
 
 def test_a_shallow_or_misspelt_base_is_named(repository):
     command = [sys.executable, "-P", "-m", "tools.review", "--base", "nowhere"]
-    done = repository.run(*command, check=False, PYTHONPATH=str(ROOT))
-    assert done.returncode == 1
-    assert done.stderr.startswith("review: nowhere and ")
-    assert "Traceback" not in done.stderr
+    printed = repository.run(*command, code=1, PYTHONPATH=str(ROOT))
+    assert printed.startswith("review: nowhere and ")
+    assert "Traceback" not in printed
 
 
 def test_intervals_belong_to_their_figure_and_are_no_figures_themselves():

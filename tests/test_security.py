@@ -17,7 +17,8 @@ from stages.core.params import Params, load_params
 from stages.core.paths import read_json
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT, write_raw
+from tests.support.cleaning import write_raw
+from tests.support.project import ROOT
 
 PAGE = (ROOT / "docs/security.md").read_text()
 CLAIMS = re.findall(r"(?m)^\| ([^|]+) \| (`test_[^|]+) \|$", PAGE)

@@ -21,9 +21,8 @@ from stages.core.models import load_model
 from stages.core.params import Prompt, load_params
 from stages.core.paths import ADAPTER, BASE, MERGED, PARAMS
 from stages.core.prompts import Encoder
-from tests.conftest import ROOT
-from tests.pipeline import blocks
-from tests.test_merge import make_adapter, merged_folder
+from tests.support.merging import make_adapter, merged_folder
+from tests.support.project import ROOT, blocks
 from tools.generate import main, read_options
 
 pytestmark = pytest.mark.slow

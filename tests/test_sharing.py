@@ -5,7 +5,6 @@ import getpass
 import hashlib
 import re
 import shutil
-import subprocess
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.yaml_files import read_yaml
-from tests.pipeline import ROOT, Repository, blocks, committed
+from tests.support.project import ROOT, blocks, committed, tracked_files
+from tests.support.repository import Repository
 
 PAGE = "docs/sharing.md"
 CONFIG = ROOT / ".dvc/config"
@@ -395,10 +395,9 @@ def test_no_credential_is_in_git(tmp_path):
     from detect_secrets import SecretsCollection
     from detect_secrets.settings import transient_settings
 
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = tracked_files()
     places = (".dvc", "docs/", "profiles/", "stages/", "tools/", "bench/", ".github/", ".ci/")
-    files = [name for name in names if name.startswith(places) or "/" not in name and name]
+    files = [name for name in names if name.startswith(places) or "/" not in name]
     assert set(files) > {".dvc/config", "params.yaml", PAGE, "dvc.lock", "stages/train.py", "bench/clean.py"}
     assert not [name for name in files if "config.local" in name or name.endswith(".env")]
     assert not re.search(r"(?im)^\s*(user|password|\w*(key|token|secret|string|credential)\w*) *=", CONFIG.read_text())

@@ -21,8 +21,9 @@ from ruamel.yaml import YAML
 from stages.core.params import load_params
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from tests import test_train_faults
-from tests.conftest import ROOT
+from tests.support.project import ROOT
+from tests.support.repository import Repository
+from tests.support.training_repository import TrainingRepository
 from tools import sweep as tool
 
 PAGE = (ROOT / "docs/experiments.md").read_text()
@@ -43,9 +44,9 @@ def committed(tmp_path_factory):
     shutil.copy(ROOT / "tests/params.yaml", folder / "params.yaml")
     shutil.copy(ROOT / "metrics.json", folder)
     (folder / ".gitignore").write_text("/.dvc/\n/sweep.yaml\n")
-    identity = ["-c", "user.name=test", "-c", "user.email=test@test"]
-    for command in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "--message", "state"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
+    repository = Repository(folder)
+    repository.run("git", "init", "--quiet")
+    repository.commit()
     return folder
 
 
@@ -138,7 +139,7 @@ def test_the_example_of_the_page_is_legal_and_its_figure_is_there(tiny):
     assert isinstance(tool.leaves(metrics, "")[f".{sweep.objective}"], float)
 
 
-class Repository(test_train_faults.Repository):
+class SweepRepository(TrainingRepository):
     """One stage that trains, one that makes metrics.json of what it measured; run once and committed."""
 
     def __init__(self, folder, small_base):
@@ -149,8 +150,8 @@ class Repository(test_train_faults.Repository):
         metrics = [{"metrics.json": {"cache": False}}]
         YAML().dump({"stages": stages | {"score": score | {"metrics": metrics}}}, folder / "dvc.yaml")
         (folder / ".gitignore").write_text("__pycache__/\n/models/adapter\n/metrics/\n/sweep.yaml\n")
-        for command in ("dvc repro", "git add --all", "git commit --quiet -m run"):
-            self.run(*command.split())
+        self.run("dvc", "repro")
+        self.commit("run")
 
     def sweep(self, fault=None, **settings):
         YAML().dump({**EXAMPLE, "objective": "validation_loss", **settings}, self.folder / "sweep.yaml")
@@ -163,20 +164,17 @@ class Repository(test_train_faults.Repository):
         return optuna.load_study(study_name=name, storage=f"sqlite:///{self.folder_of(name)}/study.db").trials
 
     def metric(self, experiment):
-        reference = re.search(rf"refs/exps/\S+/{experiment}\n", self.run("git", "for-each-ref") + "\n")[0].strip()
-        return json.loads(self.run("git", "show", f"{reference}:metrics.json"))["validation_loss"]
+        return json.loads(self.run("git", "show", f"{self.experiment(experiment)}:metrics.json"))["validation_loss"]
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory, small_base):
-    repository = Repository(tmp_path_factory.mktemp("sweep") / "repository", small_base)
+    repository = SweepRepository(tmp_path_factory.mktemp("sweep") / "repository", small_base)
     yield repository
     for process in psutil.process_iter(["environ"]):
         if str(repository.folder) in (process.info["environ"] or {}).get("SWEEP_TRIAL", ""):
             process.kill()
-    for group in repository.groups:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
+    repository.kill_groups()
 
 
 def wait(condition, process):

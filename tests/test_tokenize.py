@@ -18,7 +18,7 @@ from stages.core.records import Record, read_records
 from stages.download_model import convert_tokenizer
 from stages.runtime.errors import UserError
 from stages.tokenize import main, pack, tokenize
-from tests.conftest import write_records
+from tests.support.data_files import write_records
 
 CAPACITY = 512
 

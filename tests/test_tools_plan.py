@@ -3,7 +3,6 @@
 import hashlib
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from stages.core.code_hash import STAGES, module_hash, stage_hashes
 from stages.core.paths import json_text, write_json
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT
+from tests.support.project import ROOT, copy_project
+from tests.support.repository import Repository
 from tools import plan as tool
 
 TABLE = {
@@ -29,16 +29,11 @@ LEAVES = [key for section, value in VALUES.items() for key in tool.leaves(value,
 def clone(tmp_path_factory):
     """A clone with Git only, whose dvc.lock is that of a run with the present code and the tiny profile."""
     folder = tmp_path_factory.mktemp("plan") / "clone"
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for file in filter(None, files):
-        if (ROOT / file).is_file() and file != "dvc.lock":
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / file, folder / file)
-    shutil.copy2(folder / "tests/params.yaml", folder / "params.yaml")
+    copy_project(folder, without=("dvc.lock",))
     for stage in STAGES:
         write_json(folder / f".code/{stage}.json", stage_hashes(stage))
-    git(folder, "init", "--quiet")
+    repository = Repository(folder)
+    repository.run("git", "init", "--quiet")
     from dvc.repo import Repo
 
     with pytest.MonkeyPatch.context() as patch, Repo(str(folder)) as repo, repo.lock:
@@ -47,25 +42,20 @@ def clone(tmp_path_factory):
             stage.save(allow_missing=True, run_cache=False)
             stage.dump(update_pipeline=False)
     shutil.rmtree(folder / ".code")
-    git(folder, "add", "--all")
-    git(folder, "-c", "user.name=test", "-c", "user.email=test@test", "commit", "--quiet", "--message", "state")
-    return folder
-
-
-def git(folder, *command):
-    subprocess.run(["git", *command], cwd=folder, check=True)
+    repository.commit()
+    return repository
 
 
 @pytest.fixture
 def inside(clone, monkeypatch):
     """The clone as the current directory, and after the test as it was."""
-    monkeypatch.chdir(clone)
-    monkeypatch.setattr(code_hash, "ROOT", clone)
+    monkeypatch.chdir(clone.folder)
+    monkeypatch.setattr(code_hash, "ROOT", clone.folder)
     module_hash.cache_clear()
-    yield clone
+    yield clone.folder
     module_hash.cache_clear()
-    git(clone, "checkout", "--quiet", "--", ".")
-    git(clone, "clean", "-xfdq")
+    clone.run("git", "checkout", "--quiet", "--", ".")
+    clone.run("git", "clean", "-xfdq")
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +63,8 @@ def repo(clone):
     from dvc.repo import Repo
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(clone)
-        with Repo(str(clone)) as opened:
+        patch.chdir(clone.folder)
+        with Repo(str(clone.folder)) as opened:
             yield opened
 
 

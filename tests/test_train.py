@@ -5,50 +5,17 @@ import json
 
 import pytest
 import torch
-from datasets import Dataset
 from trl import SFTTrainer
 
 from stages._train import objective as loss_module
 from stages._train.adapter_io import save_adapter
 from stages._train.checkpointing import Checkpoints
-from stages._train.model import add_adapter, prepare_model
+from stages._train.model import add_adapter
 from stages._train.objective import LinearCrossEntropy
-from stages._train.trainer import make_trainer
 from stages.core.models import load_model, make_deterministic, packed_batch
-from stages.core.prompts import IGNORED
 from stages.core.quantization import quantized_modules
 from stages.runtime.errors import UserError
-from stages.runtime.memory import Keep, is_fused
-from stages.runtime.signals import Stop
-
-MANIFEST = {"id": "owner/name", "path": None, "revision": "a" * 40}
-KEEP = Keep(activations=1, weights=1)  # of two layers: a training here goes through what is kept and what is not
-
-
-def rows(count, seed=0):
-    """Packed rows of two or three conversations each, half of the tokens trained."""
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for index in range(count):
-        lengths = [24, 40] if index % 2 else [16, 20, 12]
-        ids = torch.randint(5, 32768, (sum(lengths),), generator=generator).tolist()
-        labels = []
-        for length in lengths:
-            labels += [IGNORED] * (length // 2) + ids[len(labels) + length // 2 : len(labels) + length]
-        made.append({"input_ids": ids, "labels": labels, "seq_lengths": lengths})
-    return made
-
-
-def new_trainer(params, train, validation, checkpoints, keep=KEEP):
-    """What the stage makes in a new process, in a folder with models/base."""
-    make_deterministic(params.seed, wanted=True, warn_only=False)
-    model, _, values = prepare_model(params, MANIFEST, keep)
-    data = {"train": Dataset.from_list(train), "validation": Dataset.from_list(validation)}
-    again = not is_fused(params) and not keep.activations
-    trainer = make_trainer(model, data, params, checkpoints, Stop(), again, str(keep))
-    trainer.values = values
-    assert trainer.autocast != is_fused(params)  # else it would be PEFT's forward that these tests see
-    return trainer
+from tests.support.training import BASE_MANIFEST, new_trainer, rows
 
 
 @pytest.fixture
@@ -63,7 +30,7 @@ def params(params_of):
 @pytest.fixture
 def quantized(small_base, params):
     make_deterministic(0, wanted=True, warn_only=False)
-    return add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, MANIFEST)
+    return add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, BASE_MANIFEST)
 
 
 @pytest.fixture
@@ -243,4 +210,4 @@ def test_target_modules_that_the_base_lacks_are_a_user_error(small_base, params)
     lora = params.lora.model_copy(update={"target_modules": ["no_such_layer"]})
     model = load_model(small_base, params.machine, params.quantization)
     with pytest.raises(UserError, match=r"lora\.target_modules.*no_such_layer"):
-        add_adapter(model, lora, MANIFEST)
+        add_adapter(model, lora, BASE_MANIFEST)

@@ -24,8 +24,9 @@ from stages.runtime.integrity import check_base
 from stages.runtime.machine_checks import check_disk, check_dtype
 from stages.runtime.signals import Stop
 from stages.train import main
-from tests.conftest import ROOT, write_rows
-from tests.test_train import rows
+from tests.support.data_files import write_rows
+from tests.support.project import ROOT
+from tests.support.training import rows
 
 
 @pytest.fixture(autouse=True)

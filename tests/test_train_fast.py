@@ -21,7 +21,8 @@ from stages.core.prompts import IGNORED
 from stages.runtime.errors import UserError
 from stages.runtime.memory import GIB, PINNED, Keep, choose, estimate, layer_activations, shape_of
 from stages.runtime.memory_table import budget_of, plan
-from tests.test_train import MANIFEST, rows
+from tests.support.layers import graph_of
+from tests.support.training import BASE_MANIFEST, rows
 
 ALL = Keep(activations=2, weights=0)
 
@@ -78,7 +79,7 @@ def test_attention_and_loss_compute_in_bf16_what_pefts_dora_leaves_in_fp32(small
     monkeypatch.chdir(small_base.parents[1])
     casts_as_on_cuda(monkeypatch)
     params = params_of(machine={"device": "cpu"}, lora={"variant": "dora"})
-    model, *_ = prepare_model(params, MANIFEST, Keep(0, 0))
+    model, *_ = prepare_model(params, BASE_MANIFEST, Keep(0, 0))
     given = []
 
     def kernel(*states_and_more, **options):
@@ -276,17 +277,6 @@ def test_what_pefts_forward_computes_again_gives_the_same_bits(small_base, param
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def graph_of(end):
-    """The nodes of autograd's graph that ends in `end`."""
-    seen, waiting = set(), [end]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            waiting += [below for below, _ in node.next_functions]
-
-
 def operations(end):
     """The layers' operations in the graph that ends in `end`."""
     return [node for node in graph_of(end) if hasattr(node, "activations")]
@@ -368,7 +358,7 @@ def test_the_estimate_counts_what_a_layer_keeps(  # noqa: PLR0913, PLR0917
     )
     register()
     model = load_model(BASE, params.machine, params.quantization, packed=True)
-    model = add_adapter(model, params.lora, MANIFEST)
+    model = add_adapter(model, params.lora, BASE_MANIFEST)
     for parameter in filter(lambda each: each.requires_grad, model.parameters()):
         parameter.data = parameter.data.float()
     if fused:

@@ -1,116 +1,20 @@
 """`dvc repro` and `dvc exp run` on a repository with the one stage `train`, killed for real and run again."""
 
 import contextlib
-import hashlib
 import os
 import re
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
-from stages.core.yaml_files import read_yaml
-from tests.conftest import ROOT, write_rows
-from tests.pipeline import queue_workers
-from tests.test_train import rows
+from stages.core.params import read_yaml
+from tests.support.repository import queue_workers
+from tests.support.training_repository import STEPS, TrainingRepository
 
 pytestmark = pytest.mark.slow
-
-SMALLER = {
-    "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
-    "train": {"epochs": 2, "batch_size": 2, "gradient_accumulation_steps": 2, "warmup_steps": 2, "eval_steps": 3},
-    "machine": {"device": "cpu", "save_steps": 4},
-}
-STEPS = 20
-OUTS = ("models/adapter", "metrics/train.json", "metrics/train_curve.csv", "metrics/validation_curve.csv")
-
-
-def tokenized(count, seed):
-    for row in rows(count, seed):
-        ends = [sum(row["seq_lengths"][: index + 1]) - 1 for index in range(len(row["seq_lengths"]))]
-        for name in ("input_ids", "labels"):
-            row[name] = [2 if index in ends else value for index, value in enumerate(row[name])]
-        yield row
-
-
-class Repository:
-    def __init__(self, folder, small_base):
-        self.folder, self.groups = folder, []
-        self.environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT / "tests/faults"),
-            "DVC_SITE_CACHE_DIR": str(folder.parent / "site-cache"),
-            "DVC_NO_ANALYTICS": "1",
-            "OMP_NUM_THREADS": "1",  # see conftest.one_thread
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-        }
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "stages", folder / "stages", ignore=ignored)
-        shutil.copytree(small_base, folder / "models/base")
-        shutil.copytree(ROOT / "data/adapters", folder / "data/adapters")
-        (folder / "data/tokenized").mkdir()
-        for split, count, seed in (("train", 40, 0), ("validation", 3, 1)):
-            write_rows(folder / f"data/tokenized/{split}.arrow", list(tokenized(count, seed)))
-        yaml = YAML()
-        values = yaml.load(ROOT / "tests/params.yaml")
-        for section, changes in SMALLER.items():
-            values[section].update(changes)
-        yaml.dump(values, folder / "params.yaml")
-        yaml.dump({"stages": {"train": read_yaml(ROOT / "dvc.yaml")["stages"]["train"]}}, folder / "dvc.yaml")
-        (folder / ".gitignore").write_text("__pycache__/\n")
-        for command in ("git init --quiet", "dvc init --quiet", "git add --all", "git commit --quiet -m start"):
-            subprocess.run(command.split(), cwd=folder, env=self.environment, check=True, capture_output=True)
-
-    def start(self, *command, fault=None, printed=subprocess.PIPE):
-        environment = self.environment | ({"FAULT": fault} if fault else {})
-        process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=environment,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.groups.append(process.pid)
-        return process
-
-    def run(self, *command, fault=None, code=0):
-        """What a command prints, which ends with `code`, to a file: the queue's workers would hold a pipe open."""
-        with TemporaryFile("w+") as printed:
-            process = self.start(*command, fault=fault, printed=printed)
-            process.wait(timeout=600)
-            printed.seek(0)
-            text = printed.read()
-        assert process.returncode == code, text
-        return text
-
-    def checkpoints(self):
-        return sorted(path.name for path in self.folder.glob(".dvc/tmp/checkpoints/*/step-*"))
-
-    def hashes(self, experiment=None):
-        """{out: md5} of OUTS in dvc.lock, or in that of an experiment."""
-        if experiment:
-            reference = re.search(rf"refs/exps/\S+/{experiment}\n", self.run("git", "for-each-ref"))[0].strip()
-            lock = YAML(typ="safe").load(self.run("git", "show", f"{reference}:dvc.lock"))
-        else:
-            lock = read_yaml(self.folder / "dvc.lock")
-        outs = {out["path"]: out["md5"] for out in lock["stages"]["train"]["outs"]}
-        return {path: outs[path] for path in OUTS}
-
-    def results(self):
-        """{file: sha256} of all that the stage writes, timing apart."""
-        files = [path for out in OUTS for path in [self.folder / out, *(self.folder / out).glob("*")] if path.is_file()]
-        return {str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +22,14 @@ def made(tmp_path_factory, small_base):
     repositories = []
 
     def make(name):
-        repositories.append(Repository(tmp_path_factory.mktemp(name) / "repository", small_base))
+        repositories.append(TrainingRepository(tmp_path_factory.mktemp(name) / "repository", small_base))
         return repositories[-1]
 
     yield make
     for worker in (worker for repository in repositories for worker in queue_workers(repository.folder)):
         worker.kill()
-    for group in (group for repository in repositories for group in repository.groups):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
+    for repository in repositories:
+        repository.kill_groups()
 
 
 @pytest.fixture(scope="module")

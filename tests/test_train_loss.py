@@ -15,8 +15,7 @@ from stages.core.models import load_model, make_deterministic
 from stages.core.paths import BASE
 from stages.core.prompts import IGNORED
 from stages.core.quantization import dequantized, quantized_modules
-from tests.test_train import MANIFEST, rows
-from tests.test_train_options import BITS, options_of, place, trainer_of  # noqa: F401 fixtures
+from tests.support.training import BASE_MANIFEST, BITS, rows
 
 SPLITS = [(8, 1), (4, 2), (2, 4), (1, 8), (3, 3)]  # batch · accumulation: always the 8 rows in one step
 
@@ -32,7 +31,7 @@ def gradients(model):
     return torch.cat([p.grad.detach().flatten().float() for p in model.parameters() if p.requires_grad])
 
 
-def test_gradients_are_cut_to_the_norm_asked_for_and_the_log_has_the_norm_before(trainer_of, options_of):  # noqa: F811
+def test_gradients_are_cut_to_the_norm_asked_for_and_the_log_has_the_norm_before(trainer_of, options_of):
     found = {}
     for norm in (1e9, 1e-3):
         params = options_of(lora={"dropout": 0.0}, train={"epochs": 1, "batch_size": 4, "max_grad_norm": norm})
@@ -75,7 +74,7 @@ def load_exactly(*arguments, **options):
 
 
 @pytest.fixture
-def step_of(trainer_of, options_of, monkeypatch):  # noqa: F811
+def step_of(trainer_of, options_of, monkeypatch):
     """step_of(batch, accumulation, made) is our trainer's first step, without rounding to bf16 where `exact`."""
 
     numbers = itertools.count()
@@ -118,7 +117,7 @@ def plain_base(params):
 def plain_step(params, made):
     """What the step is by its definition: one conversation after the other, in fp32, in plain PyTorch."""
     make_deterministic(params.seed, wanted=True, warn_only=False)
-    model = fill(add_adapter(plain_base(params), params.lora, MANIFEST).float())
+    model = fill(add_adapter(plain_base(params), params.lora, BASE_MANIFEST).float())
     trained = sum(label != IGNORED for row in alone(made) for label in row["labels"][1:])
     total = 0.0
     for row in alone(made):
@@ -138,14 +137,18 @@ def assert_same(found, expected, tolerance):
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 16])
 @pytest.mark.parametrize("packed", [True, False])
-def test_the_first_step_is_that_of_a_plain_loop_under_any_split_of_its_rows(step_of, options_of, place, packed, bits):  # noqa: F811
+def test_the_first_step_is_that_of_a_plain_loop_under_any_split_of_its_rows(
+    step_of, options_of, training_folder, packed, bits
+):
     made = rows(8) if packed else alone(rows(4))[:8]
     expected = plain_step(options_of(lora={"dropout": 0.0}, **BITS[bits]), made)
     for batch, accumulation in SPLITS:
         assert_same(step_of(batch, accumulation, made, bits=bits), expected, 1e-5)
 
 
-def test_the_first_step_on_4_bits_is_that_of_a_plain_loop_over_the_values_they_stand_for(step_of, options_of, place):  # noqa: F811
+def test_the_first_step_on_4_bits_is_that_of_a_plain_loop_over_the_values_they_stand_for(
+    step_of, options_of, training_folder
+):
     made = rows(4)
     expected = plain_step(options_of(lora={"dropout": 0.0}), made)
     assert_same(step_of(4, 1, made, bits=4), expected, 1e-5)
@@ -160,17 +163,17 @@ def test_packed_rows_give_the_step_of_unpacked_ones(step_of, bits):
 @pytest.mark.parametrize(("split", "bits"), [((8, 1), 16), ((2, 4), 4)])
 def test_the_first_step_is_that_of_trl_as_documented_on_unpacked_rows(
     step_of,
-    options_of,  # noqa: F811
-    place,  # noqa: F811
+    options_of,
+    training_folder,
     split,
     bits,
 ):
     (batch, accumulation), made = split, alone(rows(4))[:8]
     params = options_of(lora={"dropout": 0.0}, **BITS[bits])
     make_deterministic(params.seed, wanted=True, warn_only=False)
-    model = add_adapter(load_model(BASE, params.machine, params.quantization), params.lora, MANIFEST)
+    model = add_adapter(load_model(BASE, params.machine, params.quantization), params.lora, BASE_MANIFEST)
     arguments = SFTConfig(
-        output_dir=str(place / "trl"),
+        output_dir=str(training_folder / "trl"),
         num_train_epochs=1,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,

@@ -12,7 +12,6 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors.torch import load_file, save_file
 
 from stages._train.adapter_init import check_start, lora_layers, start, values_of
-from stages._train.adapter_io import check_saved, save_adapter
 from stages._train.checkpointing import Checkpoints, steps
 from stages._train.metrics import curves, losses
 from stages._train.model import quantized_bytes
@@ -22,66 +21,8 @@ from stages.core.fused.layer import fuse
 from stages.core.models import load_model
 from stages.runtime.errors import UserError
 from stages.runtime.memory import Keep
-from tests.test_train import KEEP, new_trainer, rows
-from tests.test_train_fast import graph_of
-
-BITS = {bits: {"quantization": {"bits": bits}, "merge": {"base": "original"}} for bits in (4, 8, 16)}
-OPTIONS = {
-    "rslora": {"lora": {"variant": "rslora"}},
-    "dora": {"lora": {"variant": "dora"}},
-    "loftq": {"lora": {"init": "loftq"}},
-    "pissa": {"lora": {"init": "pissa"}, **BITS[16]},
-    "pissa with rslora": {"lora": {"init": "pissa", "variant": "rslora"}, **BITS[16]},
-    "olora": {"lora": {"init": "olora"}, **BITS[16]},
-    "olora with rslora": {"lora": {"init": "olora", "variant": "rslora"}, **BITS[16]},
-    "8 bits": BITS[8],
-    "16 bits": BITS[16],
-    "LoRA+": {"lora": {"plus_ratio": 4.0}},
-    "AdamW in 8 bits": {"lora": {"r": 64}, "train": {"optimizer": "adamw_8bit"}},
-    "AdamW in 8 bits with LoRA+": {"lora": {"plus_ratio": 4, "r": 64}, "train": {"optimizer": "adamw_8bit"}},
-    "NEFTune": {"train": {"neftune_alpha": 5.0}},
-    "linear": {"train": {"lr_scheduler": "linear"}},
-    "constant": {"train": {"lr_scheduler": "constant"}},
-    "some targets": {"lora": {"target_modules": ["q_proj", "mlp.down_proj"]}},
-    "q and v": {"lora": {"target_modules": ["q_proj", "v_proj"]}},
-    "fp4": {"quantization": {"quant_type": "fp4", "double_quant": False}},
-}
-OVERFIT = {"epochs": 6, "learning_rate": 1e-2, "batch_size": 2, "gradient_accumulation_steps": 2}
-CPU = {"device": "cpu", "save_steps": 5}
-
-
-@pytest.fixture
-def options_of(params_of):
-    def build(**changes):
-        sections = {
-            "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
-            "train": OVERFIT | {"warmup_steps": 1, "eval_steps": 4},
-            "machine": CPU,
-        }
-        return params_of(**{name: sections.get(name, {}) | changes.get(name, {}) for name in sections | changes})
-
-    return build
-
-
-@pytest.fixture
-def place(small_base, tmp_path, monkeypatch):
-    """A repository with models/base."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/base").symlink_to(small_base)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def trainer_of(place):
-    """trainer_of(params, checkpoints) is what the stage makes in a new process."""
-
-    def build(params, checkpoints=None, validation=None):
-        # The validation rows are those of the training: what is learned here is to repeat them.
-        return new_trainer(params, rows(8), validation or rows(2), checkpoints or Checkpoints({}, limit=100))
-
-    return build
+from tests.support.layers import graph_of
+from tests.support.training import BITS, KEEP, OPTIONS, new_trainer, rows, saved
 
 
 def logits(model, batch):
@@ -90,28 +31,22 @@ def logits(model, batch):
         return model.eval()(**states, use_cache=False).logits.float()
 
 
-def saved(trainer, folder):
-    save_adapter(trainer.model, folder, trainer.taken)
-    check_saved(trainer.model, folder / "adapter_model.safetensors")
-    return (folder / "adapter_model.safetensors").read_bytes(), (folder / "adapter_config.json").read_bytes()
-
-
-def check_option(trainer_of, params, place):
+def check_option(trainer_of, params, training_folder):
     """Trains, stops, loads. Returns the trainer, at its end."""
     whole = trainer_of(params, Checkpoints({"number": 0}, limit=100))
     whole.run(None)
-    result = saved(whole, place / "whole")
+    result = saved(whole, training_folder / "whole")
     found = losses(whole.state.log_history)
     assert found["validation_loss"] < found["validation_loss_start"] - 0.3
 
     again = trainer_of(params, Checkpoints({"number": 1}, limit=100))
     torch.rand(5)
     again.run(steps(whole.checkpoints.folder)[-1])
-    assert saved(again, place / "again") == result
+    assert saved(again, training_folder / "again") == result
     assert curves(again.state.log_history) == curves(whole.state.log_history)
 
     base = load_model(Path("models/base"), params.machine, params.quantization, packed=True)
-    loaded = peft.PeftModel.from_pretrained(base, place / "whole")
+    loaded = peft.PeftModel.from_pretrained(base, training_folder / "whole")
     trained, read = (logits(model, flat_batch(rows(2))) for model in (whole.model, loaded))
     # Of W − B₀A₀ the trained model has the bf16 values, and the stage's own layers round otherwise than PEFT's.
     assert (trained - read).abs().mean() < 0.02 * trained.std()
@@ -123,24 +58,26 @@ def check_option(trainer_of, params, place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
-def test_an_option_trains_is_loaded_by_peft_and_goes_on_to_the_same_bytes(trainer_of, options_of, place, name):
-    check_option(trainer_of, options_of(**OPTIONS[name]), place)
+def test_an_option_trains_is_loaded_by_peft_and_goes_on_to_the_same_bytes(
+    trainer_of, options_of, training_folder, name
+):
+    check_option(trainer_of, options_of(**OPTIONS[name]), training_folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dora", "8 bits", "16 bits"])
-def test_without_fused_layers_too_the_bytes_do_not_depend_on_what_is_kept(options_of, place, name):
+def test_without_fused_layers_too_the_bytes_do_not_depend_on_what_is_kept(options_of, training_folder, name):
     params, found = options_of(**OPTIONS[name]), []
     for keep in (Keep(2, 0), Keep(0, 0)):
         checkpoints = Checkpoints({"keep": str(keep)}, limit=1)
         trainer = new_trainer(params, rows(8), rows(2), checkpoints, keep=keep)
         assert trainer.args.gradient_checkpointing == (keep.activations == 0)
         trainer.run(None)
-        found.append(saved(trainer, place / str(keep.activations)))
+        found.append(saved(trainer, training_folder / str(keep.activations)))
     assert found[0] == found[1]
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("training_folder")
 def test_recomputing_holds_no_inputs_of_llm_int8(options_of):
     """They lie on the nodes of autograd's graph, out of the sight of its hooks for saved tensors."""
     params, kinds = options_of(**OPTIONS["8 bits"]), []
@@ -157,14 +94,14 @@ def test_recomputing_holds_no_inputs_of_llm_int8(options_of):
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_from_an_earlier_adapter(trainer_of, options_of, place):
+def test_a_training_goes_on_from_an_earlier_adapter(trainer_of, options_of, training_folder):
     first = trainer_of(options_of())
     first.run(None)
     Path("data").mkdir()
-    saved(first, place / "data/adapters/first")
+    saved(first, training_folder / "data/adapters/first")
     params = options_of(lora={"init_from": "first"}, train={"learning_rate": 5e-3})
     check_start(params.lora)
-    second = check_option(trainer_of, params, place)
+    second = check_option(trainer_of, params, training_folder)
     start, before = (losses(trainer.state.log_history) for trainer in (second, first))
     assert start["validation_loss_start"] == before["validation_loss"]
 
@@ -185,7 +122,7 @@ def test_gradients_after_an_evaluation_equal_those_before_one(trainer_of, option
     assert torch.equal(gradients(), before)
 
 
-def test_in_8_bits_every_linear_layer_but_the_head_is_int8_and_in_16_none_is(place, options_of):
+def test_in_8_bits_every_linear_layer_but_the_head_is_int8_and_in_16_none_is(training_folder, options_of):
     eight, sixteen = (
         load_model(Path("models/base"), options_of().machine, options_of(**BITS[bits]).quantization) for bits in (8, 16)
     )
@@ -223,7 +160,7 @@ def test_loftq_leaves_the_least_error_that_its_rank_allows(trainer_of, options_o
 @pytest.mark.parametrize("variant", ["lora", "rslora"])
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_what_was_taken_out_of_the_base_leaves_the_adapter_as_in_pefts_own_conversion(
-    trainer_of, options_of, place, init, variant
+    trainer_of, options_of, training_folder, init, variant
 ):
     trainer = trainer_of(options_of(lora={"init": init, "variant": variant}, **BITS[16]))
     model, batch = trainer.model, flat_batch(rows(1))
@@ -235,18 +172,20 @@ def test_what_was_taken_out_of_the_base_leaves_the_adapter_as_in_pefts_own_conve
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.01 * torch.randn_like(parameter)
-    saved(trainer, place / "ours")
-    (place / "initial").mkdir()
-    save_file(trainer.taken, place / "initial/adapter_model.safetensors")
+    saved(trainer, training_folder / "ours")
+    (training_folder / "initial").mkdir()
+    save_file(trainer.taken, training_folder / "initial/adapter_model.safetensors")
     model.save_pretrained(
-        place / "peft",
+        training_folder / "peft",
         save_embedding_layers=False,
-        path_initial_model_for_weight_conversion=str(place / "initial"),
+        path_initial_model_for_weight_conversion=str(training_folder / "initial"),
     )
-    ours, theirs = (load_file(place / name / "adapter_model.safetensors") for name in ("ours", "peft"))
+    ours, theirs = (load_file(training_folder / name / "adapter_model.safetensors") for name in ("ours", "peft"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    ours, theirs = (json.loads((place / name / "adapter_config.json").read_text()) for name in ("ours", "peft"))
+    ours, theirs = (
+        json.loads((training_folder / name / "adapter_config.json").read_text()) for name in ("ours", "peft")
+    )
     assert ours.pop("target_modules") == sorted(theirs.pop("target_modules"))
     assert ours == theirs
 
@@ -263,11 +202,11 @@ def test_what_was_taken_out_of_the_base_leaves_the_adapter_as_in_pefts_own_conve
     ],
 )
 def test_an_adapter_to_start_from_that_does_not_fit_is_refused_by_the_key(
-    trainer_of, options_of, place, change, message
+    trainer_of, options_of, training_folder, change, message
 ):
     trainer = trainer_of(options_of())
     Path("data").mkdir()
-    saved(trainer, place / "data/adapters/first")
+    saved(trainer, training_folder / "data/adapters/first")
     lora = options_of(lora={"init_from": "first"} | change).lora
     if message is None:
         check_start(lora)
@@ -277,7 +216,7 @@ def test_an_adapter_to_start_from_that_does_not_fit_is_refused_by_the_key(
 
 
 @pytest.mark.parametrize("init", ["loftq", "pissa", "olora"])
-def test_a_rank_above_the_smallest_layers_width_is_refused(place, options_of, init):
+def test_a_rank_above_the_smallest_layers_width_is_refused(training_folder, options_of, init):
     changes = BITS[4 if init == "loftq" else 16] | {"lora": {"init": init, "r": 33}}
     with pytest.raises(UserError, match=f"lora.r is 33, but with lora.init: {init} it can be 32 at most"):
         adapter_parameters(options_of(**changes).lora)
@@ -347,7 +286,7 @@ def test_neftune_adds_its_noise_while_training_and_none_in_evaluations(trainer_o
             seen[False].append(noise.max().item())
             return
         lengths = trainer.noise.lengths[0]
-        assert sorted(lengths.unique().tolist()) == [12, 16, 20, 24, 40]  # of test_train.rows
+        assert sorted(lengths.unique().tolist()) == [12, 16, 20, 24, 40]  # of rows()
         for length in lengths.unique():
             largest = noise[lengths == length].max().item()
             seen[True].append(largest * (length.item() * plain.shape[-1]) ** 0.5)

@@ -20,9 +20,8 @@ from stages.runtime.failures import in_words
 from stages.runtime.memory import Keep
 from stages.runtime.signals import Stop
 from stages.train import train
-from tests.conftest import ROOT
-from tests.test_train import KEEP, new_trainer, rows
-from tests.test_train import MANIFEST as BASE_MANIFEST
+from tests.support.project import ROOT
+from tests.support.training import BASE_MANIFEST, KEEP, new_trainer, rows
 
 STEPS = 8  # 10 rows are 5 batches, of which an epoch makes 3 steps, the last of one batch; 2.5 epochs
 

@@ -15,7 +15,6 @@ import psutil
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
-from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -32,9 +31,10 @@ from stages.runtime.errors import UserError
 from stages.runtime.launch import configuration, devices
 from stages.runtime.signals import Stop
 from stages.train import main
-from tests.conftest import ROOT, write_rows
-from tests.test_train import MANIFEST
-from tests.test_train_faults import Repository, tokenized
+from tests.support.data_files import write_rows
+from tests.support.project import ROOT
+from tests.support.training import BASE_MANIFEST
+from tests.support.training_repository import TrainingRepository, tokenized
 
 ROWS = 11  # over 2 processes the last batch of an epoch has no partner
 VALUES = {
@@ -151,7 +151,7 @@ def test_a_sharded_base_leaves_half_of_its_layers_in_each_of_two_processes(small
     layers = [p for name, p in model.named_parameters() if ".layers." in name]
     before = sum(p.nbytes for p in layers)
     assert {p.dtype for p in layers} == {torch.bfloat16}
-    model = add_adapter(model, params.lora, MANIFEST)
+    model = add_adapter(model, params.lora, BASE_MANIFEST)
     monkeypatch.setenv("WORLD_SIZE", "2")
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
@@ -166,26 +166,17 @@ def test_a_sharded_base_leaves_half_of_its_layers_in_each_of_two_processes(small
 # From here on processes of their own, each with the libraries to import.
 
 
-class Training(Repository):
+class Training(TrainingRepository):
     """A repository in which `python -m stages.train` trains ROWS rows."""
 
     def __init__(self, folder, small_base, **machine):
         super().__init__(folder, small_base)
-        self.environment |= {"OMP_NUM_THREADS": "1"}
         write_rows(folder / "data/tokenized/train.arrow", list(tokenized(ROWS, 0)))
-        self.change(**VALUES)
-        self.change(lora={"dropout": machine.pop("dropout", 0.0)}, machine=machine)
-
-    def change(self, **sections):
-        yaml = YAML()
-        values = yaml.load(self.folder / "params.yaml")
-        for section, changes in sections.items():
-            values[section].update(changes)
-        yaml.dump(values, self.folder / "params.yaml")
+        self.change_sections(VALUES)
+        self.change_sections({"lora": {"dropout": machine.pop("dropout", 0.0)}, "machine": machine})
 
     def begin(self, fault=None, **variables):
-        self.environment |= variables
-        return self.start(sys.executable, "-m", "stages.train", fault=fault)
+        return self.start(sys.executable, "-m", "stages.train", fault=fault, **variables)
 
     def finish(self, process, code=0):
         printed = process.communicate(timeout=300)[0]
@@ -369,7 +360,7 @@ def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not
     # The last step on two "machines", of which the second has no checkpoint of its own.
     meet = {"devices": 1, "nodes": 2, "rendezvous": f"127.0.0.2:{free_port()}", "sharding": sharding}
     second = made("second", dropout=0.1, **meet)
-    stopped.change(machine=meet)
+    stopped.change_sections({"machine": meet})
     helping = second.begin()
     assert "train: goes on from step 5\n" in stopped.finish(stopped.begin(DVC_STAGE="train"))
     assert second.finish(helping) == ""

@@ -23,8 +23,7 @@ from stages.runtime import progress
 from stages.runtime.errors import UserError
 from stages.runtime.live_curves import LiveCurves
 from stages.runtime.trackers import places, prepare_trackers
-from tests.test_train import rows
-from tests.test_train_options import options_of, place, saved, trainer_of  # noqa: F401 fixtures
+from tests.support.training import rows, saved
 
 # One row of those that are trained, and random tokens, on which whatever is learned soon makes things worse.
 UNLIKE = [*rows(1), *rows(3, seed=1)]
@@ -34,7 +33,7 @@ HARMFUL = {"eval_steps": 1, "epochs": 6, "learning_rate": 5e-2, "lr_scheduler": 
 
 
 @pytest.fixture
-def harmful(options_of):  # noqa: F811
+def harmful(options_of):
     """A training that gets better on the validation rows in its first steps only."""
     return options_of(train=HARMFUL | {"early_stopping_patience": 2}, machine={"save_steps": 3})
 
@@ -51,7 +50,7 @@ def test_the_best_evaluation_is_the_first_with_the_lowest_loss(values, index):
     assert best([{"step": 0, "loss": 1.0}, *history(*values)]) == index
 
 
-def test_a_training_that_does_harm_ends_early_with_its_best_adapter(trainer_of, harmful, place):  # noqa: F811
+def test_a_training_that_does_harm_ends_early_with_its_best_adapter(trainer_of, harmful, training_folder):
     trainer = trainer_of(harmful, Checkpoints({}, limit=100), UNLIKE)
     trainer.run(None)
     found = evaluations(trainer.state.log_history)
@@ -61,14 +60,16 @@ def test_a_training_that_does_harm_ends_early_with_its_best_adapter(trainer_of, 
     assert (figures["adapter_step"], figures["validation_loss"]) == (step, loss)
     assert trainer.evaluate()["eval_loss"] == loss != found[-1][1]
     del trainer.state.log_history[-1]
-    result = saved(trainer, place / "whole"), curves(trainer.state.log_history)
+    result = saved(trainer, training_folder / "whole"), curves(trainer.state.log_history)
     for number, checkpoint in enumerate(steps(trainer.checkpoints.folder)):
         again = trainer_of(harmful, Checkpoints({"number": number}, limit=100), UNLIKE)
         again.run(checkpoint)
-        assert (saved(again, place / f"again-{number}"), curves(again.state.log_history)) == result, checkpoint.name
+        assert (saved(again, training_folder / f"again-{number}"), curves(again.state.log_history)) == result, (
+            checkpoint.name
+        )
 
 
-def test_the_checkpoint_at_which_it_stopped_goes_no_step_further(trainer_of, harmful, place):  # noqa: F811
+def test_the_checkpoint_at_which_it_stopped_goes_no_step_further(trainer_of, harmful, training_folder):
     rare = harmful.model_copy(update={"machine": harmful.machine.model_copy(update={"save_steps": 100})})
     trainer = trainer_of(rare, Checkpoints({}, limit=100), UNLIKE)
     trainer.run(None)
@@ -76,10 +77,10 @@ def test_the_checkpoint_at_which_it_stopped_goes_no_step_further(trainer_of, har
     again = trainer_of(rare, Checkpoints({"number": 1}, limit=100), UNLIKE)
     again.run(checkpoint)
     assert again.state.global_step == trainer.state.global_step
-    assert saved(again, place / "again") == saved(trainer, place / "whole")
+    assert saved(again, training_folder / "again") == saved(trainer, training_folder / "whole")
 
 
-def test_a_training_that_does_not_run_out_of_patience_keeps_its_best_adapter_too(trainer_of, options_of):  # noqa: F811
+def test_a_training_that_does_not_run_out_of_patience_keeps_its_best_adapter_too(trainer_of, options_of):
     train = HARMFUL | {"early_stopping_patience": 100, "epochs": 4}
     trainer = trainer_of(options_of(train=train), validation=UNLIKE)
     trainer.run(None)
@@ -100,7 +101,7 @@ class Reader(TrainerCallback):
 
 
 @pytest.mark.parametrize(("every", "behind"), [(0, 0), (1000, None)])
-def test_the_curves_files_follow_the_training(trainer_of, options_of, monkeypatch, every, behind):  # noqa: F811
+def test_the_curves_files_follow_the_training(trainer_of, options_of, monkeypatch, every, behind):
     monkeypatch.setattr(live, "EVERY", every)
     trainer = trainer_of(options_of(train={"epochs": 2}))
     reader = Reader()
@@ -114,7 +115,7 @@ def test_the_curves_files_follow_the_training(trainer_of, options_of, monkeypatc
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_bar_or_lines_show_loss_speed_and_the_time_left(trainer_of, options_of, monkeypatch, capsys, terminal):  # noqa: F811
+def test_a_bar_or_lines_show_loss_speed_and_the_time_left(trainer_of, options_of, monkeypatch, capsys, terminal):
     trainer = trainer_of(options_of(train={"epochs": 2}))
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
@@ -132,8 +133,8 @@ def test_a_bar_or_lines_show_loss_speed_and_the_time_left(trainer_of, options_of
 
 
 def test_curves_that_cannot_be_written_do_not_end_the_training_and_are_said_once(
-    trainer_of,  # noqa: F811
-    options_of,  # noqa: F811
+    trainer_of,
+    options_of,
     monkeypatch,
     capsys,
 ):
@@ -152,15 +153,15 @@ def test_curves_that_cannot_be_written_do_not_end_the_training_and_are_said_once
     ]
 
 
-def with_tracker(options_of, *names):  # noqa: F811
+def with_tracker(options_of, *names):
     return options_of(train={"epochs": 2}, machine={"report_to": list(names)})
 
 
 TRACKERS = get_args(Tracker)
 
 
-def test_trackers_that_are_not_installed_are_named_before_the_training(options_of, place, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(sys, "path", [str(place)])
+def test_trackers_that_are_not_installed_are_named_before_the_training(options_of, training_folder, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(training_folder)])
     for name in TRACKERS:
         monkeypatch.delitem(sys.modules, name, raising=False)
     Path(TRACKERS[0]).mkdir()  # no package, though Python would import it
@@ -171,15 +172,15 @@ def test_trackers_that_are_not_installed_are_named_before_the_training(options_o
 
 
 @pytest.fixture
-def own_environment(place, monkeypatch):  # noqa: F811
+def own_environment(training_folder, monkeypatch):
     """Whatever a test sets of the trackers' variables goes again."""
-    for variable in places(place, "name"):
+    for variable in places(training_folder, "name"):
         monkeypatch.setenv(variable, "to be restored")
         monkeypatch.delenv(variable)
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
-def test_every_tracker_is_one_that_the_trainer_logs_to(trainer_of, options_of, tracker):  # noqa: F811
+def test_every_tracker_is_one_that_the_trainer_logs_to(trainer_of, options_of, tracker):
     """The Trainer makes its callbacks from just these names; making one needs the tracker itself."""
     arguments = training_arguments(with_tracker(options_of, tracker), recompute=False)
     assert arguments.report_to == [tracker]
@@ -187,17 +188,17 @@ def test_every_tracker_is_one_that_the_trainer_logs_to(trainer_of, options_of, t
 
 
 def test_trackers_write_below_logs_of_the_repository_unless_they_are_told_otherwise(
-    options_of,  # noqa: F811
-    place,  # noqa: F811
+    options_of,
+    training_folder,
     monkeypatch,
     own_environment,
 ):
-    repository = place / "repository"
+    repository = training_folder / "repository"
     repository.mkdir()
     monkeypatch.setenv("DVC_ROOT", str(repository))
     monkeypatch.setenv("WANDB_DIR", "elsewhere")
     prepare_trackers(with_tracker(options_of, "tensorboard").machine, "name")
-    found = {variable: os.environ[variable] for variable in places(place, "name")}
+    found = {variable: os.environ[variable] for variable in places(training_folder, "name")}
     assert found.pop("WANDB_DIR") == "elsewhere"
     assert found.pop("MLFLOW_DISABLE_TELEMETRY") == "true"
     logs = repository / "logs"
@@ -206,22 +207,22 @@ def test_trackers_write_below_logs_of_the_repository_unless_they_are_told_otherw
         "MLFLOW_TRACKING_URI": f"sqlite:///{logs}/mlflow.db",
         "TRACKIO_DIR": f"{logs}/trackio",
     }
-    assert list(place.rglob("logs")) == [logs]
+    assert list(training_folder.rglob("logs")) == [logs]
 
 
-def test_a_tracker_changes_no_byte_and_writes_below_logs(trainer_of, options_of, place, own_environment):  # noqa: F811
+def test_a_tracker_changes_no_byte_and_writes_below_logs(trainer_of, options_of, training_folder, own_environment):
     """TensorBoard, which requirements-dev.txt brings; the others need a server or an account."""
     plain = trainer_of(options_of(train={"epochs": 2}), Checkpoints({}, 1))
     plain.run(None)
-    result = saved(plain, place / "plain")
-    before = set(place.iterdir())
+    result = saved(plain, training_folder / "plain")
+    before = set(training_folder.iterdir())
     params = with_tracker(options_of, "tensorboard")
     prepare_trackers(params.machine, "name")
     trainer = trainer_of(params, Checkpoints({"number": 1}, 1))
     trainer.run(None)
-    assert {path.name for path in set(place.iterdir()) - before} == {"logs"}
-    assert saved(trainer, place / "tracked") == result
-    assert tensorboard_losses(place / "logs/tensorboard/name") == [
+    assert {path.name for path in set(training_folder.iterdir()) - before} == {"logs"}
+    assert saved(trainer, training_folder / "tracked") == result
+    assert tensorboard_losses(training_folder / "logs/tensorboard/name") == [
         pytest.approx(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry
     ]
 

@@ -3,7 +3,6 @@
 `gh` is a stand-in that keeps comments and statuses in a folder; Git, DVC and its remote are real.
 """
 
-import copy
 import json
 import os
 import re
@@ -16,9 +15,9 @@ import numpy as np
 import pytest
 
 from stages.core.yaml_files import read_yaml
-from tests.conftest import ROOT
-from tests.small_run import LOSSES, ROWS, SmallRun, rows_of
-from tests.test_requirements import pins, third_party
+from tests.support.project import ROOT
+from tests.support.requirements import pins, third_party
+from tests.support.small_run import LOSSES, ROWS, SmallRun, rows_of
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 SCRIPTS = sorted((ROOT / ".github/scripts").glob("*.sh"))
@@ -93,12 +92,12 @@ class Hub:
     def script(self, name, *arguments, folder, token=True, check=True):
         temp = self.folder / "temp"
         temp.mkdir(exist_ok=True)
-        environment = self.repository.environment(
-            GH_STATE=str(self.state),
-            RUNNER_TEMP=str(temp),
-            GITHUB_REPOSITORY="owner/name",
+        environment = self.repository.environment | {
+            "GH_STATE": str(self.state),
+            "RUNNER_TEMP": str(temp),
+            "GITHUB_REPOSITORY": "owner/name",
             **({"GH_TOKEN": "the-token"} if token else {}),
-        )
+        }
         environment["PATH"] = f"{self.folder / 'bin'}:{environment['PATH']}"
         environment = {name: value for name, value in environment.items() if "AUTHOR" not in name}
         return subprocess.run(
@@ -119,9 +118,9 @@ class Hub:
 
 
 @pytest.fixture(scope="module")
-def made_once(tmp_path_factory):
+def made_once(small_run, tmp_path_factory):
     """The small run with this repository's own code in it, as main."""
-    run = SmallRun(tmp_path_factory.mktemp("small") / "repository").create()
+    run = small_run.copied(tmp_path_factory.mktemp("workflows") / "repository")
     for part in ("stages", "tools", ".github/scripts"):
         shutil.copytree(ROOT / part, run.folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     run.commit("the code")
@@ -130,9 +129,7 @@ def made_once(tmp_path_factory):
 
 @pytest.fixture
 def hub(made_once, tmp_path):
-    copied = copy.deepcopy(made_once)
-    copied.folder = tmp_path / "repository"
-    shutil.copytree(made_once.folder, copied.folder, symlinks=True)
+    copied = made_once.copied(tmp_path / "repository")
     hub = Hub(copied, tmp_path)
     copied.run("git", "switch", "--quiet", "--create", "branch")
     return hub
@@ -255,7 +252,7 @@ def test_a_pull_request_gets_one_comment_which_the_next_run_updates_and_a_status
     assert [each["id"] for each in comments] == [1, 2, 3, posted["id"]]
     assert comments[:3] == [strangers, *others]
     assert "❌" not in comments[-1]["body"]
-    commits = run.run("git", "log", "--format=%H", "-2").stdout.split()[::-1]
+    commits = run.run("git", "log", "--format=%H", "-2").split()[::-1]
     assert [(each["commit"], each["state"], each["context"]) for each in hub.read("statuses")] == [
         (commits[0], "failure", "gate"),
         (commits[1], "success", "gate"),
@@ -302,7 +299,7 @@ def test_a_number_that_is_none_goes_no_further(hub, number):
 def test_the_lock_is_checked_without_data(hub):
     run = hub.repository
     assert hub.script("lock.sh", folder=hub.clone("same"), token=False).returncode == 0
-    run.params("train", epochs=3.0)
+    run.change("train.epochs", 3.0)
     run.commit("not run")
     run.run("git", "push", "--quiet", "origin", "branch")
     done = hub.script("lock.sh", folder=hub.clone("changed", "branch"), token=False, check=False)
@@ -336,7 +333,7 @@ def give_back(hub, box, check=True):
     results.mkdir()
     for name in ("dvc.lock", "metrics.json"):
         shutil.copy(box / name, results)
-    ran = hub.repository.run("git", "rev-parse", "HEAD", folder=box).stdout.strip()
+    ran = hub.repository.run("git", "rev-parse", "HEAD", folder=box).strip()
     return hub.script("gpu.sh", "push", "branch", ran, str(results), folder=clone, check=check)
 
 
@@ -349,11 +346,10 @@ def test_the_gpu_machine_runs_what_changed_and_gives_results_to_the_branch_and_t
     assert "Running stage 'clean'" not in done.stdout
     give_back(hub, box)
     after = hub.clone("after", "branch")
-    changed = run.run("git", "show", "--format=%an %s", "--name-only", folder=after).stdout.split("\n")
-    before = run.run("git", "rev-parse", "--short", "HEAD").stdout.strip()
+    changed = run.run("git", "show", "--format=%an %s", "--name-only", folder=after).split("\n")
+    before = run.run("git", "rev-parse", "--short", "HEAD").strip()
     assert [line for line in changed if line] == [f"{BOT} Results of {before}", "dvc.lock", "metrics.json"]
-    done = run.run("dvc", "repro", "--pull", "--allow-missing", folder=after)
-    assert "Running stage" not in done.stdout
+    assert "Running stage" not in run.run("dvc", "repro", "--pull", "--allow-missing", folder=after)
     run.run("dvc", "pull", "evaluate@tuned", folder=after)
     assert (after / "metrics/evaluate/tuned.rows.jsonl").read_text() == (
         run.folder / "inputs/tuned.rows.jsonl"
@@ -371,12 +367,12 @@ def test_a_fresh_gpu_machine_gets_the_base_first_which_the_remote_does_not_have(
     run = hub.repository
     run.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
     run.run("dvc", "push", "--quiet")
-    run.params("train", epochs=3.0)
+    run.change("train.epochs", 3.0)
     run.commit("changed, and not run")
     run.run("git", "push", "--quiet", "origin", "branch")
     box = hub.clone("box", "branch")
-    alone = run.run("dvc", "repro", "--pull", "--allow-missing", folder=box, check=False)
-    assert alone.returncode != 0, "should DVC come to run download_model by itself, gpu.sh need not"
+    # Should DVC come to run download_model by itself, gpu.sh need not.
+    run.run("dvc", "repro", "--pull", "--allow-missing", folder=box, code=255)
     done = hub.script("gpu.sh", "run", folder=hub.clone("other", "branch"), token=False)
     assert re.findall(r"Running stage '(.+)'", done.stdout) == ["download_model", "train"]
 
@@ -414,12 +410,12 @@ def test_nothing_of_the_branch_runs_beside_the_token_that_pushes(hub, tmp_path):
     run.run("git", "config", "filter.trap.clean", f"touch '{trap}'; cat", folder=box)
     (box / "metrics.json").write_text("{}")
     give_back(hub, box)
-    assert run.run("git", "show", "branch:metrics.json", folder=hub.origin).stdout == "{}"
+    assert run.run("git", "show", "branch:metrics.json", folder=hub.origin) == "{}"
     assert not trap.exists()
 
 
 def test_a_result_that_is_no_file_is_not_pushed(hub, tmp_path):
-    clone, head = hub.clone("main"), hub.repository.run("git", "rev-parse", "main").stdout.strip()
+    clone, head = hub.clone("main"), hub.repository.run("git", "rev-parse", "main").strip()
     (tmp_path / "secret").write_text("of the machine that pushes")
     for name in ("dvc.lock", "metrics.json"):
         (clone / "results").mkdir(exist_ok=True)
@@ -427,7 +423,7 @@ def test_a_result_that_is_no_file_is_not_pushed(hub, tmp_path):
     done = hub.script("gpu.sh", "push", "branch", head, "results", folder=clone, check=False)
     assert done.returncode == 1
     assert "results/dvc.lock is no file" in done.stderr
-    assert "branch" not in hub.repository.run("git", "branch", folder=hub.origin).stdout
+    assert "branch" not in hub.repository.run("git", "branch", folder=hub.origin)
 
 
 def test_without_a_remote_the_gpu_machine_does_not_begin(hub):

@@ -1,12 +1,8 @@
 """The gates: bounds, and comparisons with another revision that know what may be chance."""
 
-import copy
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,7 +13,8 @@ from stages.core.params import Gate
 from stages.core.statistics import COLUMNS, evaluated
 from stages.report import gate as run_gate
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT
+from tests.support.project import ROOT
+from tests.support.repository import Repository
 
 pytestmark = pytest.mark.slow
 
@@ -49,49 +46,39 @@ def metrics_of(rows):
 LOSSES = np.random.default_rng(0).normal(2, 0.5, 100)
 
 
-class Repository:
+class MeasuredRepository(Repository):
     """A repository with Git and DVC, whose one stage copies source.jsonl to where `evaluate` writes its rows."""
 
     def __init__(self, folder):
-        self.folder = folder
+        super().__init__(folder)
         for path in ("metrics/evaluate", "data/clean"):
             (folder / path).mkdir(parents=True)
         (folder / "dvc.yaml").write_text(PIPELINE)
         (folder / "data/clean/test.parquet").write_text("the test split")
-        self.run("git", "init", "--quiet", "--initial-branch=main")
-        self.run(sys.executable, "-m", "dvc", "init", "--quiet")
+        self.init()
         self.measure(rows_of(LOSSES))
-
-    def run(self, *command):
-        names = {f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        site = {"DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"), "DVC_NO_ANALYTICS": "1"}
-        environment = {**os.environ, **names, **site, "GIT_CONFIG_GLOBAL": os.devnull}
-        subprocess.run(command, cwd=self.folder, env=environment, check=True, capture_output=True)
 
     def measure(self, rows, commit=True):
         (self.folder / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (self.folder / "metrics.json").write_text(json.dumps(metrics_of(rows)))
-        self.run(sys.executable, "-m", "dvc", "repro", "--quiet")
+        self.run("dvc", "repro", "--quiet")
         if commit:
-            self.run("git", "add", ".")
-            self.run("git", "commit", "--quiet", "--message", "measured")
+            self.commit("measured")
 
 
 @pytest.fixture(scope="module")
 def measured_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured") / "repository"
     folder.mkdir()
-    return Repository(folder)
+    return MeasuredRepository(folder)
 
 
 @pytest.fixture
 def repository(measured_once, tmp_path, monkeypatch):
     """A copy, in which the tuned model of `main` has the losses LOSSES."""
-    copied = copy.copy(measured_once)
-    copied.folder = tmp_path / "repository"
-    shutil.copytree(measured_once.folder, copied.folder, symlinks=True)
+    copied = measured_once.copied(tmp_path / "repository")
     monkeypatch.chdir(copied.folder)
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", copied.environment["DVC_SITE_CACHE_DIR"])
     return copied
 
 

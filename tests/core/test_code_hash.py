@@ -9,7 +9,7 @@ import pytest
 
 from stages.core import code_hash
 from stages.core.code_hash import STAGES, UNHASHED, dump, imported_modules, is_hashed, module_hash, stage_files
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 CODE = '''
 """What the module is for."""

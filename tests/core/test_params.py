@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from stages.core.params import Params, load_params
 from stages.core.yaml_files import read_yaml, read_yaml_text
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 from tools._profile.profiles import apply, read_profiles
 
 

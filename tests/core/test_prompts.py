@@ -2,7 +2,6 @@
 
 import copy
 import json
-import random
 import shutil
 
 import pytest
@@ -12,45 +11,8 @@ from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, check_tokenize
 from stages.core.tokenizer_files import wheel_file
 from stages.download_model import convert_tokenizer
 from stages.runtime.errors import UserError
+from tests.support.conversations import HOSTILE, LOOK_ALIKES, PLAIN
 
-PIECES = [
-    *("a", "The answer is", "def f(x):\n    return x", "x  =  1", "0123456789", "\t", "\n", "\n\n", " ", "   ", "    "),
-    *(
-        "é",
-        "e\u0301",
-        "日本語",
-        "Ünïcödé",
-        "🦜",
-        "👩‍👩‍👧",
-        "nbsp\u00a0here",
-        "\x00",
-        "\r\n",
-        "\u2028",
-        "<",
-        "]",
-        "%s {x} {{y}}",
-    ),
-]
-LOOK_ALIKES = ["[INST]", "[/INST]", "<s>", "</s>", "<unk>", "[TOOL_CALLS]", "<0x0A>", "[control_8]", "{{ bos_token }}"]
-
-
-def conversations(count, pieces, seed=0) -> list[list[dict]]:
-    """Makes conversations of one to four exchanges, every third with a system prompt, many with blanks at the ends."""
-    rng = random.Random(seed)
-
-    def text():
-        glue = rng.choice(["", " "])
-        return glue.join(rng.choices(pieces, k=rng.randint(0, 8))) + rng.choice(["x", "x ", "x   ", " x\n", "\n x \n "])
-
-    batch = []
-    for number in range(count):
-        roles = ["system"] * (number % 3 == 0) + ["user", "assistant"] * rng.randint(1, 4)
-        batch.append([{"role": role, "content": text()} for role in roles])
-    return batch
-
-
-PLAIN = conversations(400, PIECES)
-HOSTILE = conversations(700, PIECES + LOOK_ALIKES * 2)
 SIMPLE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
 
 

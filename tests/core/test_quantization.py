@@ -4,7 +4,6 @@ import hashlib
 import math
 from pathlib import Path
 
-import bitsandbytes
 import numpy
 import pytest
 import torch
@@ -19,6 +18,7 @@ from stages.core.quantization import (
     quantize_constants,
     raw_bytes,
 )
+from tests.support.layers import layer_of
 
 # (rows, columns, largest, seed): sha256 of the NF4 values with double quantization that bitsandbytes 0.50.2 made with
 # its CUDA kernels on an H100 (there by numpy's power of three, which rounds 15 of the 4 million weights otherwise).
@@ -38,12 +38,6 @@ def weights(rows, columns, largest, seed):
 
 def constants(seed=0, count=5000):
     return torch.from_numpy(numpy.random.RandomState(seed).uniform(0.01, 0.08, count).astype("float32"))
-
-
-def layer_of(weight, device="cpu"):
-    layer = bitsandbytes.nn.Linear4bit(*reversed(weight.shape), bias=False, quant_type="nf4", compress_statistics=False)
-    layer.weight = bitsandbytes.nn.Params4bit(weight, quant_type="nf4", compress_statistics=False)
-    return layer.to(device)
 
 
 def digest(values):

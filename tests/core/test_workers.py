@@ -11,7 +11,7 @@ import pytest
 
 from stages.core.workers import count_workers, ordered_map
 from stages.runtime.errors import UserError
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 
 def squared(number: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.code_hash import STAGES, is_hashed, stage_files
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 # What hashed modules may use of stages/runtime, and why no byte of a result depends on it.
 ALLOWED = {

@@ -12,7 +12,7 @@ import pytest
 
 from stages.runtime.errors import UserError
 from stages.runtime.lock import WAIT, take_lock
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 
 @pytest.fixture

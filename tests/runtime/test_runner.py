@@ -14,7 +14,7 @@ from stages.core.code_hash import module_hash, stage_hashes
 from stages.core.paths import timing_file, write_json
 from stages.runtime.errors import UserError
 from stages.runtime.runner import Outcome, declaration, run_stage, snapshot
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 DVC_YAML = """
 stages:

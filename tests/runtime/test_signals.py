@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 # In C, without the interpreter's lock, for many seconds: Python's own handlers have to wait for its end.
 BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'a', b'b', 100_000_000)"

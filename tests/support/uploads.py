@@ -1,5 +1,7 @@
-"""What the stand-in hub of conftest.py needs for uploads: the part of the protocol that huggingface_hub uses without
-Xet (HF_HUB_DISABLE_XET), whose server speaks a binary one."""
+"""Uploads to the stand-in hub of hub.py.
+
+huggingface_hub speaks this protocol with HF_HUB_DISABLE_XET=1: without it, it speaks a binary one.
+"""
 
 import base64
 import hashlib
@@ -10,12 +12,12 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Received:
-    """What uploads left, beside the files themselves."""
+    """What uploads left, in addition to the files."""
 
     private: dict[str, bool] = field(default_factory=dict)  # {"owner/name": …}
     commits: list[dict] = field(default_factory=list)  # the header and the deleted paths of each
     objects: dict[str, bytes] = field(default_factory=dict)  # {sha256: content} of the large file storage
-    sent: list[str] = field(default_factory=list)  # the sha256s, in the order they were sent
+    sent: list[str] = field(default_factory=list)  # their sha256s, in the order of arrival
     tokens: set[str] = field(default_factory=set)
     refuse: dict[str, int] = field(default_factory=dict)  # {end of a path: the status it is answered with}
 

@@ -1,21 +1,19 @@
-"""A repository of Git and DVC with the pipeline's outputs and none of its work, for what looks at runs from outside."""
+"""A repository of Git and DVC with the pipeline's outputs but none of its work, for tools that look at runs."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from ruamel.yaml import YAML
+import pytest
 
 from stages.core.statistics import COLUMNS, changed, evaluated
-from tests.conftest import ROOT
+from tests.support.project import ROOT
+from tests.support.repository import Repository
 
-# Each stage copies what lies ready in inputs/, so that a change there is a change of what it makes.
+# Each stage copies files from inputs/: a change there is a change of its results.
 PIPELINE = """
 stages:
   download_model:
@@ -66,11 +64,11 @@ def predictions_of(rows, text="answer"):
     ]
 
 
-class SmallRun:
-    """params: those of the profile tiny. A method changes something; `measure` runs what it takes and commits."""
+class SmallRun(Repository):
+    """Its params are those of the profile tiny. Change an attribute; measure() then runs the stages and commits."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.kept, self.rejected = list(range(30)), {"too_long": [30, 31], "duplicate": [32]}
         self.test = [f"test{n}" for n in range(ROWS)]
         self.rows = rows_of(LOSSES, np.full(ROWS, 40.0))
@@ -82,49 +80,19 @@ class SmallRun:
         (self.folder / "dvc.yaml").write_text(PIPELINE)
         shutil.copy(ROOT / "tests/params.yaml", self.folder / "params.yaml")
         self.gates([{"metric": "evaluate.tuned.loss", "better": "lower", "bound": None, "against": "main"}])
-        self.run("git", "init", "--quiet", "--initial-branch=main")
-        self.run("dvc", "init", "--quiet")
+        self.init()
         self.run("dvc", "config", "core.autostage", "true")
         (self.folder / ".gitignore").write_text("/data\n/metrics\n/models\n")
         self.measure("measured")
         return self
-
-    def environment(self, **more):
-        people = {f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        site = {"DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"), "DVC_NO_ANALYTICS": "1"}
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return {**os.environ, **people, **site, "GIT_CONFIG_GLOBAL": os.devnull, "PATH": path, **more}
-
-    def run(self, *command, check=True, folder=None, **more):
-        if command[0] == "dvc":
-            command = (sys.executable, "-m", *command)
-        return subprocess.run(
-            command,
-            cwd=folder or self.folder,
-            env=self.environment(**more),
-            check=check,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    def commit(self, message):
-        self.run("git", "add", ".")
-        self.run("git", "commit", "--quiet", "--message", message)
 
     def measure(self, message):
         self.write()
         self.run("dvc", "repro", "--quiet")
         self.commit(message)
 
-    def params(self, section, **values):
-        yaml = YAML()
-        held = yaml.load(self.folder / "params.yaml")
-        held[section].update(values)
-        yaml.dump(held, self.folder / "params.yaml")
-
     def gates(self, gates):
-        self.params("report", gates=gates)
+        self.change("report.gates", gates)
 
     def put(self, path, text):
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +132,8 @@ class SmallRun:
             "timing": {"train": {"seconds": 12.5}},
         }
 
-    def clone(self, to: Path) -> Path:
-        """As a colleague's or CI's: what Git has, and no data."""
-        self.run("git", "clone", "--quiet", str(self.folder), str(to), folder=self.folder.parent)
-        return to
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> SmallRun:
+    """A small run, measured once. Several files read it: change a copy of it."""
+    return SmallRun(tmp_path_factory.mktemp("small") / "repository").create()

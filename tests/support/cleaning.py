@@ -1,0 +1,55 @@
+"""The stage `clean` on a few rows: they are written, cleaned and read back."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import pyarrow.parquet
+
+from stages.clean import clean
+from stages.core.params import Clean
+from stages.core.records import SPLITS, Record, read_records
+
+
+class Rejected(NamedTuple):
+    record: Record
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What the stage `clean` makes of some rows, read back from its files."""
+
+    splits: dict[str, list[Record]]
+    rejected: list[Rejected]
+    metrics: dict
+
+
+def write_raw(rows: list[dict], folder: Path, shard_rows: int = 10_000) -> list[Path]:
+    """Lines of data/raw as shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for number, start in enumerate(range(0, len(rows), shard_rows)):
+        shards.append(folder / f"rows-{number:05}.jsonl")
+        shards[-1].write_text("".join(json.dumps(row) + "\n" for row in rows[start : start + shard_rows]))
+    return shards
+
+
+def clean_rows(rows: list[dict], section: Clean, layout: str = "prompt-completion", **options) -> Cleaned:
+    """Cleans rows. The options are those of write_raw, and `workers`."""
+    workers = options.pop("workers", 1)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = write_raw(rows, folder / "raw", **options)
+        tally = clean(shards, section, {"format": layout, "columns": None}, folder, workers)
+        splits = {
+            split: [record for some in read_records(folder / f"{split}.parquet") for record in some] for split in SPLITS
+        }
+        gone = pyarrow.parquet.read_table(folder / "rejected.parquet").to_pylist()
+    rejected = [
+        Rejected(Record(row["id"], row["messages"], row["source"]), row["reason"], row["detail"]) for row in gone
+    ]
+    return Cleaned(splits, rejected, tally.metrics())

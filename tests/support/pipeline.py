@@ -1,0 +1,67 @@
+"""The whole pipeline in a clone of the working tree, small enough for tests. It runs once for all that only read it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.project import copy_project
+from tests.support.repository import Repository, running
+
+ALL = [
+    *("hash_code", "download_model", "download_data", "clean", "tokenize", "train", "merge"),
+    *("evaluate@base", "evaluate@tuned", "report"),
+]
+SMALLER = {
+    "data": {"source": "file", "path": "data/source/rows.jsonl", "limit": 200},
+    "clean": {
+        **{"min_characters": 1, "near_duplicate_threshold": None},  # its rows differ in little
+        **{"validation_fraction": 0.1, "test_fraction": 0.1},
+    },
+    "tokenize": {"max_length": 64},
+    "lora": {"r": 4, "alpha": 8},
+    "train": {"batch_size": 4, "warmup_steps": 1, "eval_steps": 5},
+    "merge": {"parity_rows": 2, "max_loss_gap": 0.2, "max_kl": 0.2},
+    "evaluate": {"max_rows": 12, "generate_rows": 4, "max_new_tokens": 8, "batch_size": 4},
+    "report": {"samples": 2},
+    "machine": {"device": "cpu"},
+}
+
+
+def make(folder: Path, base: Path) -> Repository:
+    """A fresh clone in which nothing has run yet.
+
+    Args:
+        base: models/base of a small model, whose files as downloaded are in ../../source.
+    """
+    copy_project(folder, without=("dvc.lock", "metrics.json"))
+    shutil.rmtree(folder / "assets/tiny-mistral")
+    shutil.copytree(base.parents[1] / "source", folder / "assets/tiny-mistral")
+    rows = [{"prompt": f"Add {n} to a number.", "completion": f"def f(x):\n    return x + {n}"} for n in range(200)]
+    (folder / "data/source/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    repository = Repository(folder)
+    repository.change_sections(SMALLER)
+    repository.run("git", "init", "--quiet", "--initial-branch=main")
+    repository.commit()
+    return repository
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, small_base) -> Callable[[str], Repository]:
+    """made(name) is a fresh clone of the working tree with a small model and 200 rows."""
+    return lambda name: make(tmp_path_factory.mktemp(name) / "clone", small_base)
+
+
+@pytest.fixture(scope="session")
+def first_run(made) -> Repository:
+    """A clone in which everything has run once, committed. Several files read it: change a clone of it.
+
+    Model and data come from files, so it ran without the network. test_reliability.py checks what tried to reach it.
+    """
+    repository = made("first")
+    printed = repository.cut_off(repository.folder.parent / "attempts", "dvc", "repro")
+    assert sorted(running(printed)) == sorted(ALL)
+    repository.commit()
+    return repository
