@@ -255,5 +255,5 @@ def test_the_command_says_what_failed_and_exits_with_1(repository, capsys):
 @pytest.mark.parametrize("change", [{"bound": 1.0}, {"against": None}, {"against": "--output=x"}])
 def test_a_gate_has_a_bound_or_a_revision(change):
     values = {"metric": "clean.rows.kept", "better": "higher", "bound": None, "against": "main"}
-    with pytest.raises(ValueError, match="either bound|no name of a revision"):
+    with pytest.raises(ValueError, match="either bound|not the name of a revision"):
         Gate(**values | change)
