@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._merge.adapter import Adapter
-from stages._merge.stream import GB, Difference, Plan, differences, refuse_full_disk, shards, write_merged
+from stages._merge.stream import Difference, Plan, differences, shards, write_merged
 from stages.core.model_card import base_name, front_matter, precision
 from stages.core.models import free, load_model, pick_device
 from stages.core.params import Merge, Params
@@ -29,6 +29,7 @@ from stages.core.paths import (
 )
 from stages.core.prompts import CHAT_TEMPLATES
 from stages.core.quantization import SAMPLE, SAMPLES, VALUES, Values
+from stages.runtime.disk_space import GB, check_disk_for_merge
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import check_base
 from stages.runtime.runner import Outcome, peak_memory, run_stage
@@ -146,7 +147,7 @@ def main(params: Params) -> Outcome:
     more = reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"])
     size = sum(path.stat().st_size for path in shards(BASE))
     with whole_directory(MERGED) as folder:  # where a killed run left a part, that is gone now
-        refuse_full_disk(BASE, BASE.parent, more)
+        check_disk_for_merge(BASE.parent, size, more)
         print(
             f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, one in memory at a time: up "
             f"to {size / GB:.2f} GB and activations on {plan.device}, {more / GB:.2f} GB of the disk meanwhile",

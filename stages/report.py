@@ -9,17 +9,18 @@ report.gates and exits with 1 where one failed.
 
 import sys
 
-from stages._report.formatting import spread
 from stages._report.inputs import read_curve, read_rejected, read_values
+from stages._report.layout import spread
 from stages._report.metrics import metrics
 from stages._report.model_card import card
 from stages._report.page import script, templates
 from stages._report.pipeline_drawing import drawing
 from stages._report.predictions import pairs, read_predictions
-from stages._report.row_tables import KINDS, change, lines, plain_rows, read_rows, refuse_unequal_rows
+from stages._report.row_tables import KINDS, lines, plain_rows, read_rows, refuse_unequal_rows
 from stages._report.row_tables import MEASURES as BY_ROW
-from stages._report.sections import MEASURES, headline, sections
+from stages._report.sections import headline, sections
 from stages.comparison.gate import judge
+from stages.comparison.measures import SHOWN_MEASURES
 from stages.core.params import Params, load_params
 from stages.core.paths import (
     CURVE,
@@ -33,6 +34,7 @@ from stages.core.paths import (
     write_json,
     write_text,
 )
+from stages.core.statistics import paired_change
 from stages.runtime.errors import UserError
 from stages.runtime.runner import Outcome, run_stage
 
@@ -60,7 +62,7 @@ def report(inputs: dict, samples: int) -> dict:
     refuse_unequal(inputs["base"], inputs["tuned"])
     refuse_unequal_rows(inputs["rows"]["base"], inputs["rows"]["tuned"])
     before, after = inputs["rows"]["base"], inputs["rows"]["tuned"]
-    inputs = inputs | {"change": change(before, after), "change_plain": change(plain_rows(before), after)}
+    inputs = inputs | {"change": paired_change(before, after), "change_plain": paired_change(plain_rows(before), after)}
     generated = pairs(inputs["predictions"]["base"], inputs["predictions"]["tuned"])
     page = {
         "headline": headline(inputs["base"], inputs["tuned"]),
@@ -86,7 +88,7 @@ def report(inputs: dict, samples: int) -> dict:
 def closing_table(base: dict, tuned: dict) -> str:
     """Base against tuned in a few lines of a terminal."""
     lines = [f"{'':32}{'base':>10}{'tuned':>10}"]
-    for measure in MEASURES:
+    for measure in SHOWN_MEASURES:
         if measure.name in IN_CONSOLE:
             before, after = measure.show(base[measure.name]), measure.show(tuned[measure.name])
             lines.append(f"{measure.label:32}{before:>10}{after:>10}")

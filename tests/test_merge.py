@@ -18,11 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from stages import merge as merge_stage
-from stages._merge import stream, weights
+from stages._merge import weights
 from stages._merge.adapter import Adapter
 from stages._merge.four_bit import FourBit
 from stages._merge.parity import Reference, compare, merge_in_memory, reference_bytes
-from stages._merge.stream import Plan, refuse_full_disk, write_merged
+from stages._merge.stream import Plan, write_merged
 from stages._merge.weights import stored_tensors
 from stages._tokenize.packing import row_schema
 from stages._train.adapter_io import save_adapter
@@ -43,6 +43,7 @@ from stages.core.quantization import (
 from stages.core.yaml_files import read_yaml
 from stages.download_model import download_model
 from stages.merge import ADAPTER, BASE, copy_companions, main
+from stages.runtime import disk_space
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 from tests.core.test_quantization import layer_of
@@ -457,11 +458,11 @@ def test_what_the_comparison_needs_is_said_beforehand(with_rows, capsys):
 
 
 def test_a_full_disk_is_said_before_anything_is_written(with_rows, monkeypatch):
-    monkeypatch.setattr(stream.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     with pytest.raises(UserError, match=r"merging needs 0\.0 GB on the disk of models.*0\.0 GB are free"):
         main(with_rows)
     assert not list(merge_stage.MERGED.parent.glob("*merged*"))
-    refuse_full_disk(BASE, merge_stage.MERGED.parent, -(10**10))
+    disk_space.check_disk_for_merge(merge_stage.MERGED.parent, 10**10, -(10**10))
 
 
 def test_what_a_killed_merge_left_takes_no_room_from_the_next(with_rows, monkeypatch):
@@ -469,7 +470,7 @@ def test_what_a_killed_merge_left_takes_no_room_from_the_next(with_rows, monkeyp
     partial.mkdir()
     (partial / "model.safetensors").write_bytes(bytes(100))
     seen = []
-    monkeypatch.setattr(merge_stage, "refuse_full_disk", lambda *_: seen.append(list(partial.iterdir())))
+    monkeypatch.setattr(merge_stage, "check_disk_for_merge", lambda *_: seen.append(list(partial.iterdir())))
     main(changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0))
     assert seen == [[]]
 

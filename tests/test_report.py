@@ -18,15 +18,17 @@ from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
 
 from stages._report.data_section import OTHERS
-from stages._report.escaping import fenced, inline, visible
-from stages._report.formatting import duration, number, size, spread
+from stages._report.escaping import fenced, inline
+from stages._report.layout import spread
 from stages._report.pipeline_drawing import LINES, PLACES, drawing
 from stages._report.predictions import pairs
 from stages._report.row_tables import lines
 from stages._report.svg_charts import histogram, label, line_chart, thinned, ticks
+from stages.comparison.number_text import duration, number, size
+from stages.comparison.visible_text import visible
 from stages.core.params import load_params
 from stages.core.paths import timing_file
-from stages.core.statistics import BODY, COLUMNS, COUNTS, length_name
+from stages.core.statistics import BODY, COLUMNS, COUNTS, length_name, paired_change
 from stages.core.yaml_files import read_yaml
 from stages.report import TIMED, closing_table, made_by, main, report, show
 from stages.runtime.errors import UserError
@@ -854,11 +856,10 @@ def test_a_browser_runs_no_script_of_the_data_and_lays_it_out_in_a_phone(run, tm
 
 
 def tables_of(inputs) -> dict:
-    from stages._report.row_tables import change
     from stages._report.sections import comparison
 
     rows = inputs["rows"]
-    section = comparison(inputs["base"], inputs["tuned"], change(rows["base"], rows["tuned"]), rows)
+    section = comparison(inputs["base"], inputs["tuned"], paired_change(rows["base"], rows["tuned"]), rows)
     return {table.caption: table for table in section.tables}
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stages._report.escaping import visible
-from stages._report.formatting import duration, number, signed, size
-from stages._report.sections import MEASURES
 from stages.comparison.gate import Verdict, incomparable, judge
+from stages.comparison.measures import SHOWN_MEASURES
+from stages.comparison.number_text import duration, number, signed, size
 from stages.comparison.revisions import LOCK, OTHER_KIND, Outputs, Revision, commit_of, git
+from stages.comparison.visible_text import visible
 from stages.core.params import Gate
 from stages.core.paths import PARAMS, RESULT
 from stages.core.yaml_files import read_yaml_text
@@ -40,7 +40,7 @@ from tools._review.markdown import bounded, code, entities, folded, listed, plur
 from tools._review.outputs import from_outputs
 
 MARKER = "<!-- made by tools/review.py -->"
-BY_NAME = {measure.name: measure for measure in MEASURES}
+BY_NAME = {measure.name: measure for measure in SHOWN_MEASURES}
 COUNTS = ("clean.rows.", "clean.splits.")
 MOST_DESCRIPTION = 140  # characters that GitHub takes for a status
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stages._evaluate import sandbox_runner as inside
+from stages._evaluate.sandbox_limits import watched
 from stages._evaluate.seccomp import call_filter
-from stages._evaluate.watching import watched
 from stages.core.params import Evaluate
 from stages.runtime.errors import UserError
 

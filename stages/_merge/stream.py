@@ -1,6 +1,5 @@
 """The merge itself: every weight of models/base, with what the adapter does to it, into a folder of the same files."""
 
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
 MOST_WORKERS = 8  # each holds a weight in 4 bits and a block of it in fp32; by then the disk is the limit
-GB = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -56,17 +54,6 @@ class Plan:
 
 def shards(base: Path) -> list[Path]:
     return sorted(base.glob("*.safetensors"))
-
-
-def refuse_full_disk(base: Path, folder: Path, more: int) -> None:
-    """more: bytes that are needed besides the merged weights."""
-    needed, free = sum(path.stat().st_size for path in shards(base)) + more, shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"merging needs {needed / GB:.1f} GB on the disk of {folder}, {more / GB:.1f} GB of it for a while to "
-            f"compare the models, and {free / GB:.1f} GB are free. Free some space (`dvc gc --workspace` drops what "
-            "no current file needs from DVC's cache), or compare on fewer merge.parity_rows"
-        )
 
 
 def merged_blocks(plan: Plan, name: str, values: "Original | FourBit") -> "Iterator[tuple[int, torch.Tensor]]":

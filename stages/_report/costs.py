@@ -1,6 +1,7 @@
 """What the stages took: sizes, time, memory."""
 
-from stages._report.formatting import Section, Table, duration, number, share, size, times
+from stages._report.layout import Section, Table
+from stages.comparison.number_text import duration, number, share, size, times
 
 
 def efficiency(train: dict, merge: dict, timing: dict) -> Section:

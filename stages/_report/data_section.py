@@ -1,7 +1,8 @@
 """The report's section on the data: what was read, from where, what of it was rejected and why, and how long it is."""
 
-from stages._report.formatting import NOTHING, Rejects, Section, Table, number, share
+from stages._report.layout import Rejects, Section, Table
 from stages._report.svg_charts import bucket_names, histogram
+from stages.comparison.number_text import NOTHING, number, share
 
 SPLITS = ("train", "validation", "test")
 OTHERS = "(others)"  # what `clean` calls the sources that it did not list one by one

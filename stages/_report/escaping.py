@@ -1,27 +1,14 @@
 """Makes untrusted text (data, model output, names from files) safe and legible in HTML and in Markdown."""
 
 import re
-import unicodedata
 
 from jinja2 import pass_eval_context
 from jinja2.nodes import EvalContext
 from markupsafe import Markup
 
-# Controls, format characters (bidirectional overrides among them), lone surrogates, odd line separators.
-UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# The zero-width (non-)joiners are part of how words and emoji are spelled.
-KEPT = {"\n", "\t", "\u200c", "\u200d"}
+from stages.comparison.visible_text import visible
+
 MARKDOWN = re.compile(r"([\\`*_\[\]<>|&~#$@!])")
-
-
-def visible(text: str) -> str:
-    r"""The text with each invisible character spelled out: an ANSI colour shows as \x1b[31m and colours nothing."""
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in UNSEEN and character not in KEPT
-        else character
-        for character in text.replace("\r\n", "\n")
-    )
 
 
 def inline(text: str) -> str:

@@ -5,8 +5,9 @@ from pathlib import PurePath
 
 from ruamel.yaml import YAML
 
-from stages._report.formatting import NOTHING, Section, Table
+from stages._report.layout import Section, Table
 from stages._report.sections import comparison, headline, merging, versions
+from stages.comparison.number_text import NOTHING
 from stages.core.model_card import base_name, front_matter, precision
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from stages._report.formatting import NOTHING, duration
+from stages.comparison.number_text import NOTHING, duration
 
 WIDTH = 440  # as a chart's: legible at a phone's width
 BOX, HIGH, ROW = 150, 42, 64  # pixels: a stage's box, and from one row to the next

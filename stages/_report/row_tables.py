@@ -5,10 +5,9 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from stages._report.formatting import NOTHING, Table, difference, number, signed, spread
-from stages.core.statistics import COLUMNS, changed, columns_of
+from stages._report.layout import Table, spread
+from stages.comparison.number_text import NOTHING, difference, number, signed
+from stages.core.statistics import COLUMNS
 from stages.runtime.errors import UserError
 
 AGAIN = "Run `dvc repro --force evaluate`"
@@ -38,11 +37,6 @@ def read_rows(path: Path) -> list[dict]:
 def refuse_unequal_rows(base: list[dict], tuned: list[dict]) -> None:
     if [row["id"] for row in base] != [row["id"] for row in tuned] or not base:
         raise UserError(f"base and tuned were not evaluated on the same rows. {AGAIN}")
-
-
-def change(base: list[dict], tuned: list[dict]) -> dict[str, float]:
-    """tuned − base of every measure, in pairs, with its 95 % interval."""
-    return changed(columns_of(base), columns_of(tuned), np.array([row["cluster"] for row in base]))
 
 
 def plain_rows(base: list[dict]) -> list[dict]:

@@ -1,42 +1,15 @@
 """The report's tables, as text that both the Markdown and the HTML page print."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from stages._report.costs import efficiency
 from stages._report.data_section import data
-from stages._report.formatting import NOTHING, Section, Table, difference, number, points, relative, share, size, spread
-from stages._report.row_tables import change as paired_change
+from stages._report.layout import Section, Table, spread
 from stages._report.row_tables import fallen, interval, plain_rows, worst
 from stages._report.slice_tables import slice_tables
 from stages._report.svg_charts import line_chart
+from stages.comparison.measures import SHOWN_MEASURES, Measure
+from stages.comparison.number_text import NOTHING, number, share, size
 from stages.core.model_card import base_name
-
-
-class Measure(NamedTuple):
-    name: str
-    label: str
-    show: Callable[[float | None], str]
-    change: Callable[[float, float], str]
-    lower_is_better: bool
-    scale: float = 1.0  # of the interval's figures: 100 where a change is in points
-
-
-MEASURES = (
-    Measure("perplexity", "Perplexity", number, relative, True),
-    Measure("perplexity_after_8", "Perplexity after 8 tokens", number, relative, True),
-    Measure("loss", "Loss, nats a token", number, difference, True),
-    Measure("loss_after_8", "Loss after 8 tokens", number, difference, True),
-    Measure("bits_per_byte", "Bits a byte", number, difference, True),
-    Measure("body_bits_per_byte", "Bits a byte behind signature and docstring", number, difference, True),
-    Measure("token_accuracy", "Tokens that were the likeliest", share, points, False, 100),
-    Measure("ended_share", "Answers that end by themselves", share, points, False, 100),
-    Measure("parses_share", "Answers that parse as Python", share, points, False, 100),
-    Measure("exact_share", "Answers equal to the reference", share, points, False, 100),
-    Measure("chrf", "chrF against the reference", number, difference, False),
-    Measure("rouge_l", "ROUGE-L against the reference", number, difference, False),
-    Measure("pass_at_1", "Answers that pass their tests", share, points, False, 100),
-)
+from stages.core.statistics import paired_change
 
 
 def change(measure: Measure, before: float | None, after: float | None) -> str:
@@ -57,7 +30,7 @@ def sure(values: dict, measure: Measure) -> str:
 
 def comparison(base: dict, tuned: dict, differences: dict, rows: dict[str, list[dict]]) -> Section:
     lines = []
-    for measure in MEASURES:
+    for measure in SHOWN_MEASURES:
         if measure.name not in base or measure.name not in tuned:
             continue
         before, after = base[measure.name], tuned[measure.name]
@@ -85,7 +58,7 @@ def plainly(base: dict, tuned: dict, rows: dict[str, list[dict]]) -> Table:
     """The base as its pre-training taught it to be asked, beside both as the tuned model is."""
     plain, differences = base["plain"], paired_change(plain_rows(rows["base"]), rows["tuned"])
     lines = []
-    for measure in MEASURES:
+    for measure in SHOWN_MEASURES:
         if measure.name in plain and measure.name in tuned:
             values = [plain[measure.name], base[measure.name], tuned[measure.name]]
             shown = [*map(measure.show, values), change(measure, values[0], values[2]), sure(differences, measure)]
@@ -169,7 +142,7 @@ def versions(train: dict) -> Section:
 
 def headline(base: dict, tuned: dict) -> str:
     before, after = base["perplexity"], tuned["perplexity"]
-    verdict = change(MEASURES[0], before, after)
+    verdict = change(SHOWN_MEASURES[0], before, after)
     return f"Perplexity on the test split: {number(before)} before, {number(after)} after ({verdict})."
 
 

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages._report.formatting import Table, difference, number, points, share
+from stages._report.layout import Table
 from stages._report.row_tables import interval
+from stages.comparison.number_text import difference, number, points, share
 from stages.core.statistics import LENGTHS, changed, columns_of, draws_of, kinds, length_name, measured
 
 NAMES = {"length": "length of the answer"}

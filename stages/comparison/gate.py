@@ -9,11 +9,10 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from stages._report.row_tables import change
 from stages.comparison.revisions import OTHER_KIND, Outputs, Revision
 from stages.core.params import Gate
 from stages.core.paths import RESULT
-from stages.core.statistics import COLUMNS, FEWEST, MEASURES
+from stages.core.statistics import COLUMNS, FEWEST, MEASURES, paired_change
 from stages.runtime.errors import UserError
 
 # Params of `evaluate` and figures of a model without which two evaluations are not of the same answers.
@@ -90,7 +89,7 @@ def paired_rows(name: str, earlier: Revision, later: Revision) -> dict[str, floa
         return None
     if not all(name in row for row in before for name in COLUMNS):
         return None  # an older revision may have counted less of each row
-    return change(before, after)
+    return paired_change(before, after)
 
 
 def paired(metric: str, earlier: Revision, later: Revision) -> tuple[float, float] | None:

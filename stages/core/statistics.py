@@ -138,6 +138,11 @@ def columns_of(rows: list[dict]) -> Sums:
     return {name: np.array([row[name] for row in rows], np.float64) for name in COLUMNS}
 
 
+def paired_change(before: list[dict], after: list[dict]) -> dict[str, float]:
+    """after − before of every measure, in pairs, with its 95 % interval. Rows are those of rows.jsonl."""
+    return changed(columns_of(before), columns_of(after), np.array([row["cluster"] for row in before]))
+
+
 def sliced(rows: list[dict], name: str) -> dict[str, dict[str, float]]:
     """{value of the slice `name`: rows, tokens and the measures of SLICED, with intervals where the rows suffice}."""
     found = {}

@@ -5,14 +5,14 @@ import json
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from stages._report.sections import MEASURES
 from stages.comparison.gate import incomparable, paired, unpaired
+from stages.comparison.measures import SHOWN_MEASURES
 from stages.comparison.revisions import LOCK, Revision, git
 from stages.core.paths import PARAMS, RESULT
 from stages.core.yaml_files import read_yaml_text
 from stages.runtime.errors import UserError
 
-LOWER_IS_BETTER = {measure.name: measure.lower_is_better for measure in MEASURES}
+LOWER_IS_BETTER = {measure.name: measure.lower_is_better for measure in SHOWN_MEASURES}
 
 
 def flat(values: object, prefix: str = "") -> dict[str, object]:

@@ -7,7 +7,7 @@ help; inside code it leaves them alone. Hence: what comes from a file is code, a
 import html
 import re
 
-from stages._report.escaping import visible
+from stages.comparison.visible_text import visible
 
 MOST_CHARACTERS = 60_000  # GitHub refuses a comment of more than 65,536
 BARS = "▁▂▃▄▅▆▇█"

@@ -5,8 +5,8 @@ import io
 from collections import Counter
 from collections.abc import Callable
 
-from stages._report.escaping import visible
 from stages.comparison.revisions import OTHER_KIND, Revision
+from stages.comparison.visible_text import visible
 from stages.core.paths import CLEAN, CURVE, VALIDATION_CURVE
 from stages.core.records import SPLITS
 from tools._review.markdown import block, code, entities, folded, plural, sparkline, table

@@ -1,32 +1,6 @@
-"""What the report's sections are made of: tables, charts, samples, and numbers as people write them."""
-
-from typing import NamedTuple
-
-from stages._report.svg_charts import Chart
+"""Numbers as people write them: counts, shares, sizes, durations and differences."""
 
 NOTHING = "–"
-
-
-class Table(NamedTuple):
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-
-
-class Section(NamedTuple):
-    title: str
-    note: str
-    tables: list[Table]
-    charts: tuple[Chart, ...] = ()
-    rejects: tuple["Rejects", ...] = ()
-
-
-class Rejects(NamedTuple):
-    """Rows that `clean` rejected for one reason: how many, and {source, detail, text} of some."""
-
-    reason: str
-    rows: str
-    samples: list[dict[str, str]]
 
 
 def number(value: float | None) -> str:
@@ -80,9 +54,3 @@ def difference(before: float, after: float) -> str:
 
 def points(before: float, after: float) -> str:
     return f"{signed(f'{100 * (after - before):.1f}')} points"
-
-
-def spread(items: list, most: int) -> list:
-    """At most `most` of the items, in order, evenly apart."""
-    chosen = min(most, len(items))
-    return [items[(2 * place + 1) * len(items) // (2 * chosen)] for place in range(chosen)]
