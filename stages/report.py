@@ -11,15 +11,15 @@ import sys
 
 from stages._report.inputs import read_curve, read_rejected, read_values
 from stages._report.layout import spread
-from stages._report.metrics import metrics
-from stages._report.model_card import card
-from stages._report.page import script, templates
+from stages._report.metrics import collect_metrics
+from stages._report.model_card import card_values
+from stages._report.page import page_script, template_environment
 from stages._report.pipeline_drawing import drawing
-from stages._report.predictions import pairs, read_predictions
-from stages._report.row_tables import KINDS, lines, plain_rows, read_rows, refuse_unequal_rows
-from stages._report.row_tables import MEASURES as BY_ROW
+from stages._report.predictions import answer_pairs, read_predictions
+from stages._report.row_tables import KINDS, check_same_rows, plain_rows, read_evaluated_rows, row_lines
+from stages._report.row_tables import ROW_MEASURES as BY_ROW
 from stages._report.sections import headline, sections
-from stages.comparison.gate import judge
+from stages.comparison.gate import judge_gates
 from stages.comparison.measures import SHOWN_MEASURES
 from stages.core.params import Params, load_params
 from stages.core.paths import (
@@ -43,7 +43,7 @@ TIMED = ("download_data", "clean", "tokenize", "train", "merge", "evaluate@base"
 IN_CONSOLE = ("perplexity", "perplexity_after_8", "ended_share", "parses_share", "chrf")
 
 
-def refuse_unequal(base: dict, tuned: dict) -> None:
+def check_equal_evaluations(base: dict, tuned: dict) -> None:
     """Two perplexities over different tokens would compare the tokens, not the models."""
     for name in ("rows", "tokens", "generated_rows", "tested_rows"):
         if base[name] != tuned[name]:
@@ -59,29 +59,29 @@ def report(inputs: dict, samples: int) -> dict:
     Raises:
         UserError: base and tuned were not evaluated on the same rows.
     """
-    refuse_unequal(inputs["base"], inputs["tuned"])
-    refuse_unequal_rows(inputs["rows"]["base"], inputs["rows"]["tuned"])
+    check_equal_evaluations(inputs["base"], inputs["tuned"])
+    check_same_rows(inputs["rows"]["base"], inputs["rows"]["tuned"])
     before, after = inputs["rows"]["base"], inputs["rows"]["tuned"]
     inputs = inputs | {"change": paired_change(before, after), "change_plain": paired_change(plain_rows(before), after)}
-    generated = pairs(inputs["predictions"]["base"], inputs["predictions"]["tuned"])
+    generated = answer_pairs(inputs["predictions"]["base"], inputs["predictions"]["tuned"])
     page = {
         "headline": headline(inputs["base"], inputs["tuned"]),
         "sections": sections(inputs),
         "samples": spread(generated, samples),
         "generated": len(generated),
         "drawing": drawing(inputs["timing"]),
-        "lines": lines(inputs["rows"], generated),
+        "lines": row_lines(inputs["rows"], generated),
         "evaluated": len(inputs["rows"]["base"]),
         "kinds": KINDS,
         "measures": BY_ROW,
-        **script(),
+        **page_script(),
     }
-    environment = templates()
+    environment = template_environment()
     return {
-        "metrics": metrics(inputs),
+        "metrics": collect_metrics(inputs),
         "markdown": environment.get_template("report.md.j2").render(page),
         "html": environment.get_template("report.html.j2").render(page),
-        "card": environment.get_template("model-card.md.j2").render(card(inputs)),
+        "card": environment.get_template("model-card.md.j2").render(card_values(inputs)),
     }
 
 
@@ -95,7 +95,7 @@ def closing_table(base: dict, tuned: dict) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
-def show() -> None:
+def print_results() -> None:
     """Prints the last run's base against tuned."""
     try:
         evaluations = read_values(RESULT, "result")["evaluate"]
@@ -105,10 +105,10 @@ def show() -> None:
     print(f"  {evaluations['tuned']['rows']} test rows; the whole report: {REPORTS / 'report.html'}")
 
 
-def gate() -> None:
+def print_gates() -> None:
     """Prints what each of report.gates says, and ends the process with 1 where one failed."""
     try:
-        verdicts = judge(load_params().report.gates)
+        verdicts = judge_gates(load_params().report.gates)
     except UserError as error:
         sys.exit(f"report: {error}")
     for verdict in verdicts:
@@ -118,7 +118,7 @@ def gate() -> None:
         sys.exit(1)
 
 
-def made_by(params: Params) -> dict:
+def result_params(params: Params) -> dict:
     """The params that shape the result, by section. One by one, so that dvc.yaml is held to them."""
     sections = {
         "model": params.model,
@@ -149,8 +149,8 @@ def main(params: Params) -> Outcome:
     inputs["predictions"] = {
         name: read_predictions(EVALUATIONS / f"{name}.predictions.jsonl") for name in ("base", "tuned")
     }
-    inputs["rows"] = {name: read_rows(EVALUATIONS / f"{name}.rows.jsonl") for name in ("base", "tuned")}
-    inputs["params"] = made_by(params)
+    inputs["rows"] = {name: read_evaluated_rows(EVALUATIONS / f"{name}.rows.jsonl") for name in ("base", "tuned")}
+    inputs["params"] = result_params(params)
     result = report(inputs, params.report.samples)
     with whole_directory(REPORTS) as folder:
         write_text(folder / "report.md", result["markdown"])
@@ -162,8 +162,8 @@ def main(params: Params) -> Outcome:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--show"]:
-        show()
+        print_results()
     elif sys.argv[1:] == ["--gate"]:
-        gate()
+        print_gates()
     else:
         run_stage("report", main)

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 from ruamel.yaml import YAML
 
-from stages.core.statistics import COLUMNS, changed, evaluated
+from stages.core.statistics import COLUMNS, changes_with_intervals, measures_with_intervals
 from tests.conftest import ROOT
 
 # Each stage copies what lies ready in inputs/, so that a change there is a change of what it makes.
@@ -160,7 +160,10 @@ class SmallRun:
         counts = {"read": 100, "kept": len(self.kept), "rejected": rejected}
         return {
             "clean": {"rows": counts, "splits": {"train": len(self.kept), "test": len(self.test)}},
-            "evaluate": {"tuned": evaluated(columns, clusters), "change": changed(columns, columns, clusters)},
+            "evaluate": {
+                "tuned": measures_with_intervals(columns, clusters),
+                "change": changes_with_intervals(columns, columns, clusters),
+            },
             "timing": {"train": {"seconds": 12.5}},
         }
 

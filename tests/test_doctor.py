@@ -305,7 +305,7 @@ def test_the_trials_that_outlive_a_killed_sweep_are_named_and_nothing_of_theirs_
             with open(lock) as held:
                 fcntl.flock(held, fcntl.LOCK_EX)
                 assert wrong(copies.check_copies(tmp_path)) == [], "as long as the sweep runs, they are its own"
-            sweep.end(lock.parent)  # which is what starting the sweep again begins with
+            sweep.stop_trials(lock.parent)  # which is what starting the sweep again begins with
             assert processes.trials_below(lock.parent) == []
         finally:
             trial.kill()
@@ -416,7 +416,7 @@ def test_dvc_hashes_a_changed_object_that_can_be_written_and_trusts_one_that_can
     path.write_bytes(b"changed")
     if not writable:
         path.chmod(mode)
-        (found, *_) = wrong(stored.check_cache(stored.outputs(Repo()), deep=False))
+        (found, *_) = wrong(stored.check_cache(stored.stored_outputs(Repo()), deep=False))
         assert f"has other bytes than dvc.lock says ({path.absolute()})" in found
     tracked("dvc repro")
     assert Path("one").read_text() == Path("two").read_text() == ("a" if writable else "changed")
@@ -484,8 +484,8 @@ def inside(repository, monkeypatch):
 
 
 def object_of(repo, output):
-    one = next(one for one in stored.outputs(repo) if one.output == output)
-    return list(stored.files_of(one))[-1][1]
+    one = next(one for one in stored.stored_outputs(repo) if one.output == output)
+    return list(stored.objects_of(one))[-1][1]
 
 
 @contextlib.contextmanager
@@ -503,7 +503,7 @@ def harmed(path, content):
 
 def test_a_whole_cache_is_well_and_what_git_keeps_is_not_looked_for(inside):
     for deep in (False, True):
-        found = stored.check_cache(stored.outputs(inside), deep)
+        found = stored.check_cache(stored.stored_outputs(inside), deep)
         assert [finding.remedy for finding in found] == [""]
         assert "2 of 2 outputs" in found[0].text
 
@@ -513,8 +513,8 @@ def test_a_flipped_byte_in_the_cache_is_found_by_its_hash_alone(inside, output):
     path = object_of(inside, output)
     flipped = bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]
     with harmed(path, flipped):
-        assert wrong(stored.check_cache(stored.outputs(inside), deep=False)) == []
-        found = wrong(stored.check_cache(stored.outputs(inside), deep=True))
+        assert wrong(stored.check_cache(stored.stored_outputs(inside), deep=False)) == []
+        found = wrong(stored.check_cache(stored.stored_outputs(inside), deep=True))
     assert len(found) == 1
     assert f"the copy of {output} has other bytes than dvc.lock says ({path})" in found[0]
 
@@ -522,13 +522,16 @@ def test_a_flipped_byte_in_the_cache_is_found_by_its_hash_alone(inside, output):
 @pytest.mark.parametrize("output", ["file", "folder"])
 def test_an_object_that_was_cut_short_is_found_by_its_size(inside, output):
     with harmed(object_of(inside, output), b""):
-        assert f"the copy of {output} has other bytes" in wrong(stored.check_cache(stored.outputs(inside), False))[0]
+        assert (
+            f"the copy of {output} has other bytes"
+            in wrong(stored.check_cache(stored.stored_outputs(inside), False))[0]
+        )
 
 
 def test_a_damaged_list_of_a_folders_files_is_found(inside):
-    one = next(one for one in stored.outputs(inside) if one.output == "folder")
+    one = next(one for one in stored.stored_outputs(inside) if one.output == "folder")
     with harmed(one.path, one.path.read_bytes()[:-1]):
-        assert f"({one.path})" in wrong(stored.check_cache(stored.outputs(inside), False))[0]
+        assert f"({one.path})" in wrong(stored.check_cache(stored.stored_outputs(inside), False))[0]
 
 
 def test_another_base_in_the_place_of_this_one_leaves_its_room_to_be_found(
@@ -548,7 +551,7 @@ def test_an_object_that_cannot_be_read_is_a_finding_beside_the_others(inside):
     path.rename(path.with_suffix(".away"))
     path.symlink_to("/proc/self/mem")  # a file whose first byte nobody can read
     try:
-        found = wrong(stored.check_cache(stored.outputs(inside), deep=True))
+        found = wrong(stored.check_cache(stored.stored_outputs(inside), deep=True))
     finally:
         path.with_suffix(".away").replace(path)
     assert len(found) == 1
@@ -559,7 +562,7 @@ def test_an_absent_object_is_nothing_wrong(inside):
     path = object_of(inside, "file")
     path.rename(path.with_suffix(".away"))
     try:
-        found = stored.check_cache(stored.outputs(inside), deep=True)
+        found = stored.check_cache(stored.stored_outputs(inside), deep=True)
     finally:
         path.with_suffix(".away").rename(path)
     assert wrong(found) == []
@@ -570,7 +573,7 @@ def test_the_remedy_for_a_damaged_object_brings_it_back(repository, inside):
     path = object_of(inside, "file")
     path.chmod(0o644)
     path.write_bytes(b"two\n")
-    remedy = wrong(stored.check_cache(stored.outputs(inside), deep=True))[0]
+    remedy = wrong(stored.check_cache(stored.stored_outputs(inside), deep=True))[0]
     commands = [remedy.partition(". ")[2].partition(", then")[0], remedy.rpartition("`")[0].rpartition("`")[2]]
     assert [command.split()[0] for command in commands] == ["rm", "dvc"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

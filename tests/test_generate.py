@@ -28,7 +28,7 @@ from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 from tests.test_merge import make_adapter, merged_folder
 from tools._generate import terminal
-from tools._generate.speakers import load, prompts_for
+from tools._generate.speakers import load_speaker, prompts_for
 from tools._generate.terminal import Stream, escaped
 from tools.generate import main, read_options
 
@@ -198,7 +198,7 @@ def test_a_high_temperature_draws_from_the_whole_vocabulary(made):
     encoder = Encoder(params.prompt)
     options = read_options(params, ["--temperature", "1000", "--max-new-tokens", "200"])
     decoding = Decoding(options.max_new_tokens, options.temperature)
-    speaker = load("base", params, prompts_for("base", encoder, decoding))
+    speaker = load_speaker("base", params, prompts_for("base", encoder, decoding))
     (ids,) = speaker.answer([encoder.prompt(asked(ASKED))], seed=0)
     assert len(set(ids)) > 190
 
@@ -236,7 +236,7 @@ def test_no_control_character_reaches_the_terminal(text):
 
 
 def test_a_streamed_answer_colours_and_renames_no_terminal(encoder, capsys):
-    stream = Stream(encoder, terminal.show)
+    stream = Stream(encoder, terminal.print_escaped)
     stream.put(torch.tensor([[1]]))
     for token in [encoder.pieces.piece_to_id("<0x1B>"), *encoder.pieces.encode("[31mred"), encoder.eos]:
         stream.put(torch.tensor([token]))

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from stages import merge as merge_stage
 from stages._merge import weights
 from stages._merge.adapter import Adapter
-from stages._merge.four_bit import FourBit
+from stages._merge.four_bit import FourBitWeight
 from stages._merge.parity import Reference, compare, merge_in_memory, reference_bytes
-from stages._merge.stream import Plan, write_merged
+from stages._merge.stream import MergePlan, write_merged
 from stages._merge.weights import stored_tensors
 from stages._tokenize.packing import row_schema
 from stages._train.adapter_io import save_adapter
@@ -118,7 +118,7 @@ def changed_merge(params, **changes):
 
 def plan_of(params, base="dequantized"):
     values = merge_stage.trained_values(needed=True) if base == "dequantized" else Values({}, {})
-    return Plan(BASE, Adapter(ADAPTER), params.quantization, values, "cpu")
+    return MergePlan(BASE, Adapter(ADAPTER), params.quantization, values, "cpu")
 
 
 def merged_folder(params, folder, base="dequantized"):
@@ -171,7 +171,7 @@ def test_the_values_are_those_of_the_loaded_4_bit_model_to_the_last_bit(
     stored = {each.name: each for path in sorted(small_base.glob("*.safetensors")) for each in stored_tensors(path)}
     assert len(expected.hashes) == CHANGED
     for name, module in quantized_modules(model):
-        values = FourBit(stored[f"{name}.weight"], "cpu", params.quantization)
+        values = FourBitWeight(stored[f"{name}.weight"], "cpu", params.quantization)
         blocks = [rows for _, rows in values.blocks()]
         assert len(blocks) > 1 or stored[f"{name}.weight"].shape[0] <= 64
         assert torch.equal(torch.cat(blocks), dequantized(module))
@@ -189,7 +189,7 @@ def test_a_weight_whose_columns_fill_no_quantized_block_keeps_its_values(tmp_pat
     layer = layer_of(weight)
     double_quantize(layer)
     (stored,) = stored_tensors(tmp_path / "x.safetensors")
-    blocks = [rows for _, rows in FourBit(stored, "cpu", quantization).blocks()]
+    blocks = [rows for _, rows in FourBitWeight(stored, "cpu", quantization).blocks()]
     assert len(blocks) > 1
     assert torch.equal(torch.cat(blocks), dequantized(layer))
 
@@ -230,7 +230,7 @@ def test_one_thread_or_several_and_blocks_of_any_size_write_the_same_bytes(adapt
     found = []
     for threads, block, part in ((1, 1 << 21, 1 << 24), (4, 3000, 1000)):
         monkeypatch.setattr(weights, "BLOCK", block)
-        monkeypatch.setattr(weights, "COPY", part)
+        monkeypatch.setattr(weights, "COPY_BYTES", part)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         folder = merged_folder(adapted, tmp_path / str(threads))
         found.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.safetensors")})
@@ -240,14 +240,14 @@ def test_one_thread_or_several_and_blocks_of_any_size_write_the_same_bytes(adapt
 def test_no_tensor_is_held_whole(adapted, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "BLOCK", 2048)
     largest = []
-    read = weights.Stored.read
+    read = weights.StoredTensor.read
 
     def watched(stored, first, last):
         rows = read(stored, first, last)
         largest.append(rows.numel())
         return rows
 
-    monkeypatch.setattr(weights.Stored, "read", watched)
+    monkeypatch.setattr(weights.StoredTensor, "read", watched)
     merged_folder(adapted, tmp_path / "merged")
     assert max(largest) == 64 * 128  # 64 rows are the least, of the widest matrix
     assert len(largest) > CHANGED
@@ -396,13 +396,19 @@ def test_what_the_merge_does_not_know_is_refused_by_name(adapted, options):
 
 def test_every_setting_that_peft_has_is_followed_or_refused():
     """A new field of LoraConfig must be looked at before it is let through."""
-    from stages._merge.adapter import FOLLOWED, PLAIN, WITHOUT_EFFECT
+    from stages._merge.adapter import ALLOWED_VALUES, SUPPORTED, WITHOUT_EFFECT
 
     defaults = peft.LoraConfig().to_dict()
-    rest = {key: value for key, value in defaults.items() if key not in FOLLOWED | WITHOUT_EFFECT | PLAIN.keys()}
+    rest = {
+        key: value for key, value in defaults.items() if key not in SUPPORTED | WITHOUT_EFFECT | ALLOWED_VALUES.keys()
+    }
     assert not [key for key, value in rest.items() if value not in (None, False, [], {})]
-    assert {key: defaults[key] for key in PLAIN} == {"peft_type": "LORA", "bias": "none", "init_lora_weights": True}
-    assert FOLLOWED | WITHOUT_EFFECT - {"auto_mapping", "runtime_config"} <= defaults.keys()
+    assert {key: defaults[key] for key in ALLOWED_VALUES} == {
+        "peft_type": "LORA",
+        "bias": "none",
+        "init_lora_weights": True,
+    }
+    assert SUPPORTED | WITHOUT_EFFECT - {"auto_mapping", "runtime_config"} <= defaults.keys()
 
 
 @pytest.mark.parametrize("name", [VALUES, SAMPLES])
@@ -567,7 +573,7 @@ def test_a_distance_above_its_bound_fails_the_stage_and_leaves_no_merged_model(w
 @pytest.mark.parametrize("name", ["loss_gap", "kl"])
 def test_a_distance_that_is_no_number_is_above_every_bound(adapted, name):
     with pytest.raises(UserError, match=rf"nan nats .*merge\.max_{name}"):
-        merge_stage.refuse_distance({"loss_gap": 0.0, "kl": 0.0} | {name: float("nan")}, adapted.merge)
+        merge_stage.check_distance({"loss_gap": 0.0, "kl": 0.0} | {name: float("nan")}, adapted.merge)
 
 
 def test_two_runs_write_the_same_bytes_and_a_card_that_hubs_take(with_rows):

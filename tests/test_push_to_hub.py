@@ -19,7 +19,7 @@ from stages.core.prompts import CHAT_TEMPLATES
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT, TOKEN
 from tools._push_to_hub.files import CARD, adapter_card, files_of, left_over, listing, prepare
-from tools.push_to_hub import read_options, stale
+from tools.push_to_hub import changed_paths, read_options
 
 CODE = """
 import os, runpy, sys
@@ -325,9 +325,9 @@ def test_only_changes_make_results_stale_and_not_what_is_missing():
         "merge": [{"changed deps": {"params.yaml": {"merge.base": "modified"}}}],
         "download_model": [{"changed outs": {"models/base": "deleted"}}],
     }
-    assert stale(status) == ["params.yaml", "stages/train.py", "train"]
-    assert stale({}) == []
-    assert stale(json.loads('{"download_model": [{"changed outs": {"models/base": "deleted"}}]}')) == []
+    assert changed_paths(status) == ["params.yaml", "stages/train.py", "train"]
+    assert changed_paths({}) == []
+    assert changed_paths(json.loads('{"download_model": [{"changed outs": {"models/base": "deleted"}}]}')) == []
 
 
 @pytest.mark.parametrize("name", ["name", "owner/name/more", "owner/na me", "../x/y"])

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from stages.comparison.revisions import Outputs, Revision
 from tests.conftest import ROOT
 from tests.small_run import LOSSES, ROWS, SmallRun, rows_of
-from tools._review.changes import Tree, figures, flat, staleness
+from tools._review.changes import Tree, figures, flatten, staleness
 from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, sparkline, table
 from tools._review.outputs import PARTS
 
@@ -343,7 +343,7 @@ def test_intervals_belong_to_their_figure_and_are_no_figures_themselves():
     found = figures({"a": {"loss": 1.0, "loss_lo": 0.5, "loss_hi": 1.5, "rows": 3, "only_lo": 2}, "b": "text"})
     assert {name: figure.value for name, figure in found.items()} == {"a.loss": 1.0, "a.rows": 3, "a.only_lo": 2}
     assert found["a.loss"].interval == {"lo": 0.5, "hi": 1.5}
-    assert flat({"a": {"b": [1, {"c": 2}]}, "d": {}}) == {"a.b": [1, {"c": 2}]}
+    assert flatten({"a": {"b": [1, {"c": 2}]}, "d": {}}) == {"a.b": [1, {"c": 2}]}
 
 
 TEXTS = ["plain", "a|b", "`", "``x``", "\\|", "a\\", "<b>", "@x", "**x**", " ", "x\ny", "&amp;"]

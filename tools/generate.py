@@ -23,7 +23,7 @@ from stages.core.params import Params, load_params
 from stages.core.prompts import Encoder
 from stages.runtime.runner import explained
 from tools._generate.rows import Job, answer_rows
-from tools._generate.speakers import Speaker, folder_of, is_adapter, load, load_pair, prompts_for, weights
+from tools._generate.speakers import Speaker, folder_of, is_adapter, load_pair, load_speaker, prompts_for, weight_hashes
 from tools._generate.terminal import chat, say, user
 
 
@@ -41,7 +41,7 @@ def temperature(text: str) -> float:
     return number
 
 
-def arguments(params: Params) -> argparse.ArgumentParser:
+def argument_parser(params: Params) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -67,7 +67,7 @@ def arguments(params: Params) -> argparse.ArgumentParser:
 
 
 def read_options(params: Params, given: list[str] | None = None) -> argparse.Namespace:
-    parser = arguments(params)
+    parser = argument_parser(params)
     options = parser.parse_args(given)
     if (options.input is None) != (options.output is None):
         parser.error("--input and --output belong together")
@@ -92,14 +92,14 @@ def speakers(options: argparse.Namespace, params: Params, encoder: Encoder, deco
         yield from load_pair(options.model, params, prompts)
         return
     if options.compare:
-        yield load("base", params, prompts_for("base", encoder, decoding))
-    yield load(options.model, params, prompts)
+        yield load_speaker("base", params, prompts_for("base", encoder, decoding))
+    yield load_speaker(options.model, params, prompts)
 
 
 def answer_file(options: argparse.Namespace, params: Params, encoder: Encoder, decoding: Decoding) -> None:
     settings = {
         "model": str(folder_of(options.model)),
-        "weights": weights(options.model),
+        "weights": weight_hashes(options.model),
         "quantization": params.quantization.model_dump() if is_adapter(folder_of(options.model)) else None,
         "template": params.prompt.template,
         "system": encoder.system,
@@ -110,7 +110,7 @@ def answer_file(options: argparse.Namespace, params: Params, encoder: Encoder, d
     }
     job = Job(options.input, options.output, options.field, options.batch_size, options.seed, settings)
     prompts = prompts_for(options.model, encoder, decoding)
-    done, total = answer_rows(job, prompts, lambda: load(options.model, params, prompts))
+    done, total = answer_rows(job, prompts, lambda: load_speaker(options.model, params, prompts))
     print(f"generate: {total} rows in {options.output}, of which {done} were there already")
 
 

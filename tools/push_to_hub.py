@@ -29,29 +29,29 @@ def output_of(*command: str) -> str:
     return done.stdout
 
 
-def stale(status: dict[str, list]) -> list[str]:
+def changed_paths(status: dict[str, list]) -> list[str]:
     """What `dvc status --json` calls changed. What is only missing here, such as a base that nobody pulls, is not."""
-    found = []
+    paths = []
     for stage, changes in status.items():
         for change in changes:
             states = list(change.values())[0] if isinstance(change, dict) else {stage: change}
-            found += [path for path, state in states.items() if state != "deleted"]
-    return sorted(set(found))
+            paths += [path for path, state in states.items() if state != "deleted"]
+    return sorted(set(paths))
 
 
-def refusal() -> str | None:
+def reason_to_refuse() -> str | None:
     """Why the files here are not those of the Git commit, if so."""
     changed = output_of("git", "status", "--porcelain", "--untracked-files=no").splitlines()
     if changed:
         return f"{changed[0][3:]} differs from the Git commit. Commit it"
-    found = stale(json.loads(output_of(sys.executable, "-m", "dvc", "status", "--json")))
-    if found:
-        return f"`dvc status` says that {found[0]} changed since the results were made. Run `dvc repro` and commit"
+    paths = changed_paths(json.loads(output_of(sys.executable, "-m", "dvc", "status", "--json")))
+    if paths:
+        return f"`dvc status` says that {paths[0]} changed since the results were made. Run `dvc repro` and commit"
     return None
 
 
 def main(options: argparse.Namespace) -> None:
-    reason = refusal()
+    reason = reason_to_refuse()
     if reason and not options.force:
         upload = prepare(options.model, "", None) if options.dry_run else None
         raise UserError(f"{listing(upload)}\n{reason}, or say --force" if upload else f"{reason}, or say --force")

@@ -18,7 +18,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
-class Plain:
+class CompletionPrompt:
     """prompt: what the model goes on from. given: the beginning of the answer in the data that this already says; rest:
     the remainder. head: what the model's answer begins with, None where it need not be a function."""
 
@@ -32,7 +32,7 @@ def is_function(node: ast.AST) -> bool:
     return isinstance(node, Function)
 
 
-def stub(question: str) -> tuple[str, str, str] | None:
+def stub_function(question: str) -> tuple[str, str, str] | None:
     """(name, prompt, head) of a function that the question gives as code, with nothing in it but its docstring."""
     block = python_in(question)[-1].strip("\n")
     tree = parse(block)
@@ -42,7 +42,7 @@ def stub(question: str) -> tuple[str, str, str] | None:
     return None
 
 
-def described(question: str) -> tuple[str, str, str] | None:
+def described_function(question: str) -> tuple[str, str, str] | None:
     """The same of one whose signature stands on a line of its own, with what it is to do behind."""
     match = SIGNATURE.search(question)
     documentation = question[match.end() :].strip().replace('"""', "'''") if match else ""
@@ -52,36 +52,38 @@ def described(question: str) -> tuple[str, str, str] | None:
     return match[1], f'{match[0]}\n{INDENT}"""{text}\n{INDENT}"""\n', f"{match[0]}\n"
 
 
-def body_of(answer: str, name: str) -> tuple[str, str] | None:
+def split_at_body(answer: str, name: str) -> tuple[str, str] | None:
     """The answer up to the body of the function `name`, docstring included, and from there on."""
     tree = parse(answer)
-    node = next((each for each in tree.body if is_function(each) and each.name == name), None) if tree else None
+    functions = filter(is_function, tree.body) if tree else ()
+    node = next((function for function in functions if function.name == name), None)
     if node is None:
         return None
     statements = node.body[1:] if ast.get_docstring(node) is not None else node.body
     if not statements:
         return None
-    first = min([statements[0].lineno, *(each.lineno for each in getattr(statements[0], "decorator_list", []))])
+    decorators = getattr(statements[0], "decorator_list", [])
+    first = min([statements[0].lineno, *(decorator.lineno for decorator in decorators)])
     lines = LINE.findall(answer)
     while first > 1 and (not lines[first - 2].strip() or lines[first - 2].lstrip().startswith("#")):
         first -= 1
     return ("".join(lines[: first - 1]), "".join(lines[first - 1 :])) if first - 1 >= node.lineno else None
 
 
-def plain_form(question: str, answer: str) -> Plain:
+def completion_prompt(question: str, answer: str) -> CompletionPrompt:
     """answer: the one in the data, of which no more than the kind shapes the prompt."""
     answer = answer.rstrip(" ")  # as the templates v2 and v3 do
-    if asked := stub(question) or described(question):
+    if asked := stub_function(question) or described_function(question):
         name, prompt, head = asked
-        if parts := body_of(answer, name):
-            return Plain(prompt, *parts, head)
+        if parts := split_at_body(answer, name):
+            return CompletionPrompt(prompt, *parts, head)
     if parse(answer) is not None:
         text = question.strip().replace('"""', "'''")
-        return Plain(f'"""{text}\n"""\n\n', "", answer, None)
-    return Plain(f"{question.strip()}\n\n", "", answer, None)
+        return CompletionPrompt(f'"""{text}\n"""\n\n', "", answer, None)
+    return CompletionPrompt(f"{question.strip()}\n\n", "", answer, None)
 
 
-def continued(form: Plain, text: str) -> tuple[str, bool]:
+def complete_answer(form: CompletionPrompt, text: str) -> tuple[str, bool]:
     """The answer that a continuation makes, and whether a function in it has come to its end."""
     if form.head is None:
         return text, False

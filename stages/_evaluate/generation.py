@@ -20,11 +20,11 @@ def batches(lengths: list[int], size: int) -> list[list[int]]:
 # What a model answers.
 
 
-Kept = MutableMapping[int, list[list[int]]]
+AnswerBatches = MutableMapping[int, list[list[int]]]
 
 
 def generate(
-    model: "PreTrainedModel", prompts: list[list[int]], eos: int, params: Evaluate, kept: "Kept | None" = None
+    model: "PreTrainedModel", prompts: list[list[int]], eos: int, params: Evaluate, cache: "AnswerBatches | None" = None
 ) -> list[list[int]]:
     """Greedy continuations, each up to and with its end-of-sequence token, at most params.max_new_tokens.
 
@@ -34,11 +34,11 @@ def generate(
     outputs: dict[int, list[int]] = {}
     with progress("generate", len(prompts), " rows") as shown:
         for number, group in enumerate(batches([len(prompt) for prompt in prompts], params.batch_size)):
-            answers = None if kept is None else kept[number]
+            answers = None if cache is None else cache[number]
             if answers is None:
                 answers = continuations(model, [prompts[index] for index in group], eos, decoding)
-                if kept is not None:
-                    kept[number] = answers
+                if cache is not None:
+                    cache[number] = answers
             outputs |= zip(group, answers, strict=True)
             shown.advance(len(group))
     return [outputs[index] for index in range(len(prompts))]

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CODE = (generation, decoding, models)
-FORGOTTEN = 7 * 24 * 3600  # seconds after which nobody comes back for them
+ABANDONED_AFTER = 7 * 24 * 3600  # seconds after which nobody comes back for them
 
 
-def kept_root() -> Path:
+def cache_root() -> Path:
     """Beside the checkpoints: in the original repository in `--temp` and queue runs too, and ignored by Git."""
     return Path(os.environ.get("DVC_ROOT", "."), ".dvc", "tmp", "generated")
 
 
-def fingerprint(weights: Path, model: "PreTrainedModel", prompts: list[list[int]], params: Evaluate) -> str:
+def generation_fingerprint(weights: Path, model: "PreTrainedModel", prompts: list[list[int]], params: Evaluate) -> str:
     """All that shapes the answers."""
-    what = {
+    inputs = {
         "weights": [[path.name, *file_state(path)] for path in sorted(weights.iterdir()) if path.is_file()],
         "model": [str(model.device.type), str(model.dtype), model.config._attn_implementation],
         "prompts": prompts,
@@ -42,17 +42,17 @@ def fingerprint(weights: Path, model: "PreTrainedModel", prompts: list[list[int]
         "code": [module_hash(Path(module.__file__)) for module in CODE],
         "versions": [importlib.metadata.version(name) for name in ("torch", "transformers")],
     }
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
-class Kept:
+class GenerationCache:
     """The batches of one generation, by their numbers, each a list of answers in token ids.
 
     Another process may make the same ones at the same time, and forget them when it is through with them.
     """
 
     def __init__(self, digest: str):
-        self.folder = kept_root() / digest
+        self.folder = cache_root() / digest
         self.tokens = 0  # in the answers that were there already
 
     def __getitem__(self, number: int) -> list[list[int]] | None:
@@ -69,10 +69,10 @@ class Kept:
             write_text(own, json.dumps(answers))
             own.rename(own.with_suffix(".json"))
 
-    def forget(self) -> None:
+    def remove(self) -> None:
         """These, and what no run has come back for."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        for other in self.folder.parent.glob("*"):
+        for folder in self.folder.parent.glob("*"):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - other.stat().st_mtime > FORGOTTEN:
-                    shutil.rmtree(other, ignore_errors=True)
+                if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
+                    shutil.rmtree(folder, ignore_errors=True)

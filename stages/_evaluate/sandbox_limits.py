@@ -5,10 +5,10 @@ import select
 import subprocess
 import time
 
-LOOKS = 0.05  # seconds between two looks at how much memory is in use
+LOOK_SECONDS = 0.05  # seconds between two looks at how much memory is in use
 
 
-def memory_in_use(pid: int) -> int:
+def memory_of_children(pid: int) -> int:
     """Bytes that the process and all below it have in memory."""
     import psutil
 
@@ -24,23 +24,23 @@ def memory_in_use(pid: int) -> int:
     return total
 
 
-def watched(process: subprocess.Popen, most: int, deadline: float, memory: int) -> tuple[bytes, bool]:
+def read_within_limits(process: subprocess.Popen, limit: int, deadline: float, memory: int) -> tuple[bytes, bool]:
     """What the process wrote, at most `most` bytes and one, and whether it ended by itself in time and memory."""
-    said, pipe = b"", process.stdout.fileno()
+    output, pipe = b"", process.stdout.fileno()
     while time.monotonic() < deadline:
-        if select.select([pipe], [], [], LOOKS)[0]:
-            piece = os.read(pipe, most + 1)
-            said += piece
-            if len(said) >= most:
-                return said, True
+        if select.select([pipe], [], [], LOOK_SECONDS)[0]:
+            piece = os.read(pipe, limit + 1)
+            output += piece
+            if len(output) >= limit:
+                return output, True
             if not piece:  # it has closed its side: most often since it is at its end
-                return said, ended(process, deadline)
-        if memory_in_use(process.pid) > memory:
-            return said, False
-    return said, False
+                return output, ends_in_time(process, deadline)
+        if memory_of_children(process.pid) > memory:
+            return output, False
+    return output, False
 
 
-def ended(process: subprocess.Popen, deadline: float) -> bool:
+def ends_in_time(process: subprocess.Popen, deadline: float) -> bool:
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:

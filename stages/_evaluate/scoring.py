@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages._evaluate.completion_prompts import Plain
+from stages._evaluate.completion_prompts import CompletionPrompt
 from stages._evaluate.generation import batches
 from stages.core.models import packed_batch
 from stages.core.params import Evaluate
@@ -28,15 +28,15 @@ def token_losses(model: "PreTrainedModel", rows: list[dict]) -> "list[torch.Tens
 
     batch = packed_batch(rows, model.device)
     targets = batch.pop("labels")[:, 1:]
-    kept = targets != IGNORED
+    trained = targets != IGNORED
     with torch.no_grad():
-        states = model.model(**batch, use_cache=False).last_hidden_state[:, :-1][kept]
-        found = []
-        for part, target in zip(states.split(CHUNK), targets[kept].split(CHUNK), strict=True):
+        states = model.model(**batch, use_cache=False).last_hidden_state[:, :-1][trained]
+        chunks = []
+        for part, target in zip(states.split(CHUNK), targets[trained].split(CHUNK), strict=True):
             logits = model.lm_head(part).float()
             correct = (logits.argmax(-1) == target).float()
-            found.append(torch.stack([cross_entropy(logits, target, reduction="none"), correct]))
-    return list(torch.cat(found, dim=1).cpu().split(kept.sum(1).tolist(), dim=1))
+            chunks.append(torch.stack([cross_entropy(logits, target, reduction="none"), correct]))
+    return list(torch.cat(chunks, dim=1).cpu().split(trained.sum(1).tolist(), dim=1))
 
 
 def later_tokens(labels: list[int]) -> list[int]:
@@ -51,7 +51,7 @@ def later_tokens(labels: list[int]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Body:
+class AnswerBody:
     """The part of an answer that its plain prompt does not already say, as tokens of two texts: of the conversation the
     last `tokens` trained ones but </s>; of the plain one `ids` from `start` on."""
 
@@ -61,7 +61,7 @@ class Body:
     bytes: int
 
 
-def body(record: Record, form: Plain, encoder: Encoder, context: int) -> Body | None:
+def answer_body(record: Record, form: CompletionPrompt, encoder: Encoder, context: int) -> AnswerBody | None:
     """None where either text is longer than the context, or a token reaches over where the body begins."""
     answer = encoder.turns(record.messages)[-1][0]
     whole, given, plain, prompt = map(encoder.pieces.encode, (answer, form.given, form.prompt + form.rest, form.prompt))
@@ -69,26 +69,26 @@ def body(record: Record, form: Plain, encoder: Encoder, context: int) -> Body | 
     if not fits or not form.rest or whole[: len(given)] != given or plain[: len(prompt)] != prompt:
         return None
     ids = [encoder.bos, *plain]
-    return Body(len(whole) - len(given), ids, 1 + len(prompt), len(form.rest.encode()))
+    return AnswerBody(len(whole) - len(given), ids, 1 + len(prompt), len(form.rest.encode()))
 
 
-def score_plain(model: "PreTrainedModel", bodies: list[Body | None], params: Evaluate) -> list[dict]:
+def score_completions(model: "PreTrainedModel", bodies: list[AnswerBody | None], params: Evaluate) -> list[dict]:
     """The same bytes that score() counts as body_bytes, as they go on from the plain prompt."""
     counts = [{"body_bytes": 0, "body_loss_sum": 0.0} for _ in bodies]
-    found = {place: each for place, each in enumerate(bodies) if each}
+    present = {place: body for place, body in enumerate(bodies) if body}
     rows = {
         place: {
-            **{"input_ids": each.ids, "seq_lengths": [len(each.ids)]},
-            "labels": [IGNORED] * each.start + each.ids[each.start :],
+            **{"input_ids": body.ids, "seq_lengths": [len(body.ids)]},
+            "labels": [IGNORED] * body.start + body.ids[body.start :],
         }
-        for place, each in found.items()
+        for place, body in present.items()
     }
     places = list(rows)
     with progress("score plain", len(rows), " rows") as shown:
         for group in batches([len(rows[place]["input_ids"]) for place in places], params.batch_size):
             chosen = [places[index] for index in group]
-            for place, losses in zip(chosen, token_losses(model, [rows[each] for each in chosen]), strict=True):
-                counts[place] = {"body_bytes": found[place].bytes, "body_loss_sum": losses[0].double().sum().item()}
+            for place, losses in zip(chosen, token_losses(model, [rows[place] for place in chosen]), strict=True):
+                counts[place] = {"body_bytes": present[place].bytes, "body_loss_sum": losses[0].double().sum().item()}
             shown.advance(len(group))
     return counts
 
@@ -98,7 +98,7 @@ def score(
     records: list[Record],
     encoder: Encoder,
     params: Evaluate,
-    bodies: list[Body | None],
+    bodies: list[AnswerBody | None],
 ) -> list[dict]:
     """What is counted of each record's answers in the data (stages.core.statistics.COUNTS)."""
     context = model.config.max_position_embeddings
@@ -109,10 +109,10 @@ def score(
     counts: dict[int, dict] = {}
     with progress("score", len(rows), " rows") as shown:
         for group in batches([len(row["input_ids"]) for row in rows], params.batch_size):
-            for index, found in zip(group, token_losses(model, [rows[each] for each in group]), strict=True):
-                counts[index] = counted(found.double(), rows[index]["labels"], encoder, bodies[index])
+            for index, losses in zip(group, token_losses(model, [rows[index] for index in group]), strict=True):
+                counts[index] = row_counts(losses.double(), rows[index]["labels"], encoder, bodies[index])
             shown.advance(len(group))
-    if not any(each["later_tokens"] for each in counts.values()):
+    if not any(row["later_tokens"] for row in counts.values()):
         raise UserError(
             f"no answer of the {len(rows)} test rows has a token after its first {FORMAT_TOKENS} within the model's "
             f"context of {context}: there is nothing to compare. See clean.max_characters"
@@ -120,9 +120,11 @@ def score(
     return [counts[index] for index in range(len(rows))]
 
 
-def counted(found: "torch.Tensor", labels: list[int], encoder: Encoder, body: Body | None) -> dict[str, float]:
+def row_counts(
+    losses_and_correct: "torch.Tensor", labels: list[int], encoder: Encoder, body: AnswerBody | None
+) -> dict[str, float]:
     """found: (2, tokens), as token_losses() gives it."""
-    losses, correct = found
+    losses, correct = losses_and_correct
     later = losses[later_tokens(labels)]
     text = encoder.decode([label for label in labels if label != IGNORED])
     return {

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from stages.runtime.errors import UserError
 
 
-class Machine(NamedTuple):
+class SyscallTable(NamedTuple):
     """Numbers of linux/audit.h and asm/unistd.h."""
 
     architecture: int
@@ -22,9 +22,9 @@ class Machine(NamedTuple):
     clone3: int
 
 
-MACHINES = {
-    "x86_64": Machine(0xC000003E, (29, 68, 64, 319, 447), clone=56, unshare=272, clone3=435),
-    "aarch64": Machine(0xC00000B7, (194, 186, 190, 279, 447), clone=220, unshare=97, clone3=435),
+SYSCALL_TABLES = {
+    "x86_64": SyscallTable(0xC000003E, (29, 68, 64, 319, 447), clone=56, unshare=272, clone3=435),
+    "aarch64": SyscallTable(0xC00000B7, (194, 186, 190, 279, 447), clone=220, unshare=97, clone3=435),
 }
 LOAD, EQUALS, AT_LEAST, HAS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 NUMBER, ARCHITECTURE = 0, 4  # where they stand in struct seccomp_data
@@ -40,11 +40,11 @@ def call_filter(advice: str) -> bytes:
     Raises:
         UserError: of this machine the numbers are not known.
     """
-    machine = MACHINES.get(platform.machine())
+    machine = SYSCALL_TABLES.get(platform.machine())
     if machine is None:
         raise UserError(
             "test rows bring tests (evaluate.run_tests), and the sandbox for the answers to them is made for "
-            f"{' and '.join(MACHINES)} alone, not for {platform.machine()}. Evaluate on another machine, {advice}"
+            f"{' and '.join(SYSCALL_TABLES)} alone, not for {platform.machine()}. Evaluate on another machine, {advice}"
         )
     # (code, how many lines to skip where it holds, where not, value)
     last = [

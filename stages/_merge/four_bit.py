@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stages._merge.nf4 import BLOCKSIZE, quantized
-from stages._merge.weights import Original, Stored
+from stages._merge.weights import OriginalWeight, StoredTensor
 from stages.core.params import Quantization
 from stages.core.quantization import dequantize_constants, places, quantize_constants, raw_bytes
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import torch
 
 
-class FourBit:
+class FourBitWeight:
     """The values of a weight after quantization, as load_model() makes them.
 
     Only the second quantization, of the constants, needs to see the whole weight: the first one goes block by block.
     """
 
-    def __init__(self, stored: Stored, device: "torch.device | str", quantization: Quantization):
+    def __init__(self, stored: StoredTensor, device: "torch.device | str", quantization: Quantization):
         import torch
 
         self.stored, self.quant_type, self.digest = stored, quantization.quant_type, hashlib.sha256()
@@ -29,9 +29,9 @@ class FourBit:
         # Each in one piece from the start: what lasts, strewn among what does not, keeps the allocator from reusing it.
         self.packed = torch.empty(((count + 1) // 2, 1), dtype=torch.uint8, device=device)
         self.constants = torch.empty(-(count // -BLOCKSIZE), device=device)
-        for first, rows in Original(stored, device).blocks():
-            found = quantized(rows.to(torch.bfloat16), quantization.quant_type)
-            for part, whole in zip(found, self.parts(first, len(rows)), strict=True):
+        for first, rows in OriginalWeight(stored, device).blocks():
+            codes_and_constants = quantized(rows.to(torch.bfloat16), quantization.quant_type)
+            for part, whole in zip(codes_and_constants, self.parts(first, len(rows)), strict=True):
                 whole.copy_(part)
         if quantization.double_quant:
             self.constants = dequantize_constants(*quantize_constants(self.constants))

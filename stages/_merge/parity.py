@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages._merge.stream import Plan, merged_blocks
-from stages._merge.weights import Original
+from stages._merge.stream import MergePlan, merged_blocks
+from stages._merge.weights import OriginalWeight
 from stages.core.models import load_model
 from stages.core.params import Machine, Quantization
 from stages.core.prompts import IGNORED
@@ -40,7 +40,9 @@ def trained_positions(model: "PreTrainedModel", row: dict) -> "tuple[torch.Tenso
     from stages.core.attention import collate, trained_states
 
     batch = collate([row], model.config._attn_implementation)
-    batch = {name: each.to(model.device) if isinstance(each, torch.Tensor) else each for name, each in batch.items()}
+    batch = {
+        name: tensor.to(model.device) if isinstance(tensor, torch.Tensor) else tensor for name, tensor in batch.items()
+    }
     return trained_states(model, batch), batch["targets"]
 
 
@@ -110,22 +112,22 @@ def compare(reference: Reference, model: "PreTrainedModel") -> dict[str, float]:
         for row in reference.rows:
             states, targets = trained_positions(model, row)
             for part, target in zip(states.split(CHUNK), targets[:, None].split(CHUNK), strict=True):
-                found = model.lm_head(part).float().log_softmax(-1)
+                merged = model.lm_head(part).float().log_softmax(-1)
                 trained = reference.log_probabilities(done, done + len(part))
                 sums["loss_trained"] -= trained.gather(1, target).sum().item()
-                sums["loss_merged"] -= found.gather(1, target).sum().item()
-                sums["kl"] += (trained.exp() * (trained - found)).sum().item()
-                sums["top1_agreement"] += (trained.argmax(-1) == found.argmax(-1)).sum().item()
+                sums["loss_merged"] -= merged.gather(1, target).sum().item()
+                sums["kl"] += (trained.exp() * (trained - merged)).sum().item()
+                sums["top1_agreement"] += (trained.argmax(-1) == merged.argmax(-1)).sum().item()
                 done += len(part)
             shown.advance()
     means = {name: value / done for name, value in sums.items()}
     return means | {"loss_gap": means["loss_merged"] - means["loss_trained"], "tokens": done}
 
 
-def merge_in_memory(model: "PreTrainedModel", plan: Plan) -> None:
+def merge_in_memory(model: "PreTrainedModel", plan: MergePlan) -> None:
     """Gives the 16-bit model the weights that a merge onto the 16-bit base would write."""
     tensors = plan.tensors()
     for name in plan.adapter:
         weight = model.get_submodule(name).weight.data
-        for first, rows in merged_blocks(plan, name, Original(tensors[name], plan.device)):
+        for first, rows in merged_blocks(plan, name, OriginalWeight(tensors[name], plan.device)):
             weight[first : first + len(rows)] = rows

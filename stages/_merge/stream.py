@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._merge.adapter import Adapter
-from stages._merge.four_bit import FourBit
-from stages._merge.weights import Original, Stored, Target, copy, start_file, stored_tensors
+from stages._merge.four_bit import FourBitWeight
+from stages._merge.weights import OriginalWeight, StoredTensor, TargetFile, copy_tensor, stored_tensors, write_header
 from stages.core.params import Quantization
 from stages.core.paths import read_json
 from stages.core.quantization import Values, raw_bytes
@@ -23,7 +23,7 @@ MOST_WORKERS = 8  # each holds a weight in 4 bits and a block of it in fp32; by 
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """What is merged onto what.
 
     trained: the values of those modules that the adapter was trained on in 4 bits; of none for a merge onto the 16-bit
@@ -36,14 +36,14 @@ class Plan:
     trained: Values
     device: "torch.device | str"
 
-    def tensors(self) -> dict[str, Stored]:
+    def tensors(self) -> dict[str, StoredTensor]:
         """{module: its weight}, and the other tensors under their own names.
 
         Raises:
             UserError: the base has no weight for something that the adapter, or its training, changed.
         """
-        found = [stored for path in shards(self.base) for stored in stored_tensors(path)]
-        tensors = {stored.name.removesuffix(".weight"): stored for stored in found}
+        weights = [stored for path in weight_shards(self.base) for stored in stored_tensors(path)]
+        tensors = {stored.name.removesuffix(".weight"): stored for stored in weights}
         tied = {"lm_head"} if read_json(self.base / "config.json").get("tie_word_embeddings") else set()
         for name in (*self.adapter, *self.trained.hashes):
             if name not in tensors or name in tied:
@@ -52,11 +52,13 @@ class Plan:
         return tensors
 
 
-def shards(base: Path) -> list[Path]:
+def weight_shards(base: Path) -> list[Path]:
     return sorted(base.glob("*.safetensors"))
 
 
-def merged_blocks(plan: Plan, name: str, values: "Original | FourBit") -> "Iterator[tuple[int, torch.Tensor]]":
+def merged_blocks(
+    plan: MergePlan, name: str, values: "OriginalWeight | FourBitWeight"
+) -> "Iterator[tuple[int, torch.Tensor]]":
     """(first row, rows) of a module's weight after the merge, in the dtype of the file.
 
     The sum is taken in fp32 and rounded once.
@@ -73,7 +75,7 @@ def merged_blocks(plan: Plan, name: str, values: "Original | FourBit") -> "Itera
 
 
 @dataclass(frozen=True)
-class Difference:
+class ValueDifference:
     """A module whose 4-bit values are not those of training. Of a sample of its values: the share of other ones, and
     the largest distance, as a share of the largest value."""
 
@@ -82,33 +84,33 @@ class Difference:
     largest: float
 
 
-def differences(found: Values, trained: Values) -> list[Difference]:
+def value_differences(merged: Values, trained: Values) -> list[ValueDifference]:
     """Of the modules in `found`."""
     import torch
 
     different = []
-    for name, digest in found.hashes.items():
+    for name, digest in merged.hashes.items():
         if digest != trained.hashes[name]:
-            here, there = found.samples[name].float(), trained.samples[name].float()
+            here, there = merged.samples[name].float(), trained.samples[name].float()
             distance = (here - there).abs()
             largest = there.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
             share = (distance > 0).float().mean().item()
-            different.append(Difference(name, share, (distance.max() / largest).item()))
+            different.append(ValueDifference(name, share, (distance.max() / largest).item()))
     return different
 
 
-def write_tensor(plan: Plan, name: str, stored: Stored, target: Target) -> Values:
+def write_tensor(plan: MergePlan, name: str, stored: StoredTensor, target: TargetFile) -> Values:
     """Writes one tensor into the open file, and returns its values in 4 bits, if it had such."""
     import torch
 
     if name not in plan.adapter and name not in plan.trained.hashes:
-        copy(stored, target)
+        copy_tensor(stored, target)
         return Values({}, {})
     four_bit = None
     if name in plan.trained.hashes:
-        four_bit = FourBit(stored, plan.device, plan.quantization)
+        four_bit = FourBitWeight(stored, plan.device, plan.quantization)
     position = stored.start
-    for _, rows in merged_blocks(plan, name, four_bit or Original(stored, plan.device)):
+    for _, rows in merged_blocks(plan, name, four_bit or OriginalWeight(stored, plan.device)):
         data = raw_bytes(rows)
         target.put(data, position)
         position += len(data)
@@ -118,7 +120,7 @@ def write_tensor(plan: Plan, name: str, stored: Stored, target: Target) -> Value
 
 
 @contextmanager
-def workers() -> Iterator[ThreadPoolExecutor]:
+def worker_threads() -> Iterator[ThreadPoolExecutor]:
     """A thread a core, each with its own tensors and no threads inside: they wait for one another less that way."""
     import torch
 
@@ -132,24 +134,24 @@ def workers() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def write_merged(plan: Plan, folder: Path) -> list[Difference]:
+def write_merged(plan: MergePlan, folder: Path) -> list[ValueDifference]:
     """Writes the weights to `folder`, and returns the modules whose 4-bit values are not those of training."""
     import bitsandbytes  # noqa: F401  (before the threads do: to the others it would be there with half its kernels)
 
     tensors = plan.tensors()
     with ExitStack() as stack:
         targets = {}
-        for path in shards(plan.base):
-            start_file(path, folder / path.name)
-            targets[path] = Target(stack.enter_context(open(folder / path.name, "r+b", buffering=0)).fileno())
-        executor = stack.enter_context(workers())
+        for path in weight_shards(plan.base):
+            write_header(path, folder / path.name)
+            targets[path] = TargetFile(stack.enter_context(open(folder / path.name, "r+b", buffering=0)).fileno())
+        executor = stack.enter_context(worker_threads())
         shown = stack.enter_context(progress("merge", len(tensors), " tensors"))
 
         def write(name: str) -> Values:
             return write_tensor(plan, name, tensors[name], targets[tensors[name].path])
 
         different = []
-        for found in executor.map(write, tensors):
-            different += differences(found, plan.trained)
+        for values in executor.map(write, tensors):
+            different += value_differences(values, plan.trained)
             shown.advance()
     return different

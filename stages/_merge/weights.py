@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 BLOCK = 1 << 18  # elements in a block, of which several copies in fp32 are made
-COPY = 1 << 22  # bytes
+COPY_BYTES = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a safetensors file."""
 
     path: Path
@@ -65,23 +65,25 @@ class Stored:
         return [(first, min(first + rows, self.shape[0])) for first in range(0, self.shape[0], rows)]
 
 
-def stored_tensors(path: Path) -> list[Stored]:
+def stored_tensors(path: Path) -> list[StoredTensor]:
     """What a safetensors file holds, in the order of its bytes."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    found = [
-        Stored(path, name, each["dtype"], each["shape"], *(8 + length + offset for offset in each["data_offsets"]))
-        for name, each in header.items()
+    tensors = [
+        StoredTensor(
+            path, name, entry["dtype"], entry["shape"], *(8 + length + offset for offset in entry["data_offsets"])
+        )
+        for name, entry in header.items()
     ]
-    return sorted(found, key=lambda each: each.start)
+    return sorted(tensors, key=lambda entry: entry.start)
 
 
-class Original:
+class OriginalWeight:
     """The 16-bit weights."""
 
-    def __init__(self, stored: Stored, device: "torch.device | str"):
+    def __init__(self, stored: StoredTensor, device: "torch.device | str"):
         self.stored, self.device = stored, device
 
     def blocks(self) -> "Iterator[tuple[int, torch.Tensor]]":
@@ -90,7 +92,7 @@ class Original:
             yield first, self.stored.read(first, last).to(self.device)
 
 
-def start_file(source: Path, target: Path) -> None:
+def write_header(source: Path, target: Path) -> None:
     """A file with the header of `source`, as long as that, and without the tensors yet."""
     with open(source, "rb") as old, open(target, "wb") as new:
         length = old.read(8)
@@ -99,7 +101,7 @@ def start_file(source: Path, target: Path) -> None:
     target.chmod(0o644)  # servers run as others
 
 
-class Target:
+class TargetFile:
     """An open file that several threads fill, one at a time.
 
     The kernel lets only one write to a file, and has the others spin meanwhile; here they sleep.
@@ -116,12 +118,12 @@ class Target:
                 data, position = data[written:], position + written
 
 
-def copy(stored: Stored, target: Target) -> None:
+def copy_tensor(stored: StoredTensor, target: TargetFile) -> None:
     """The tensor as it is."""
     with open(stored.path, "rb", buffering=0) as file:
         file.seek(stored.start)
         position = stored.start
         while position < stored.end:
-            data = file.read(min(COPY, stored.end - position)) or stored.cut_short()
+            data = file.read(min(COPY_BYTES, stored.end - position)) or stored.cut_short()
             target.put(memoryview(data), position)
             position += len(data)

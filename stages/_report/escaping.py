@@ -29,7 +29,7 @@ def as_is(text: str) -> Markup:
 
 
 @pass_eval_context
-def shown(context: EvalContext, value: object) -> object:
+def escape_expression(context: EvalContext, value: object) -> object:
     """What Jinja does to every expression before it prints it: escaping is the rule, not a filter to remember."""
     if isinstance(value, Markup):
         return value

@@ -11,7 +11,7 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-class Section(NamedTuple):
+class ReportSection(NamedTuple):
     title: str
     note: str
     tables: list[Table]

@@ -25,7 +25,7 @@ def without_details(evaluation: dict) -> dict:
     return evaluation | {"slices": kept}
 
 
-def metrics(inputs: dict) -> dict:
+def collect_metrics(inputs: dict) -> dict:
     """What metrics.json holds, and with it `dvc metrics` and `dvc exp show`: what one compares two runs by."""
     stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
     left_out = ("sources", "characters", "sha256")

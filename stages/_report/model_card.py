@@ -5,8 +5,8 @@ from pathlib import PurePath
 
 from ruamel.yaml import YAML
 
-from stages._report.layout import Section, Table
-from stages._report.sections import comparison, headline, merging, versions
+from stages._report.layout import ReportSection, Table
+from stages._report.sections import comparison_section, headline, merge_section, versions_section
 from stages.comparison.number_text import NOTHING
 from stages.core.model_card import base_name, front_matter, precision
 
@@ -40,7 +40,7 @@ def adapter_origin(params: dict) -> str:
     return f"{kind} of rank {lora['r']} (alpha {lora['alpha']}), init {lora['init']}{saved}, on the base in {base}"
 
 
-def provenance(inputs: dict, params: dict) -> Section:
+def provenance_section(inputs: dict, params: dict) -> ReportSection:
     manifest = inputs["manifest"]
     rows = [
         ["Base model", base_name(manifest)],
@@ -51,12 +51,12 @@ def provenance(inputs: dict, params: dict) -> Section:
         ["Adapter", adapter_origin(params)],
         ["Seed", str(params["seed"])],
     ]
-    return Section("Where it comes from", "", [Table("Inputs", ["", "Value"], rows)])
+    return ReportSection("Where it comes from", "", [Table("Inputs", ["", "Value"], rows)])
 
 
-def card(inputs: dict) -> dict:
+def card_values(inputs: dict) -> dict:
     """What model-card.md.j2 prints. inputs: those of the report, with the params by section."""
-    results = comparison(inputs["base"], inputs["tuned"], inputs["change"], inputs["rows"])
+    results = comparison_section(inputs["base"], inputs["tuned"], inputs["change"], inputs["rows"])
     params, manifest = without_machine_paths(inputs["params"]), inputs["manifest"]
     text = io.StringIO()
     yaml = YAML()
@@ -69,9 +69,9 @@ def card(inputs: dict) -> dict:
         "headline": headline(inputs["base"], inputs["tuned"]),
         "sections": [
             results._replace(tables=results.tables[:1]),  # rows of the test split are not for everybody
-            merging(inputs["merge"]),
-            provenance(inputs, params),
-            versions(inputs["train"]),
+            merge_section(inputs["merge"]),
+            provenance_section(inputs, params),
+            versions_section(inputs["train"]),
         ],
         "template": params["prompt"]["template"],
         "params": text.getvalue().rstrip(),

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from stages._report.escaping import as_is, fenced, shown
+from stages._report.escaping import as_is, escape_expression, fenced
 
 FOLDER = Path(__file__).parent
 
 
-def templates() -> Environment:
+def template_environment() -> Environment:
     """Jinja with every expression escaped for the page it stands in."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
-        finalize=shown,
+        finalize=escape_expression,
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
@@ -25,7 +25,7 @@ def templates() -> Environment:
     return environment
 
 
-def script() -> dict[str, str]:
+def page_script() -> dict[str, str]:
     """The script and its hash: the page's policy lets a browser run this one and no other."""
     text = (FOLDER / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -4,21 +4,21 @@ from typing import NamedTuple
 
 from stages.comparison.number_text import NOTHING, duration
 
-WIDTH = 440  # as a chart's: legible at a phone's width
+DRAWING_WIDTH = 440  # as a chart's: legible at a phone's width
 BOX, HIGH, ROW = 150, 42, 64  # pixels: a stage's box, and from one row to the next
-LEFT, RIGHT, MIDDLE = 77, 317, 197  # the boxes' centres
+LEFT_CENTRE, RIGHT_CENTRE, MIDDLE_CENTRE = 77, 317, 197  # the boxes' centres
 
 # (centre, row). Only lines that no other way leads along: what tokenize needs of the base, train needs through it.
 PLACES = {
-    "download_model": (LEFT, 0),
-    "download_data": (RIGHT, 0),
-    "clean": (RIGHT, 1),
-    "tokenize": (RIGHT, 2),
-    "train": (RIGHT, 3),
-    "merge": (RIGHT, 4),
-    "evaluate@base": (LEFT, 5),
-    "evaluate@tuned": (RIGHT, 5),
-    "report": (MIDDLE, 6),
+    "download_model": (LEFT_CENTRE, 0),
+    "download_data": (RIGHT_CENTRE, 0),
+    "clean": (RIGHT_CENTRE, 1),
+    "tokenize": (RIGHT_CENTRE, 2),
+    "train": (RIGHT_CENTRE, 3),
+    "merge": (RIGHT_CENTRE, 4),
+    "evaluate@base": (LEFT_CENTRE, 5),
+    "evaluate@tuned": (RIGHT_CENTRE, 5),
+    "report": (MIDDLE_CENTRE, 6),
 }
 LINES = (
     ("download_model", "tokenize"),
@@ -50,13 +50,13 @@ class Drawing(NamedTuple):
     boxes: list[Box]
     arrows: list[Arrow]
     description: str
-    width: int = WIDTH
+    width: int = DRAWING_WIDTH
     height: int = (ROW * 6) + HIGH + 4
     box: int = BOX
     high: int = HIGH
 
 
-def down(start: tuple[float, float], end: tuple[float, float]) -> Arrow:
+def arrow_down(start: tuple[float, float], end: tuple[float, float]) -> Arrow:
     """From the bottom of a box to the top of another."""
     (x, y), (to_x, to_y) = start, end
     middle = (y + to_y) / 2
@@ -70,7 +70,7 @@ def arrow(source: str, target: str) -> Arrow:
     (x, row), (to_x, to_row) = PLACES[source], PLACES[target]
     top, bottom = ROW * to_row + 2, ROW * row + HIGH + 2
     if x == to_x or target == "report":
-        return down((x, bottom), (to_x, top))
+        return arrow_down((x, bottom), (to_x, top))
     if x < to_x:  # into the box's side, past those above it
         side, middle = to_x - BOX / 2, top + HIGH / 2
         return Arrow(

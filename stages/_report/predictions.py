@@ -9,7 +9,7 @@ from stages.runtime.errors import UserError
 PREDICTION = {"id": str, "source": str, "prompt": str, "reference": str, "output": str, "ended": bool, "parses": bool}
 
 
-def prediction(line: str, where: str) -> dict:
+def parse_prediction(line: str, where: str) -> dict:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -24,12 +24,12 @@ def read_predictions(path: Path) -> list[dict]:
     # Not splitlines(): it would also break a line at U+2028, which JSON allows inside a string.
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
-            return [prediction(line, f"{path}:{number}") for number, line in enumerate(file, 1) if line.strip()]
+            return [parse_prediction(line, f"{path}:{number}") for number, line in enumerate(file, 1) if line.strip()]
     except FileNotFoundError:
         raise UserError(f"{path} is missing. `dvc repro evaluate` makes it") from None
 
 
-def pairs(base: Iterable[dict], tuned: Iterable[dict]) -> list[tuple[dict, dict]]:
+def answer_pairs(base: Iterable[dict], tuned: Iterable[dict]) -> list[tuple[dict, dict]]:
     """Both answers to each prompt.
 
     Raises:
@@ -39,7 +39,9 @@ def pairs(base: Iterable[dict], tuned: Iterable[dict]) -> list[tuple[dict, dict]
     again = "Base and tuned were not evaluated on the same rows: run `dvc repro --force evaluate`"
     if len(base) != len(tuned):
         raise UserError(f"the predictions of base are {len(base)}, those of tuned {len(tuned)}. {again}")
-    for number, (one, other) in enumerate(zip(base, tuned, strict=True), 1):
-        if one["id"] != other["id"]:
-            raise UserError(f"prediction {number} has the id {one['id']!r} in base, {other['id']!r} in tuned. {again}")
+    for number, (before, after) in enumerate(zip(base, tuned, strict=True), 1):
+        if before["id"] != after["id"]:
+            raise UserError(
+                f"prediction {number} has the id {before['id']!r} in base, {after['id']!r} in tuned. {again}"
+            )
     return list(zip(base, tuned, strict=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stages._report.layout import Table, spread
-from stages.comparison.number_text import NOTHING, difference, number, signed
+from stages.comparison.number_text import NOTHING, number, signed_difference, with_sign
 from stages.core.statistics import COLUMNS
 from stages.runtime.errors import UserError
 
@@ -14,7 +14,7 @@ AGAIN = "Run `dvc repro --force evaluate`"
 WORST = 10
 
 
-def read_rows(path: Path) -> list[dict]:
+def read_evaluated_rows(path: Path) -> list[dict]:
     """Lines of metrics/evaluate/<name>.rows.jsonl."""
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
@@ -34,7 +34,7 @@ def read_rows(path: Path) -> list[dict]:
     return rows
 
 
-def refuse_unequal_rows(base: list[dict], tuned: list[dict]) -> None:
+def check_same_rows(base: list[dict], tuned: list[dict]) -> None:
     if [row["id"] for row in base] != [row["id"] for row in tuned] or not base:
         raise UserError(f"base and tuned were not evaluated on the same rows. {AGAIN}")
 
@@ -48,25 +48,29 @@ def loss(row: dict) -> float:
     return row["loss_sum"] / max(1, row["tokens"])
 
 
-def worst(base: list[dict], tuned: list[dict]) -> Table:
+def worse_rows_table(base: list[dict], tuned: list[dict]) -> Table:
     """The rows on which the tuned model's loss is above the base's, the worst first."""
     pairs = sorted(zip(base, tuned, strict=True), key=lambda pair: (loss(pair[0]) - loss(pair[1]), pair[0]["id"]))
     regressions = [pair for pair in pairs if loss(pair[1]) > loss(pair[0])]
     lines = [
-        [one["source"], *map(number, (one["tokens"], loss(one), loss(other))), difference(loss(one), loss(other))]
-        for one, other in regressions[:WORST]
+        [
+            before["source"],
+            *map(number, (before["tokens"], loss(before), loss(after))),
+            signed_difference(loss(before), loss(after)),
+        ]
+        for before, after in regressions[:WORST]
     ]
     caption = f"Rows that became worse: {number(len(regressions))} of {number(len(base))}, by loss"
     return Table(caption, ["", "Tokens", "Base", "Tuned", "Change"], lines)
 
 
-def fallen(base: list[dict], tuned: list[dict]) -> Table | None:
+def lost_tests_table(base: list[dict], tuned: list[dict]) -> Table | None:
     """The rows whose tests the base's answer passed and the tuned model's did not; None where no row has tests."""
     tested = [pair for pair in zip(base, tuned, strict=True) if pair[0]["tested"]]
     if not tested:
         return None
-    lost = sorted(one["source"] for one, other in tested if one["passed"] and not other["passed"])
-    won = sum(other["passed"] and not one["passed"] for one, other in tested)
+    lost = sorted(before["source"] for before, after in tested if before["passed"] and not after["passed"])
+    won = sum(after["passed"] and not before["passed"] for before, after in tested)
     caption = (
         f"Answers that passed their tests before and do not now: {number(len(lost))} of {number(len(tested))} "
         f"({number(won)} the other way round)"
@@ -74,23 +78,23 @@ def fallen(base: list[dict], tuned: list[dict]) -> Table | None:
     return Table(caption, [""], [[source] for source in lost[:WORST]])
 
 
-def interval(values: dict[str, float], name: str, scale: float = 1.0) -> str:
+def interval_text(values: dict[str, float], name: str, scale: float = 1.0) -> str:
     """Such as +1.2 to +3.4, of a difference; NOTHING where there were too few rows for one."""
     if f"{name}_lo" not in values:
         return NOTHING
-    low, high = (signed(f"{scale * values[f'{name}_{end}']:.3g}") for end in ("lo", "hi"))
+    low, high = (with_sign(f"{scale * values[f'{name}_{end}']:.3g}") for end in ("lo", "hi"))
     return f"{low} to {high}"
 
 
 # The report's table of test rows: how base and tuned did on each, and what they wrote.
 
 
-MOST = 1000  # rows of the page: a browser must still search them while one types
+MOST_ROWS = 1000  # rows of the page: a browser must still search them while one types
 KINDS = {"base": "Base", "tuned": "Tuned", "change": "Change of"}
-MEASURES = ("loss", "chrF")  # of each kind
+ROW_MEASURES = ("loss", "chrF")  # of each kind
 
 
-class Line(NamedTuple):
+class RowLine(NamedTuple):
     source: str
     tokens: str
     cells: list[tuple[str, str]]  # (kind, text), the measures of each kind in turn
@@ -98,18 +102,18 @@ class Line(NamedTuple):
     answers: tuple[dict, dict] | None  # the predictions of base and tuned, where an answer was generated
 
 
-def line(base: dict, tuned: dict, answers: tuple[dict, dict] | None) -> Line:
+def row_line(base: dict, tuned: dict, answers: tuple[dict, dict] | None) -> RowLine:
     texts = [number(loss(base)), number(base["chrf"]), number(loss(tuned)), number(tuned["chrf"])]
-    texts += [difference(loss(base), loss(tuned)), difference(base["chrf"], tuned["chrf"])]
+    texts += [signed_difference(loss(base), loss(tuned)), signed_difference(base["chrf"], tuned["chrf"])]
     if answers is None:
         texts[1::2] = [NOTHING] * 3
-    kinds = [kind for kind in KINDS for _ in MEASURES]
+    kinds = [kind for kind in KINDS for _ in ROW_MEASURES]
     cells = list(zip(kinds, texts, strict=True))
-    return Line(base["source"], number(base["tokens"]), cells, loss(tuned) > loss(base), answers)
+    return RowLine(base["source"], number(base["tokens"]), cells, loss(tuned) > loss(base), answers)
 
 
-def lines(rows: dict[str, list[dict]], generated: list[tuple[dict, dict]]) -> list[Line]:
+def row_lines(rows: dict[str, list[dict]], generated: list[tuple[dict, dict]]) -> list[RowLine]:
     """Of at most MOST test rows, evenly spread over them. rows: of base and tuned, the same ones."""
     answers = {base["id"]: (base, tuned) for base, tuned in generated}
-    pairs = spread(list(zip(rows["base"], rows["tuned"], strict=True)), MOST)
-    return [line(base, tuned, answers.get(base["id"])) for base, tuned in pairs]
+    pairs = spread(list(zip(rows["base"], rows["tuned"], strict=True)), MOST_ROWS)
+    return [row_line(base, tuned, answers.get(base["id"])) for base, tuned in pairs]

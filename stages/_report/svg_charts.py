@@ -18,7 +18,7 @@ class Tick(NamedTuple):
     label: str
 
 
-class Line(NamedTuple):
+class CurveLine(NamedTuple):
     name: str
     style: str  # the CSS class that gives it its colour
     path: str  # points of an SVG polyline
@@ -49,7 +49,7 @@ class Chart:
     description: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    lines: list[Line]
+    lines: list[CurveLine]
     bars: list[Bars] = field(default_factory=list)
     width: int = WIDTH
     height: int = HEIGHT
@@ -59,7 +59,7 @@ class Chart:
     bottom: int = HEIGHT - BOTTOM
 
 
-def label(value: float, step: float) -> str:
+def tick_label(value: float, step: float) -> str:
     """A tick's text with the digits that tell it from its neighbours."""
     if value == 0:
         return "0"
@@ -95,7 +95,7 @@ def key_width(name: str) -> int:
     return 36 + 7 * len(name)
 
 
-def describe(series: dict[str, list[Point]], x_name: str) -> str:
+def describe_curves(series: dict[str, list[Point]], x_name: str) -> str:
     """What a reader who cannot see the lines needs of them."""
     parts = [
         f"{name}: {points[0][1]:.4g} at {x_name} {points[0][0]:g}, {points[-1][1]:.4g} at {x_name} {points[-1][0]:g}, "
@@ -111,7 +111,7 @@ def line_chart(key: str, title: str, series: dict[str, list[Point]], styles: lis
     drawn = {name: thinned(points) for name, points in series.items() if points}
     everything = [point for points in drawn.values() for point in points]
     if not everything:
-        return Chart(key, title, "step", describe(series, "step"), [], [], [])
+        return Chart(key, title, "step", describe_curves(series, "step"), [], [], [])
     xs, ys = [x for x, _ in everything], [y for _, y in everything]
     x_values = ticks(min(xs), max(xs), 6, whole=True)
     y_values = ticks(0.0 if zero else min(ys), max(ys), 5)
@@ -129,13 +129,13 @@ def line_chart(key: str, title: str, series: dict[str, list[Point]], styles: lis
             places = [(across(x), down(y)) for x, y in drawn[name]]
             path = " ".join(f"{x},{y}" for x, y in places)
             # Few points are measurements to be seen; many are a line.
-            lines.append(Line(name, style, path, places if len(places) <= 30 else [], key_at))
+            lines.append(CurveLine(name, style, path, places if len(places) <= 30 else [], key_at))
             key_at += key_width(name)
     x_step, y_step = x_values[1] - x_values[0], y_values[1] - y_values[0]
     return Chart(
-        *(key, title, "step", describe(series, "step")),
-        x_ticks=[Tick(across(x), label(x, x_step)) for x in x_values],
-        y_ticks=[Tick(down(y), label(y, y_step)) for y in y_values],
+        *(key, title, "step", describe_curves(series, "step")),
+        x_ticks=[Tick(across(x), tick_label(x, x_step)) for x in x_values],
+        y_ticks=[Tick(down(y), tick_label(y, y_step)) for y in y_values],
         lines=lines,
     )
 
@@ -147,7 +147,7 @@ ACROSS, BASELINE = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM  # pixels
 STYLES = ("first", "second", "third")
 
 
-def bucket_names(edges: list[int]) -> list[str]:
+def bucket_labels(edges: list[int]) -> list[str]:
     """edges: the left ends, from 0 on; the last bucket is open."""
     ranges = [f"{low + 1:,} to {high:,}" for low, high in zip(edges[1:], edges[2:], strict=False)]
     return [f"up to {edges[1]:,}", *ranges, f"more than {edges[-1]:,}"]
@@ -170,24 +170,24 @@ def histogram(key: str, title: str, x_name: str, edges: list[int], series: dict[
     y_values = ticks(0.0, most, 5)
     room = ACROSS / len(edges)
     width = 0.8 * room / len(series)
-    names = bucket_names(edges)
-    found, key_at = [], LEFT
+    names = bucket_labels(edges)
+    drawn, key_at = [], LEFT
     for place, (name, values) in enumerate(shares.items()):
         bars = []
         for bucket, value in enumerate(values):
             left, height = LEFT + (bucket + 0.1) * room + place * width, height_of(value, y_values[-1])
-            sides = (round(each, 1) for each in (left, BASELINE - height, width, height))
+            sides = (round(length, 1) for length in (left, BASELINE - height, width, height))
             bars.append(Bar(*sides, f"{name}, {names[bucket]} {x_name}: {series[name][bucket]:,} ({value:.1%})"))
-        found.append(Bars(name, STYLES[place], bars, key_at))
+        drawn.append(Bars(name, STYLES[place], bars, key_at))
         key_at += key_width(name)
     peaks = [f"{name}: most often {names[values.index(max(values))]}." for name, values in shares.items()]
     return Chart(
         *(key, title, x_name, " ".join(peaks)),
         x_ticks=[Tick(round(LEFT + bucket * room, 1), f"{edge:,}") for bucket, edge in enumerate(edges)],
         y_ticks=[
-            Tick(round(BASELINE - height_of(y, y_values[-1]), 1), f"{label(100 * y, 100 * y_values[1])}%")
+            Tick(round(BASELINE - height_of(y, y_values[-1]), 1), f"{tick_label(100 * y, 100 * y_values[1])}%")
             for y in y_values
         ],
         lines=[],
-        bars=found,
+        bars=drawn,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from stages.comparison.number_text import difference, number, points, relative, share
+from stages.comparison.number_text import change_in_points, number, relative_change, share, signed_difference
 
 
 class Measure(NamedTuple):
@@ -16,17 +16,17 @@ class Measure(NamedTuple):
 
 
 SHOWN_MEASURES = (
-    Measure("perplexity", "Perplexity", number, relative, True),
-    Measure("perplexity_after_8", "Perplexity after 8 tokens", number, relative, True),
-    Measure("loss", "Loss, nats a token", number, difference, True),
-    Measure("loss_after_8", "Loss after 8 tokens", number, difference, True),
-    Measure("bits_per_byte", "Bits a byte", number, difference, True),
-    Measure("body_bits_per_byte", "Bits a byte behind signature and docstring", number, difference, True),
-    Measure("token_accuracy", "Tokens that were the likeliest", share, points, False, 100),
-    Measure("ended_share", "Answers that end by themselves", share, points, False, 100),
-    Measure("parses_share", "Answers that parse as Python", share, points, False, 100),
-    Measure("exact_share", "Answers equal to the reference", share, points, False, 100),
-    Measure("chrf", "chrF against the reference", number, difference, False),
-    Measure("rouge_l", "ROUGE-L against the reference", number, difference, False),
-    Measure("pass_at_1", "Answers that pass their tests", share, points, False, 100),
+    Measure("perplexity", "Perplexity", number, relative_change, True),
+    Measure("perplexity_after_8", "Perplexity after 8 tokens", number, relative_change, True),
+    Measure("loss", "Loss, nats a token", number, signed_difference, True),
+    Measure("loss_after_8", "Loss after 8 tokens", number, signed_difference, True),
+    Measure("bits_per_byte", "Bits a byte", number, signed_difference, True),
+    Measure("body_bits_per_byte", "Bits a byte behind signature and docstring", number, signed_difference, True),
+    Measure("token_accuracy", "Tokens that were the likeliest", share, change_in_points, False, 100),
+    Measure("ended_share", "Answers that end by themselves", share, change_in_points, False, 100),
+    Measure("parses_share", "Answers that parse as Python", share, change_in_points, False, 100),
+    Measure("exact_share", "Answers equal to the reference", share, change_in_points, False, 100),
+    Measure("chrf", "chrF against the reference", number, signed_difference, False),
+    Measure("rouge_l", "ROUGE-L against the reference", number, signed_difference, False),
+    Measure("pass_at_1", "Answers that pass their tests", share, change_in_points, False, 100),
 )

@@ -35,22 +35,22 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def times(large: float | None, small: float | None) -> str:
+def ratio(large: float | None, small: float | None) -> str:
     return f"{large / small:,.1f}×" if large and small else NOTHING
 
 
-def signed(text: str) -> str:
+def with_sign(text: str) -> str:
     """With a real minus sign, so that it lines up with the plus."""
     return text.replace("-", "−", 1) if text.startswith("-") else f"+{text}"
 
 
-def relative(before: float, after: float) -> str:
-    return signed(f"{(after - before) / before:.1%}") if before else NOTHING
+def relative_change(before: float, after: float) -> str:
+    return with_sign(f"{(after - before) / before:.1%}") if before else NOTHING
 
 
-def difference(before: float, after: float) -> str:
-    return signed(number(after - before))
+def signed_difference(before: float, after: float) -> str:
+    return with_sign(number(after - before))
 
 
-def points(before: float, after: float) -> str:
-    return f"{signed(f'{100 * (after - before):.1f}')} points"
+def change_in_points(before: float, after: float) -> str:
+    return f"{with_sign(f'{100 * (after - before):.1f}')} points"

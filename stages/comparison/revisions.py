@@ -18,9 +18,9 @@ from stages.core.yaml_files import read_yaml_text
 from stages.runtime.errors import UserError
 
 # What a file that is not of its kind may do to code that reads it.
-OTHER_KIND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, YAMLError)
-LOCK = Path("dvc.lock")
-TEST, VALIDATION = "data/clean/test.parquet", "data/tokenized/validation.arrow"
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, YAMLError)
+DVC_LOCK = Path("dvc.lock")
+TEST_FILE, VALIDATION_FILE = "data/clean/test.parquet", "data/tokenized/validation.arrow"
 LARGEST = 512 * 2**20  # bytes of an output that is read whole
 
 
@@ -133,7 +133,7 @@ class Revision:
     @cached_property
     def stages(self) -> dict[str, dict]:
         """The entries of dvc.lock."""
-        return (read_yaml_text(self.text(LOCK)) or {}).get("stages") or {}
+        return (read_yaml_text(self.text(DVC_LOCK)) or {}).get("stages") or {}
 
     def hash_of_dep(self, stage: str, path: str) -> str | None:
         """Of what a stage read when it last ran."""
@@ -143,12 +143,12 @@ class Revision:
     @property
     def test_set(self) -> str | None:
         """The hash of the test split that the tuned model was evaluated on."""
-        return self.hash_of_dep("evaluate@tuned", TEST)
+        return self.hash_of_dep("evaluate@tuned", TEST_FILE)
 
     @property
     def validation_set(self) -> str | None:
         """The hash of the tokenized validation split, of `train` and of the merge's parity."""
-        return self.hash_of_dep("merge", VALIDATION)
+        return self.hash_of_dep("merge", VALIDATION_FILE)
 
     @property
     def evaluation(self) -> dict:

@@ -3,16 +3,16 @@
 import unicodedata
 
 # Controls, format characters (bidirectional overrides among them), lone surrogates, odd line separators.
-UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # The zero-width (non-)joiners are part of how words and emoji are spelled.
-KEPT = {"\n", "\t", "\u200c", "\u200d"}
+SHOWN_AS_THEY_ARE = {"\n", "\t", "\u200c", "\u200d"}
 
 
 def visible(text: str) -> str:
     r"""The text with each invisible character spelled out: an ANSI colour shows as \x1b[31m and colours nothing."""
     return "".join(
         character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in UNSEEN and character not in KEPT
+        if unicodedata.category(character) in INVISIBLE and character not in SHOWN_AS_THEY_ARE
         else character
         for character in text.replace("\r\n", "\n")
     )

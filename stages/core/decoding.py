@@ -50,11 +50,11 @@ def continuations(
         ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     with torch.no_grad():
-        found = model.generate(
+        generated = model.generate(
             ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=config,
             streamer=streamer,
         )
-    answers = found[:, longest:].tolist()
+    answers = generated[:, longest:].tolist()
     return [answer[: answer.index(eos) + 1] if eos in answer else answer for answer in answers]

@@ -4,7 +4,7 @@ import fcntl
 from pathlib import Path
 
 from tools._doctor.finding import Finding
-from tools._doctor.processes import below, trials_below
+from tools._doctor.processes import processes_below, trials_below
 
 
 def is_held(lock: Path) -> bool:
@@ -19,24 +19,24 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def unused(folders: list[Path]) -> list[Path]:
-    return [folder for folder in sorted(folders) if folder.is_dir() and not any(below(folder))]
+def unused_folders(folders: list[Path]) -> list[Path]:
+    return [folder for folder in sorted(folders) if folder.is_dir() and not any(processes_below(folder))]
 
 
 def check_copies(tmp: Path) -> list[Finding]:
     """Of `dvc exp run --temp`, of DVC's queue, and of tools.sweep. tmp: DVC's own folder for what passes."""
     experiments = [*tmp.glob("exps/standalone/tmp*"), *tmp.glob("exps/tmp*")]
-    found = [
+    findings = [
         Finding(
             "experiments",
             f"{path} is the copy of an experiment that was killed",
             f"Make sure that no experiment is just starting, then: rm -r {path}",
         )
-        for path in unused(experiments)
+        for path in unused_folders(experiments)
     ]
     for sweep in sorted(path.parent for path in tmp.glob("sweeps/*/lock") if not is_held(path)):
-        found += check_sweep(sweep)
-    return found
+        findings += check_sweep(sweep)
+    return findings
 
 
 def check_sweep(folder: Path) -> list[Finding]:
@@ -48,9 +48,9 @@ def check_sweep(folder: Path) -> list[Finding]:
             f"kill {' '.join(numbers)} and, once they have ended, rm -r {folder}"
         )
         return [Finding("experiments", text, remedy)]
-    found = []
-    for path in unused([git.parent for git in folder.glob("*/.git")]):
+    findings = []
+    for path in unused_folders([git.parent for git in folder.glob("*/.git")]):
         text = f"{path} is the clone of a trial that was stopped, and no sweep {path.parent.name} runs"
         remedy = f"Start the sweep again, which goes on from there, or give it up: rm -r {path.parent}"
-        found.append(Finding("experiments", text, remedy))
-    return found
+        findings.append(Finding("experiments", text, remedy))
+    return findings

@@ -23,22 +23,24 @@ def check_rwlock(path: Path) -> list[Finding]:
         return []
     except (ValueError, KeyError, TypeError, AttributeError):
         return [Finding("locks", f"{path} cannot be read, and no DVC command will run", remedy)]
-    found = []
+    findings = []
     for pid, command in sorted(owners.items()):
         now = command_of(pid)
         if now is None:
-            found.append(Finding("locks", f"{path} names process {pid} ({command}), which is dead", remedy))
+            findings.append(Finding("locks", f"{path} names process {pid} ({command}), which is dead", remedy))
         elif now and not is_dvc(now):
             name = " ".join(now)[:60]
-            found.append(Finding("locks", f"{path} names process {pid}, which is no DVC any more but {name!r}", remedy))
+            findings.append(
+                Finding("locks", f"{path} names process {pid}, which is no DVC any more but {name!r}", remedy)
+            )
         else:
-            found.append(Finding("locks", f"`{command}` is at work (process {pid})"))
-    return found
+            findings.append(Finding("locks", f"`{command}` is at work (process {pid})"))
+    return findings
 
 
 def check_trainings(checkpoints: Path) -> list[Finding]:
     """Who holds a folder of checkpoints, and whether a DVC waits for it."""
-    found, idle, size = [], 0, 0
+    findings, idle, size = [], 0, 0
     for lock in sorted(checkpoints.glob("*/lock")):
         if not is_held(lock):
             idle += 1
@@ -46,9 +48,9 @@ def check_trainings(checkpoints: Path) -> list[Finding]:
             continue
         pid = int(lock.read_text().strip() or 0)
         if has_dvc_above(pid):
-            found.append(Finding("trainings", f"process {pid} trains in {lock.parent.name}"))
+            findings.append(Finding("trainings", f"process {pid} trains in {lock.parent.name}"))
         else:
-            found.append(
+            findings.append(
                 Finding(
                     "trainings",
                     f"process {pid} holds {lock.parent}, and no DVC waits for its result",
@@ -57,8 +59,8 @@ def check_trainings(checkpoints: Path) -> list[Finding]:
                 )
             )
     if idle:
-        found.append(Finding("trainings", f"{idle} stopped, {in_bytes(size)}; the same values go on from them"))
-    return found
+        findings.append(Finding("trainings", f"{idle} stopped, {in_bytes(size)}; the same values go on from them"))
+    return findings
 
 
 def has_dvc_above(pid: int) -> bool:

@@ -29,8 +29,8 @@ def base_size(model: Model, base: Path = BASE) -> tuple[int, int] | None:
 
     The files' headers are read, so that a folder needs no manifest.
     """
-    if found := downloaded(model, base):
-        return found
+    if size := downloaded(model, base):
+        return size
     if model.source == "hub":
         return None
     from stages._download_model.checks import tensor_shapes, weight_files
@@ -104,14 +104,14 @@ def without_gpu(why: str, parameters: int | None) -> Finding:
     return Finding("GPU", f"{why}, and the base has {parameters:,} parameters", advice)
 
 
-def check_gpu(device: str, said: str | None, cuda: bool, bf16: bool, parameters: int | None) -> Finding:
+def check_gpu(device: str, name: str | None, cuda: bool, bf16: bool, parameters: int | None) -> Finding:
     """said: by the driver; cuda, bf16: what PyTorch can use."""
     if device == "cpu":
         return without_gpu("not used, as machine.device is cpu", parameters)
-    if said is not None and not cuda:
+    if name is not None and not cuda:
         return Finding(
             "GPU",
-            f"the driver says {said!r}, but PyTorch cannot use it",
+            f"the driver says {name!r}, but PyTorch cannot use it",
             "Check CUDA_VISIBLE_DEVICES, and install a driver that is new enough for the CUDA of this PyTorch: "
             "python -c 'import torch; print(torch.version.cuda)'",
         )
@@ -120,8 +120,8 @@ def check_gpu(device: str, said: str | None, cuda: bool, bf16: bool, parameters:
     if not cuda:
         return without_gpu("none", parameters)
     if not bf16:
-        return Finding("GPU", f"{said or 'there'}, without bfloat16", "Take one of the Ampere generation or later")
-    return Finding("GPU", f"{said or 'there'}, with bfloat16")
+        return Finding("GPU", f"{name or 'there'}, without bfloat16", "Take one of the Ampere generation or later")
+    return Finding("GPU", f"{name or 'there'}, with bfloat16")
 
 
 def machine_findings(params: Params, cores: int, available: int, free: int) -> list[Finding]:

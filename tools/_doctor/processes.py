@@ -35,7 +35,7 @@ def trials_below(folder: Path) -> list[psutil.Process]:
     return [process for process, names in every if Path(names.get("SWEEP_TRIAL", "/")).is_relative_to(folder)]
 
 
-def below(folder: Path) -> Iterator[psutil.Process]:
+def processes_below(folder: Path) -> Iterator[psutil.Process]:
     """The processes of this machine, as far as this user may see them, that work in a folder or below it."""
     for process in psutil.process_iter():
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools._doctor.finding import Finding
-from tools._doctor.processes import below, command_of, is_dvc
+from tools._doctor.processes import command_of, is_dvc, processes_below
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -21,7 +21,7 @@ def check_git_index(root: Path) -> list[Finding]:
     path = root / done.stdout.strip()
     if done.returncode or not path.is_file():
         return []
-    for process in below(root):
+    for process in processes_below(root):
         words = command_of(process.pid) or []
         if is_dvc(words) or Path(*words[:1]).name == "git":
             return [Finding("locks", f"{path} is there, and process {process.pid} ({' '.join(words)[:60]}) at work")]

@@ -38,13 +38,13 @@ class Job:
     settings: dict[str, object]
 
 
-def refuse_constant(name: str) -> None:
+def reject_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def parse(line: bytes, where: str) -> dict:
+def parse_line(line: bytes, where: str) -> dict:
     try:
-        fields = json.loads(line.decode("utf-8"), parse_constant=refuse_constant)
+        fields = json.loads(line.decode("utf-8"), parse_constant=reject_constant)
         json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()  # 1e400 was read as infinity
     except UnicodeEncodeError:
         raise UserError(f"{where}: a text has half of a surrogate pair, which is no character. Mend the row") from None
@@ -80,7 +80,7 @@ def messages_of(fields: dict, where: str) -> list[dict[str, str]]:
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_jsonl(path: Path) -> Iterator[Row]:
     """The rows of a JSONL file. Blank lines are none.
 
     Raises:
@@ -92,14 +92,14 @@ def read_rows(path: Path) -> Iterator[Row]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 where = f"{path}:{number}"
-                fields = parse(line, where)
+                fields = parse_line(line, where)
                 yield Row(where, fields, messages_of(fields, where))
 
 
-def check_rows(job: Job, prompts: Prompts) -> int:
+def count_rows(job: Job, prompts: Prompts) -> int:
     """How many rows there are. All are looked at before the model is loaded: the last answer may be hours away."""
     count = 0
-    for row in read_rows(job.rows):
+    for row in read_jsonl(job.rows):
         count += 1
         if taken := {job.field, f"{job.field}_ended"} & row.fields.keys():
             raise UserError(f"{row.where}: the row has a field {min(taken)} already. Choose another with --field")
@@ -127,7 +127,7 @@ def check_settings(job: Job) -> None:
         raise UserError(f"{path}, which says how the rows of {job.answers} were made, is damaged. {advice}")
     for name in sorted(job.settings.keys() | before.keys()):
         if before.get(name) != job.settings.get(name):
-            was, now = (json.dumps(each.get(name), ensure_ascii=False) for each in (before, job.settings))
+            was, now = (json.dumps(settings.get(name), ensure_ascii=False) for settings in (before, job.settings))
             changed = "other weights" if name == "weights" else f"{name} {was}, not {now}"
             raise UserError(f"{job.answers} holds answers made with {changed}. {advice}")
 
@@ -161,9 +161,9 @@ def answers_file(job: Job) -> Iterator[BinaryIO]:
 
 def count_done(file: BinaryIO, job: Job) -> int:
     """How many rows are answered already: the output's lines must be the input's first rows."""
-    rows, done = read_rows(job.rows), 0
+    rows, done = read_jsonl(job.rows), 0
     for done, line in enumerate(file, 1):
-        fields = parse(line, f"{job.answers}:{done}")
+        fields = parse_line(line, f"{job.answers}:{done}")
         row = next(rows, None)
         asked = {name: value for name, value in fields.items() if name not in (job.field, f"{job.field}_ended")}
         if row is None or row.fields != asked or job.field not in fields:
@@ -189,13 +189,13 @@ def answer_rows(job: Job, prompts: Prompts, load: Callable[[], Speaker]) -> tupl
     Returns:
         (rows that were there, rows in all)
     """
-    total = check_rows(job, prompts)
+    total = count_rows(job, prompts)
     with answers_file(job) as file:
         done = count_done(file, job)
         if done == total:
             return done, total
         start, speaker = done - done % job.batch_size, load()
-        rows = islice(read_rows(job.rows), start, None)
+        rows = islice(read_jsonl(job.rows), start, None)
         with progress("generate", total - done, " rows") as shown:
             while group := list(islice(rows, job.batch_size)):
                 answers = speaker.answer([prompts.ids(row.messages) for row in group], job.seed + start)

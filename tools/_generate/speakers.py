@@ -17,7 +17,7 @@ from stages.runtime.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
+MODEL_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
 MADE_BY = {BASE: "download_model", MERGED: "merge", ADAPTER: "train"}
 NAMED = {"base": BASE, "tuned": MERGED, "adapter": ADAPTER}
 
@@ -64,8 +64,8 @@ def folder_of(name: str) -> Path:
     folder = NAMED.get(name) or Path(name)
     stage = MADE_BY.get(folder)
     advice = f"`dvc repro {stage}` makes it, or `dvc pull {folder}` brings it" if stage else "Correct --model"
-    if not any((folder / config).is_file() for config in (CONFIG, ADAPTER_CONFIG)):
-        raise UserError(f"{folder} holds no model ({CONFIG} or {ADAPTER_CONFIG}). {advice}")
+    if not any((folder / config).is_file() for config in (MODEL_CONFIG, ADAPTER_CONFIG)):
+        raise UserError(f"{folder} holds no model ({MODEL_CONFIG} or {ADAPTER_CONFIG}). {advice}")
     if not is_adapter(folder):
         try:
             weight_files(folder)
@@ -80,12 +80,14 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def weights(name: str) -> dict[str, str]:
+def weight_hashes(name: str) -> dict[str, str]:
     """{file: sha256} of all that the answers of a model follow from."""
     folder = folder_of(name)
     folders = [folder_of("base"), folder] if is_adapter(folder) else [folder]
-    files = [path for each in folders for path in sorted(each.glob("*.safetensors"))]
-    configs = [path for each in folders for path in (each / CONFIG, each / ADAPTER_CONFIG) if path.is_file()]
+    files = [path for parent in folders for path in sorted(parent.glob("*.safetensors"))]
+    configs = [
+        path for parent in folders for path in (parent / MODEL_CONFIG, parent / ADAPTER_CONFIG) if path.is_file()
+    ]
     return {str(path): sha256(path) for path in configs + files}
 
 
@@ -94,13 +96,15 @@ def prompts_for(name: str, encoder: Encoder, decoding: Decoding) -> Prompts:
     folder = folder_of(name)
     folder = folder_of("base") if is_adapter(folder) else folder
     check_tokenizer_of_base(encoder, folder)
-    context = read_json_object(folder / CONFIG).get("max_position_embeddings")
+    context = read_json_object(folder / MODEL_CONFIG).get("max_position_embeddings")
     if type(context) is not int:
-        raise UserError(f"{folder / CONFIG}: max_position_embeddings is {context!r}, not a whole number. Correct it")
+        raise UserError(
+            f"{folder / MODEL_CONFIG}: max_position_embeddings is {context!r}, not a whole number. Correct it"
+        )
     return Prompts(encoder, decoding, context)
 
 
-def load(name: str, params: Params, prompts: Prompts) -> Speaker:
+def load_speaker(name: str, params: Params, prompts: Prompts) -> Speaker:
     """One model."""
     folder = folder_of(name)
     if is_adapter(folder):

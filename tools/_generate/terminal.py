@@ -24,7 +24,7 @@ def escaped(text: str) -> str:
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def show(text: str) -> None:
+def print_escaped(text: str) -> None:
     print(escaped(text), end="", flush=True)
 
 
@@ -62,7 +62,7 @@ def say(speaker: Speaker, messages: list[dict[str, str]], seed: int, headed: boo
     prompt = speaker.prompts.ids(messages)
     if headed:
         print(f"── {speaker.label}", flush=True)
-    stream = Stream(encoder, show)
+    stream = Stream(encoder, print_escaped)
     try:
         (ids,) = speaker.answer([prompt], seed, stream)
     except KeyboardInterrupt:
@@ -78,7 +78,7 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text.encode("utf-8", "replace").decode("utf-8")}
 
 
-def typed() -> Iterable[str]:
+def typed_lines() -> Iterable[str]:
     """What the user types, until the end of the input."""
     terminal = sys.stdin.isatty()
     if terminal:
@@ -101,7 +101,7 @@ def chat(speakers: list[Speaker], seed: int) -> None:
     """A conversation with each of the models, which hear the same user and remember their own answers."""
     talks: dict[str, list[dict[str, str]]] = {speaker.label: [] for speaker in speakers}
     turns = 0
-    for text in typed():
+    for text in typed_lines():
         if text.strip() == "/reset":
             talks = {label: [] for label in talks}
             continue

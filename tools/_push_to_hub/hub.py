@@ -45,7 +45,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         raise UserError(f"{repo_id}: {text}") from None
 
 
-def repository(repo_id: str, public: bool) -> "ModelInfo":
+def find_or_create(repo_id: str, public: bool) -> "ModelInfo":
     """The repository, made where it does not exist."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -69,8 +69,8 @@ def push(repo_id: str, upload: Upload, public: bool) -> str:
 
     if not get_token():
         raise UserError(f"there is no token: {TOKEN}")
-    info = repository(repo_id, public)
-    old = left_over([each.rfilename for each in info.siblings or []], upload)
+    info = find_or_create(repo_id, public)
+    old = left_over([sibling.rfilename for sibling in info.siblings or []], upload)
     operations = [CommitOperationDelete(name) for name in old]
     operations += [CommitOperationAdd(name, content) for name, content in upload.files.items()]
     done = HfApi().create_commit(

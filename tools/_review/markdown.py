@@ -15,7 +15,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def entities(text: str) -> str:
     """Nothing but letters, digits and blanks as they are: neither Markdown nor HTML has anything to say to the rest."""
-    return re.sub(r"[^A-Za-z0-9 ]", lambda found: f"&#{ord(found[0])};", text)
+    return re.sub(r"[^A-Za-z0-9 ]", lambda match: f"&#{ord(match[0])};", text)
 
 
 def code(text: object, most: int = 200) -> str:
@@ -43,9 +43,9 @@ def folded(summary: str, body: str) -> str:
     return f"<details><summary>{summary}</summary>\n\n{body}\n</details>\n"
 
 
-def listed(names: list[str], most: int = 6) -> str:
-    shown = ", ".join(code(name, 80) for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def list_names(names: list[str], most: int = 6) -> str:
+    listed = ", ".join(code(name, 80) for name in names[:most])
+    return f"{listed} and {len(names) - most} more" if len(names) > most else listed
 
 
 def plural(count: int, noun: str) -> str:
