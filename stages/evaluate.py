@@ -1,11 +1,11 @@
-"""Evaluate: models/base or models/merged, data/clean/test.parquet, params `seed`, `prompt`, `evaluate`
-→ metrics/evaluate/<name>.json, <name>.rows.jsonl and <name>.predictions.jsonl, where <name> is base or tuned.
+"""Evaluate: models/base or models/merged, data/clean/test.parquet, params `seed`, `prompt`, `evaluate` →
+metrics/evaluate/<name>.json, <name>.rows.jsonl and <name>.predictions.jsonl, where <name> is base or tuned.
 
-Both models go through the same code on the same rows. Each measure comes with a 95 % interval where the rows suffice;
-rows.jsonl has what they are made of, row by row, so that two models can be compared in pairs. The base is also asked in
-the plain way that it knows from pre-training; what comes of it stands under `plain` in its files. Answers to records
-that bring tests run in a sandbox. A generation that was stopped goes on where it was.
-Run it with `dvc repro evaluate@tuned`; by hand: `python -m stages.evaluate tuned models/merged`.
+Both models go through the same code on the same rows. Each measure has a 95 % interval where there are enough rows.
+rows.jsonl has the counts of each row, so that two models can be compared in pairs. The base also gets prompts in the
+form that it knows from pre-training; the results are under `plain` in its files. Where records bring tests, the answers
+run in a sandbox. A stopped generation continues where it was. Run it with `dvc repro evaluate@tuned`; by hand: `python
+-m stages.evaluate tuned models/merged`.
 """
 
 import json
@@ -51,7 +51,7 @@ NOT_SCORED, NOT_ANSWERED = dict.fromkeys(COUNTS, 0), dict.fromkeys(GENERATED, 0)
 
 
 def completion_prompts(run: ModelRun) -> tuple[list[CompletionPrompt], list[AnswerBody | None]]:
-    """Of every record the plain way to ask it, and what of its answer both ways have to say."""
+    """The completion prompt of each record, and the part of its answer that both kinds of prompt leave to the model."""
     forms = [
         completion_prompt(record.messages[-2]["content"], record.messages[-1]["content"]) for record in run.records
     ]
@@ -62,9 +62,15 @@ def completion_prompts(run: ModelRun) -> tuple[list[CompletionPrompt], list[Answ
 def evaluate(
     run: ModelRun, scores: list[dict], prompts: PromptIds, read: PredictionReader
 ) -> tuple[list[dict], Answers]:
-    """What is counted of every record (stages.core.statistics.COLUMNS), and the answers to the prompts.
+    """Counts what each record's answers are worth.
 
-    scores: what is counted of the answers in the data.
+    Args:
+        scores: The counts of the answers in the data, one row a record.
+        prompts: The prompts to answer.
+        read: Makes predictions of the generated tokens.
+
+    Returns:
+        (the columns of stages.core.statistics.COLUMNS, one row a record; the answers to the prompts)
     """
     answers = run.answer(prompts, read)
     values = count_answers(answers.predictions)
@@ -77,7 +83,7 @@ def evaluate(
 def evaluate_completions(
     run: ModelRun, forms: list[CompletionPrompt], bodies: list[AnswerBody | None], places: Iterable[int]
 ) -> tuple[list[dict], Answers]:
-    """The same of the same records, those at `places` asked in the plain way."""
+    """evaluate() with completion prompts. Only the records at `places` are answered."""
     scores = score_completions(run.model, bodies, run.settings)
     room = run.context - run.settings.max_new_tokens
     prompts = {place: completion_ids(forms[place], run.encoder, room) for place in places}
@@ -86,7 +92,7 @@ def evaluate_completions(
 
 
 def metrics_of(rows: list[dict], clusters: list[int]) -> dict[str, float]:
-    """rows: {column: value} of stages.core.statistics.COLUMNS."""
+    """The metrics of one model. rows: the columns of stages.core.statistics.COLUMNS, one row a record."""
     columns = columns_of(rows)
     counts = {"rows": len(rows), "tokens": int(columns["tokens"].sum())}
     counts |= {"generated_rows": int(columns["answers"].sum()), "tested_rows": int(columns["tested"].sum())}
@@ -94,6 +100,7 @@ def metrics_of(rows: list[dict], clusters: list[int]) -> dict[str, float]:
 
 
 def slices_of(record: Record, counts: dict, names: list[str]) -> dict[str, str]:
+    """{slice name: this record's value}, or "none" where it has no value."""
     made = {"source": document_of(record.source), "length": length_name(counts["tokens"])}
     return {name: made.get(name) or record.fields.get(name) or "none" for name in names}
 
@@ -120,7 +127,7 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
     make_deterministic(params.seed, wanted=True, warn_only=True)
     records = next(read_records(CLEAN / "test.parquet", section.max_rows), [])
     if section.run_tests and any(record.tests for record in records):
-        check_sandbox()  # before the hours that a large model takes
+        check_sandbox()  # now, not after the hours that a large model takes
     run = ModelRun(load_model(weights, params.machine), weights, records, Encoder(params.prompt), params)
     prompts = fitting_prompts(records, run.encoder, section, run.context)
     if section.run_tests:

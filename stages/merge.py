@@ -1,9 +1,10 @@
-"""Merge: models/base, models/adapter, data/tokenized/validation.arrow, params `quantization`, `prompt`, `merge`
-→ models/merged, metrics/merge.json.
+"""Merge: models/base, models/adapter, data/tokenized/validation.arrow, params `quantization`, `prompt`, `merge` →
+models/merged, metrics/merge.json.
 
-The adapter was trained on the 4-bit values of the base, so it is merged onto just those (`merge.base: dequantized`),
-and the result is compared with the model as it was trained before it may take its place. Beside it stands what the
-usual merge, onto the 16-bit weights, would have given. Run it with `dvc repro merge`.
+The adapter was trained on the 4-bit values of the base. With `merge.base: dequantized` it is merged onto those values.
+The merged model is compared with the trained one, and takes its place only where the two are close enough.
+metrics/merge.json has the same figures for the usual merge, onto the 16-bit weights, under `naive`. Run it with `dvc
+repro merge`.
 """
 
 import shutil
@@ -50,7 +51,14 @@ ONTO = {"dequantized": "those 4-bit values, kept in 16 bits", "original": "the b
 
 
 def trained_values(needed: bool) -> Values:
-    """The base's 4-bit values, as training left them beside the adapter."""
+    """The base's 4-bit values, as training stored them in the adapter's folder.
+
+    Args:
+        needed: Whether the merge cannot do without them.
+
+    Raises:
+        UserError: They are needed, and one of the two files is missing.
+    """
     from safetensors.torch import load_file
 
     try:
@@ -59,12 +67,18 @@ def trained_values(needed: bool) -> Values:
         if not needed:
             return Values({}, {})
         raise UserError(
-            f"{missing.filename or ADAPTER / SAMPLES} is missing, which says what was in 4 bits. `dvc repro train` "
-            "makes it; an adapter from elsewhere can be merged with merge.base: original"
+            f"{missing.filename or ADAPTER / SAMPLES} is missing. It says which 4-bit values the adapter was trained "
+            "on. `dvc repro train` makes it. An adapter from elsewhere can be merged with merge.base: original"
         ) from None
 
 
 def describe_differences(different: list[ValueDifference], compared: int) -> str:
+    """One sentence about the modules whose 4-bit values differ from those of training.
+
+    Args:
+        different: At least one difference.
+        compared: How many modules were compared.
+    """
     largest, share = (max(getattr(difference, name) for difference in different) for name in ("largest", "share"))
     extent = f"of {SAMPLE:,} values of a module up to {share:.1%} differ, by up to {largest:.2e} of the largest"
     if not share:
@@ -76,7 +90,9 @@ def describe_differences(different: list[ValueDifference], compared: int) -> str
 
 
 def copy_companions(folder: Path, template: str) -> None:
-    """Everything of models/base but its weights, and the chat template that training followed."""
+    """Copies everything in models/base except weights and manifest, and writes the chat template that training
+    followed.
+    """
     for path in sorted(BASE.iterdir()):
         if path.name != "manifest.json" and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)
@@ -84,7 +100,13 @@ def copy_companions(folder: Path, template: str) -> None:
 
 
 def merged_model_card(params: Params, config: dict, parity: dict[str, float], deviation: str = "") -> str:
-    """README.md of the merged model. config: the adapter's; other: how its values are not those of training."""
+    """README.md of the merged model.
+
+    Args:
+        config: The adapter's configuration.
+        parity: The means of compare(), which the card quotes.
+        deviation: How the 4-bit values differ from those of training; empty where they do not.
+    """
     manifest = read_json(BASE / "manifest.json")
     kind = "DoRA" if config.get("use_dora") else "rsLoRA" if config.get("use_rslora") else "LoRA"
     base = f"{base_name(manifest)} at {manifest['revision']}" if manifest["revision"] else base_name(manifest)
@@ -103,7 +125,14 @@ def merged_model_card(params: Params, config: dict, parity: dict[str, float], de
 
 
 def compare_both(plan: MergePlan, reference: "Reference", folder: Path, params: Params) -> tuple[dict, dict]:
-    """The parity of the merged model in `folder`, and of the merge onto the 16-bit weights."""
+    """Compares the merged model in `folder`, and the merge onto the 16-bit weights, with the trained model.
+
+    Returns:
+        (parity of the merged model, parity of the other merge), both as compare() gives them.
+
+    Raises:
+        UserError: The merged model is too far from the trained one.
+    """
     from stages._merge.parity import compare, merge_in_memory
 
     free()
@@ -118,18 +147,23 @@ def compare_both(plan: MergePlan, reference: "Reference", folder: Path, params: 
 
 
 def check_distance(parity: dict[str, float], merge: Merge) -> None:
-    """Two checks, since a loss may come out the same by luck, and a KL divergence is never negative."""
+    """Checks the merged model's distance from the trained one against merge.max_loss_gap and merge.max_kl.
+
+    Two losses may agree by luck. A KL divergence is never negative, so its mean cannot cancel out.
+
+    Raises:
+        UserError: A distance is above its bound, or not a number.
+    """
     distances = {
         "loss_gap": f"the merged model's loss is {parity['loss_gap']:+.5f} nats a token from the trained one's",
         "kl": f"the merged model's predictions are {parity['kl']:.5f} nats a token (KL) from the trained one's",
     }
     for name, distance in distances.items():
         bound = getattr(merge, f"max_{name}")
-        if not abs(parity[name]) <= bound:  # nor is NaN
+        if not abs(parity[name]) <= bound:  # NaN is not within it either
             raise UserError(
-                f"{distance}, more than merge.max_{name} ({bound}). With merge.base: dequantized it should be near 0; "
-                "a merge onto the original weights is no longer the model that was trained, so only a larger bound "
-                "lets it pass"
+                f"{distance}, more than merge.max_{name} ({bound}). With merge.base: dequantized it should be near 0. "
+                "A merge onto the original weights is not the model that was trained, so it needs a larger bound"
             )
 
 
@@ -146,11 +180,12 @@ def main(params: Params) -> Outcome:
     plan = MergePlan(BASE, Adapter(ADAPTER), params.quantization, onto, pick_device(params.machine))
     parity_bytes = reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"])
     size = sum(path.stat().st_size for path in weight_shards(BASE))
-    with whole_directory(MERGED) as folder:  # where a killed run left a part, that is gone now
+    with whole_directory(MERGED) as folder:  # this removes what a killed run left
         check_disk_for_merge(BASE.parent, size, parity_bytes)
         print(
-            f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, one in memory at a time: up "
-            f"to {size / GB:.2f} GB and activations on {plan.device}, {parity_bytes / GB:.2f} GB of the disk meanwhile",
+            f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, with one model in memory at a "
+            f"time. This takes up to {size / GB:.2f} GB and activations on {plan.device}, and {parity_bytes / GB:.2f} "
+            "GB of the disk meanwhile",
             flush=True,
         )
         started = time.monotonic()
@@ -164,8 +199,8 @@ def main(params: Params) -> Outcome:
         deviation = describe_differences(different, len(trained.hashes)) if different else ""
         if deviation:
             print(
-                f"merge: {deviation}. {ROUNDING_CAUSE[params.quantization.quant_type]} rounds otherwise, and the "
-                "models are compared with the base as it is here. Merge where it was trained, or train here",
+                f"merge: {deviation}. {ROUNDING_CAUSE[params.quantization.quant_type]} rounds differently. "
+                "The models are compared with the base as it is here. Merge where it was trained, or train here",
                 flush=True,
             )
         parity, naive = compare_both(plan, reference, folder, params)

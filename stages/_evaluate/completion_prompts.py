@@ -1,8 +1,12 @@
-"""A question put in the plain way that a base model knows from pre-training: as the beginning of a text.
+"""Turns a question into a completion prompt: the beginning of a text, as a base model knows it from pre-training.
 
-Beside the answers in the chat format, which no base was trained on, they tell what a tuned model learned of the task
-from what it learned of the format. A function is asked for by its signature and docstring, as HumanEval does (Chen et
-al. 2021), and ends with the first line that is not indented; other code by a docstring of the file; a text by itself.
+No base was trained on the chat format. Compared with the chat answers, the completions show how much of the tuned
+model's gain is the task and how much is the format. Three kinds of prompt exist:
+
+- A function: its signature and docstring, as HumanEval asks (Chen et al. 2021). It ends before the first line without
+  indentation.
+- Other code: a docstring of the file.
+- A text: the question itself.
 """
 
 import ast
@@ -12,15 +16,21 @@ from dataclasses import dataclass
 from stages.core.python_syntax import parse, python_in
 
 SIGNATURE = re.compile(r"^(?:async )?def (\w+)\(.*\).*:$", re.MULTILINE)
-LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # with its end, as ast counts them
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # a line with its end, as ast counts lines
 INDENT = " " * 4
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
 class CompletionPrompt:
-    """prompt: what the model goes on from. given: the beginning of the answer in the data that this already says; rest:
-    the remainder. head: what the model's answer begins with, None where it need not be a function."""
+    """A question as the beginning of a text.
+
+    Args:
+        prompt: What the model continues.
+        given: The beginning of the answer in the data that the prompt already contains.
+        rest: The remainder of that answer.
+        head: The beginning of the model's answer; None where the answer need not be a function.
+    """
 
     prompt: str
     given: str
@@ -33,7 +43,10 @@ def is_function(node: ast.AST) -> bool:
 
 
 def stub_function(question: str) -> tuple[str, str, str] | None:
-    """(name, prompt, head) of a function that the question gives as code, with nothing in it but its docstring."""
+    """(name, prompt, head) of a function that the question gives as code, with only a docstring in it.
+
+    None otherwise.
+    """
     block = python_in(question)[-1].strip("\n")
     tree = parse(block)
     last = tree.body[-1] if tree and tree.body else None
@@ -43,7 +56,10 @@ def stub_function(question: str) -> tuple[str, str, str] | None:
 
 
 def described_function(question: str) -> tuple[str, str, str] | None:
-    """The same of one whose signature stands on a line of its own, with what it is to do behind."""
+    """(name, prompt, head) of a function whose signature is a line of the question, followed by a description.
+
+    None otherwise.
+    """
     match = SIGNATURE.search(question)
     documentation = question[match.end() :].strip().replace('"""', "'''") if match else ""
     if not documentation or parse(f"{match[0]} pass") is None:
@@ -53,7 +69,10 @@ def described_function(question: str) -> tuple[str, str, str] | None:
 
 
 def split_at_body(answer: str, name: str) -> tuple[str, str] | None:
-    """The answer up to the body of the function `name`, docstring included, and from there on."""
+    """Splits the answer where the body of the function `name` begins, after its docstring.
+
+    None without such a function.
+    """
     tree = parse(answer)
     functions = filter(is_function, tree.body) if tree else ()
     node = next((function for function in functions if function.name == name), None)
@@ -71,8 +90,8 @@ def split_at_body(answer: str, name: str) -> tuple[str, str] | None:
 
 
 def completion_prompt(question: str, answer: str) -> CompletionPrompt:
-    """answer: the one in the data, of which no more than the kind shapes the prompt."""
-    answer = answer.rstrip(" ")  # as the templates v2 and v3 do
+    """The completion prompt of a question. The answer in the data decides only which kind of prompt it is."""
+    answer = answer.rstrip(" ")  # the templates v2 and v3 strip it too
     if asked := stub_function(question) or described_function(question):
         name, prompt, head = asked
         if parts := split_at_body(answer, name):
@@ -84,7 +103,7 @@ def completion_prompt(question: str, answer: str) -> CompletionPrompt:
 
 
 def complete_answer(form: CompletionPrompt, text: str) -> tuple[str, bool]:
-    """The answer that a continuation makes, and whether a function in it has come to its end."""
+    """(the answer that a continuation makes, whether a function in it came to its end)."""
     if form.head is None:
         return text, False
     lines = LINE.findall(text)

@@ -1,4 +1,4 @@
-"""A model, and the records that it is asked about."""
+"""A model and the records that it is evaluated on."""
 
 import time
 from collections.abc import Callable
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TokenIds = list[list[int]]
-PromptIds = dict[int, list[int]]  # by the places of their records
+PromptIds = dict[int, list[int]]  # by the positions of their records
 # Makes predictions of the generated tokens.
 PredictionReader = Callable[[list[Record], TokenIds, Encoder], list[Prediction]]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """rate: tokens generated a second. kept: what a run that is stopped from here on may use again."""
+    """The answers of one generation.
+
+    Args:
+        rate: Tokens generated a second.
+        cache: The finished batches, which a later run may use if this one is stopped.
+    """
 
     predictions: list[Prediction]
     rate: float
@@ -35,6 +40,8 @@ class Answers:
 
 @dataclass(frozen=True)
 class ModelRun:
+    """A loaded model, the folder of its weights, and the records to evaluate it on."""
+
     model: "PreTrainedModel"
     weights: Path
     records: list[Record]
@@ -50,6 +57,10 @@ class ModelRun:
         return self.model.config.max_position_embeddings
 
     def answer(self, prompts: PromptIds, read: PredictionReader) -> Answers:
+        """Generates an answer to each prompt, and runs the tests that records bring.
+
+        read: makes predictions of the tokens.
+        """
         texts = list(prompts.values())
         cache = GenerationCache(generation_fingerprint(self.weights, self.model, texts, self.settings))
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""The answers that a model writes, and what they are worth beside those in the data."""
+"""The answers that a model writes, and how they compare with the answers in the data."""
 
 import ast
 from dataclasses import dataclass, replace
@@ -15,7 +15,10 @@ from stages.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer that the model wrote, beside the one in the data. tests: what came of its tests, where it has any."""
+    """An answer that the model wrote, with the reference from the data.
+
+    tests: the outcome of its tests, if it has any.
+    """
 
     id: str
     source: str
@@ -28,16 +31,19 @@ class Prediction:
 
 
 def is_code(text: str) -> bool:
-    """Whether the text parses as Python and does more than state an expression, as any single word would."""
+    """Whether the text parses as Python and has more than expressions. Any single word is an expression."""
     tree = parse(text)
     return tree is not None and any(not isinstance(node, ast.Expr) for node in tree.body)
 
 
 def fitting_prompts(records: list[Record], encoder: Encoder, params: Evaluate, context: int) -> dict[int, list[int]]:
-    """{number: prompt} of the records that are to be answered: those whose prompt leaves room in the model's context.
+    """{number of the record: prompt} of the first params.generate_rows records whose prompt leaves room for an answer.
+
+    Args:
+        context: How many tokens the model reads.
 
     Raises:
-        UserError: there is none.
+        UserError: No prompt fits.
     """
     room = context - params.max_new_tokens
     prompts = ((number, encoder.prompt(record.messages[:-1])) for number, record in enumerate(records))
@@ -56,7 +62,7 @@ def make_prediction(record: Record, text: str, ended: bool) -> Prediction:
 
 
 def read_answers(records: list[Record], outputs: list[list[int]], encoder: Encoder) -> list[Prediction]:
-    """outputs: the tokens of the answer to each record."""
+    """The predictions from the tokens of each record's answer."""
     return [
         make_prediction(record, encoder.decode(ids), ids[-1:] == [encoder.eos])
         for record, ids in zip(records, outputs, strict=True)
@@ -64,7 +70,7 @@ def read_answers(records: list[Record], outputs: list[list[int]], encoder: Encod
 
 
 def completion_ids(form: CompletionPrompt, encoder: Encoder, room: int) -> list[int]:
-    """The end of the prompt, where it is longer than `room` tokens."""
+    """The tokens of a completion prompt. Where it has more than `room`, only its end."""
     return [encoder.bos, *encoder.pieces.encode(form.prompt)[-(room - 1) :]]
 
 
@@ -75,10 +81,10 @@ def read_completions(
     outputs: list[list[int]],
     encoder: Encoder,
 ) -> list[Prediction]:
-    """The same of what follows on plain prompts."""
+    """The predictions from the tokens that followed on completion prompts."""
     predictions = []
     for record, form, prompt, ids in zip(records, forms, prompts, outputs, strict=True):
-        # Decoded with what stands before, or the blank at its beginning would be lost.
+        # Decoded together with the prompt, or the answer would lose a blank at its beginning.
         text = encoder.decode([*prompt, *ids])[len(encoder.decode(prompt)) :]
         answer, ended = complete_answer(form, text)
         predictions.append(make_prediction(record, answer, ended or ids[-1:] == [encoder.eos]))
@@ -86,26 +92,26 @@ def read_completions(
 
 
 def check_tests_fail_without_answer(records: list[Record], params: Evaluate, workers: int) -> None:
-    """Runs the records' tests behind an answer of nothing, which none may pass.
+    """Runs the records' tests after an empty answer, which must fail them.
 
     Raises:
-        UserError: some do, as where a test function is defined and nobody calls it.
+        UserError: Some pass. For example, a test function is defined and nobody calls it.
     """
     tested = [record for record in records if record.tests]
     outcomes = run_programs([Program("", record.tests) for record in tested], params, workers)
     idle = [record for record, outcome in zip(tested, outcomes, strict=True) if outcome == "passed"]
     if idle:
         raise UserError(
-            f"an answer with nothing in it passes the tests of {len(idle)} of {len(tested)} test rows, the first from "
-            f"{idle[0].source} (id {idle[0].id}): they test nothing. Where they define a function, call it at their "
-            "end, as in check(add) or test_add(); or take `tests` out of the row, or set evaluate.run_tests: false"
+            f"an empty answer passes the tests of {len(idle)} of {len(tested)} test rows, the first from "
+            f"{idle[0].source} (id {idle[0].id}), so they test nothing. If they define a function, call it at their "
+            "end, as in check(add) or test_add(). Or remove `tests` from the row, or set evaluate.run_tests: false"
         )
 
 
 def with_test_outcomes(
     predictions: list[Prediction], records: list[Record], params: Evaluate, workers: int
 ) -> list[Prediction]:
-    """The predictions with the outcome of the tests that their records bring."""
+    """The predictions with the outcomes of the tests that their records bring."""
     programs = {
         place: Program("\n".join(python_in(prediction.output)), record.tests)
         for place, (prediction, record) in enumerate(zip(predictions, records, strict=True))
@@ -116,7 +122,7 @@ def with_test_outcomes(
 
 
 def count_answers(predictions: list[Prediction]) -> dict[str, dict[str, float]]:
-    """{id: what is counted of the answer that was generated (stages.core.statistics.GENERATED)}."""
+    """{id: the counts of the generated answer (stages.core.statistics.GENERATED)}."""
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics import CHRF
 

@@ -1,15 +1,15 @@
-"""Waits for a sandbox, and looks at the time and memory that it takes meanwhile."""
+"""Waits for a sandbox, and stops waiting when it has used up its time or memory."""
 
 import os
 import select
 import subprocess
 import time
 
-LOOK_SECONDS = 0.05  # seconds between two looks at how much memory is in use
+LOOK_SECONDS = 0.05  # between two checks of the memory in use
 
 
 def memory_of_children(pid: int) -> int:
-    """Bytes that the process and all below it have in memory."""
+    """Bytes that the processes below this one have in memory."""
     import psutil
 
     total = 0
@@ -25,7 +25,16 @@ def memory_of_children(pid: int) -> int:
 
 
 def read_within_limits(process: subprocess.Popen, limit: int, deadline: float, memory: int) -> tuple[bytes, bool]:
-    """What the process wrote, at most `most` bytes and one, and whether it ended by itself in time and memory."""
+    """Reads what the process writes, until it ends or has reached a limit.
+
+    Args:
+        limit: Bytes to read. The result may have one more.
+        deadline: A value of time.monotonic().
+        memory: Bytes that the process and its children may use.
+
+    Returns:
+        (the bytes, whether the process ended in time and within its memory)
+    """
     output, pipe = b"", process.stdout.fileno()
     while time.monotonic() < deadline:
         if select.select([pipe], [], [], LOOK_SECONDS)[0]:
@@ -33,7 +42,7 @@ def read_within_limits(process: subprocess.Popen, limit: int, deadline: float, m
             output += piece
             if len(output) >= limit:
                 return output, True
-            if not piece:  # it has closed its side: most often since it is at its end
+            if not piece:  # it has closed its output, mostly because it ends
                 return output, ends_in_time(process, deadline)
         if memory_of_children(process.pid) > memory:
             return output, False
@@ -41,6 +50,7 @@ def read_within_limits(process: subprocess.Popen, limit: int, deadline: float, m
 
 
 def ends_in_time(process: subprocess.Popen, deadline: float) -> bool:
+    """Waits for the end of the process until the deadline."""
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-FORMAT_TOKENS = 8  # the first tokens of an answer, which knowing the format alone predicts
-CHUNK = 512  # positions whose logits exist at one time
+FORMAT_TOKENS = 8  # the first tokens of an answer, which the format alone predicts
+CHUNK = 512  # positions whose logits are in memory at a time
 
 
 def token_losses(model: "PreTrainedModel", rows: list[dict]) -> "list[torch.Tensor]":
-    """For each row, of each of its trained tokens, the cross-entropy in nats and whether it was the likeliest:
-    (2, tokens) in fp32."""
+    """The losses of each row's trained tokens.
+
+    Returns:
+        For each row a tensor of shape (2, tokens) in fp32: the cross-entropy in nats, and 1 where the token was the
+        most likely one, else 0.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -40,7 +44,7 @@ def token_losses(model: "PreTrainedModel", rows: list[dict]) -> "list[torch.Tens
 
 
 def later_tokens(labels: list[int]) -> list[int]:
-    """Of a row's trained tokens, the numbers of those after the first FORMAT_TOKENS of their answer."""
+    """The positions, among a row's trained tokens, of those after the first FORMAT_TOKENS of their answer."""
     later, number, since = [], 0, 0
     for label in labels[1:]:
         since = 0 if label == IGNORED else since + 1
@@ -52,8 +56,14 @@ def later_tokens(labels: list[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class AnswerBody:
-    """The part of an answer that its plain prompt does not already say, as tokens of two texts: of the conversation the
-    last `tokens` trained ones but </s>; of the plain one `ids` from `start` on."""
+    """The part of an answer that its completion prompt does not contain, as tokens of two texts.
+
+    Args:
+        tokens: In the conversation, the body is this many trained tokens before </s>.
+        ids: The completion prompt and the answer.
+        start: Where the body begins in `ids`.
+        bytes: The body's length in UTF-8.
+    """
 
     tokens: int
     ids: list[int]
@@ -62,7 +72,10 @@ class AnswerBody:
 
 
 def answer_body(record: Record, form: CompletionPrompt, encoder: Encoder, context: int) -> AnswerBody | None:
-    """None where either text is longer than the context, or a token reaches over where the body begins."""
+    """The body of a record's answer.
+
+    None where a text is longer than the context, or a token crosses the body's beginning.
+    """
     answer = encoder.turns(record.messages)[-1][0]
     whole, given, plain, prompt = map(encoder.pieces.encode, (answer, form.given, form.prompt + form.rest, form.prompt))
     fits = len(encoder.conversation(record.messages).input_ids) <= context and len(plain) < context
@@ -73,7 +86,7 @@ def answer_body(record: Record, form: CompletionPrompt, encoder: Encoder, contex
 
 
 def score_completions(model: "PreTrainedModel", bodies: list[AnswerBody | None], params: Evaluate) -> list[dict]:
-    """The same bytes that score() counts as body_bytes, as they go on from the plain prompt."""
+    """Counts body_bytes and body_loss_sum, as score() does, for bodies that follow their completion prompts."""
     counts = [{"body_bytes": 0, "body_loss_sum": 0.0} for _ in bodies]
     present = {place: body for place, body in enumerate(bodies) if body}
     rows = {
@@ -100,7 +113,11 @@ def score(
     params: Evaluate,
     bodies: list[AnswerBody | None],
 ) -> list[dict]:
-    """What is counted of each record's answers in the data (stages.core.statistics.COUNTS)."""
+    """The counts of each record's answers in the data (stages.core.statistics.COUNTS).
+
+    Raises:
+        UserError: No answer has a token after its first FORMAT_TOKENS.
+    """
     context = model.config.max_position_embeddings
     rows = []
     for encoded in encoder.conversations([record.messages for record in records]):
@@ -123,7 +140,7 @@ def score(
 def row_counts(
     losses_and_correct: "torch.Tensor", labels: list[int], encoder: Encoder, body: AnswerBody | None
 ) -> dict[str, float]:
-    """found: (2, tokens), as token_losses() gives it."""
+    """The counts of one row. losses_and_correct: of shape (2, tokens), as token_losses() gives it."""
     losses, correct = losses_and_correct
     later = losses[later_tokens(labels)]
     text = encoder.decode([label for label in labels if label != IGNORED])

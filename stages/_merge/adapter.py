@@ -1,4 +1,4 @@
-"""The adapter as PEFT saved it: LoRA, rsLoRA or DoRA on linear layers. Anything else is refused by name."""
+"""Reads the adapter that PEFT saved: LoRA, rsLoRA or DoRA on linear layers. Anything else is an error that names it."""
 
 import re
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 TENSOR_NAME = re.compile(
     r"base_model\.model\.(?P<name>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
 )
-# What read_scaling() and Update.apply() follow.
+# The settings that scaling(), update() and WeightUpdate.apply() follow.
 SUPPORTED = {"r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"}
-# What says how an adapter was made or which modules got one, but nothing about how it acts once it is trained.
+# Settings about how an adapter was made or which modules got one. They do not change what a trained adapter does.
 WITHOUT_EFFECT = {
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"),
     *("exclude_modules", "layers_pattern", "layers_to_transform", "lora_dropout", "target_modules"),
     *("ensure_weight_tying", "eva_config", "loftq_config", "megatron_core", "qalora_group_size", "runtime_config"),
 }
-# Of what else PEFT knows, only these values, besides none at all, leave the layer W + scaling·BA. PiSSA, OLoRA, CorDA,
-# LoftQ and LoRA-GA are ways to begin that change the base's weights.
+# The values of other settings with which the layer is still W + scaling·BA. An empty value is fine too. PiSSA, OLoRA,
+# CorDA, LoftQ and LoRA-GA are missing here: they start by changing the base's weights.
 ALLOWED_VALUES = {
     "peft_type": ("LORA",),
     "bias": ("none",),
@@ -35,18 +35,22 @@ ALLOWED_VALUES = {
 
 @dataclass(frozen=True)
 class WeightUpdate:
-    """What the adapter does to one weight of shape (out, in). All tensors in fp32."""
+    """What the adapter does to one weight of shape (out, in). All tensors are in fp32."""
 
     a: "torch.Tensor"  # (r, in)
     b: "torch.Tensor"  # (out, r)
     scaling: float
-    magnitude: "torch.Tensor | None"  # (out,), DoRA's lengths of the rows
+    magnitude: "torch.Tensor | None"  # (out,), the lengths of the rows in DoRA
 
     def apply(self, rows: "torch.Tensor", first: int) -> "torch.Tensor":
-        """`rows` of the weight, in fp32, from the number `first` on. They are changed in place.
+        """Applies the update to some rows of the weight, in place.
 
-        W + scaling·BA (Hu et al. 2021, arXiv 2106.09685); DoRA (Liu et al. 2024, arXiv 2402.09353) then gives each
-        row the learned length.
+        The result is W + scaling·BA (Hu et al. 2021, arXiv 2106.09685). DoRA (Liu et al. 2024, arXiv 2402.09353) then
+        gives each row the learned length.
+
+        Args:
+            rows: Rows of the weight in fp32.
+            first: The number of the first of them.
         """
         part = slice(first, first + len(rows))
         rows.addmm_(self.b[part], self.a, alpha=self.scaling)
@@ -56,13 +60,19 @@ class WeightUpdate:
 
 
 def read_adapter_config(folder: Path) -> dict:
+    """The adapter's configuration.
+
+    Raises:
+        UserError: It has a setting that the merge does not support.
+    """
     config = read_json(folder / ADAPTER_CONFIG)
     for key, value in sorted(config.items()):
         known = key in SUPPORTED | WITHOUT_EFFECT or value in ALLOWED_VALUES.get(key, ())
         if not known and value not in (None, False, [], {}):
             raise UserError(
-                f"{folder / ADAPTER_CONFIG} has {key}: {value!r}, which cannot be merged here. LoRA, rsLoRA and DoRA "
-                "on linear layers can: train again without it, or merge it with PEFT and take the result as model.path"
+                f"{folder / ADAPTER_CONFIG} has {key}: {value!r}, which cannot be merged here. Only LoRA, rsLoRA and "
+                "DoRA on linear layers can. Train again without it, or merge it with PEFT and set model.path to the "
+                "result"
             )
     return config
 
@@ -75,7 +85,11 @@ def pattern_value(pattern: dict, name: str, default: float) -> float:
 
 
 class Adapter:
-    """The adapter in `folder`; its weights are read when they are asked for."""
+    """The adapter in `folder`. Its weights are read only when they are asked for.
+
+    Raises:
+        UserError: The weights are missing, damaged or empty, or do not fit the configuration.
+    """
 
     def __init__(self, folder: Path):
         from safetensors import SafetensorError, safe_open
@@ -112,10 +126,15 @@ class Adapter:
         return alpha / rank**0.5 if self.config.get("use_rslora") else alpha / rank
 
     def update(self, name: str, shape: list[int], device: "torch.device | str" = "cpu") -> WeightUpdate:
-        """What it does to the module's weight, which has `shape`.
+        """The update of one module.
+
+        Args:
+            name: The module.
+            shape: The shape of its weight, (out, in).
+            device: Where the update's tensors go.
 
         Raises:
-            UserError: the adapter's own shapes fit neither its configuration nor the weight.
+            UserError: The adapter's shapes do not fit its configuration or the weight.
         """
         parts = {part: self.file.get_tensor(key).float().to(device) for part, key in self.keys[name].items()}
         rank = pattern_value(self.config.get("rank_pattern") or {}, name, self.config["r"])

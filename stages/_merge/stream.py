@@ -1,4 +1,4 @@
-"""The merge itself: every weight of models/base, with what the adapter does to it, into a folder of the same files."""
+"""The merge itself: adds the adapter to the weights of models/base, and writes them to files with the same names."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +19,15 @@ from stages.runtime.progress import progress
 if TYPE_CHECKING:
     import torch
 
-MOST_WORKERS = 8  # each holds a weight in 4 bits and a block of it in fp32; by then the disk is the limit
+MOST_WORKERS = 8  # each holds a weight in 4 bits and a block of it in fp32; with more, the disk is the limit
 
 
 @dataclass(frozen=True)
 class MergePlan:
     """What is merged onto what.
 
-    trained: the values of those modules that the adapter was trained on in 4 bits; of none for a merge onto the 16-bit
-    weights.
+    Args:
+        trained: The 4-bit values of the modules that the adapter was trained on. Empty for a merge onto 16-bit weights.
     """
 
     base: Path
@@ -37,10 +37,10 @@ class MergePlan:
     device: "torch.device | str"
 
     def tensors(self) -> dict[str, StoredTensor]:
-        """{module: its weight}, and the other tensors under their own names.
+        """{module: its weight}. Tensors that are no module's weight have their own names as keys.
 
         Raises:
-            UserError: the base has no weight for something that the adapter, or its training, changed.
+            UserError: The base has no weight of its own for a module that the adapter, or its training, changed.
         """
         weights = [stored for path in weight_shards(self.base) for stored in stored_tensors(path)]
         tensors = {stored.name.removesuffix(".weight"): stored for stored in weights}
@@ -53,13 +53,14 @@ class MergePlan:
 
 
 def weight_shards(base: Path) -> list[Path]:
+    """The base's safetensors files, sorted."""
     return sorted(base.glob("*.safetensors"))
 
 
 def merged_blocks(
     plan: MergePlan, name: str, values: "OriginalWeight | FourBitWeight"
 ) -> "Iterator[tuple[int, torch.Tensor]]":
-    """(first row, rows) of a module's weight after the merge, in the dtype of the file.
+    """Yields (first row, rows) of a module's weight after the merge, in the dtype of the file.
 
     The sum is taken in fp32 and rounded once.
     """
@@ -76,8 +77,12 @@ def merged_blocks(
 
 @dataclass(frozen=True)
 class ValueDifference:
-    """A module whose 4-bit values are not those of training. Of a sample of its values: the share of other ones, and
-    the largest distance, as a share of the largest value."""
+    """A module whose 4-bit values are not those of training, by a sample of its values.
+
+    Args:
+        share: The share of sampled values that differ.
+        largest: The largest distance, as a share of the largest value.
+    """
 
     module: str
     share: float
@@ -85,7 +90,7 @@ class ValueDifference:
 
 
 def value_differences(merged: Values, trained: Values) -> list[ValueDifference]:
-    """Of the modules in `found`."""
+    """The modules in `merged` whose 4-bit values are not those of training."""
     import torch
 
     different = []
@@ -100,7 +105,7 @@ def value_differences(merged: Values, trained: Values) -> list[ValueDifference]:
 
 
 def write_tensor(plan: MergePlan, name: str, stored: StoredTensor, target: TargetFile) -> Values:
-    """Writes one tensor into the open file, and returns its values in 4 bits, if it had such."""
+    """Writes one tensor into the open file. Returns its 4-bit values, or empty ones where it had none."""
     import torch
 
     if name not in plan.adapter and name not in plan.trained.hashes:
@@ -121,12 +126,15 @@ def write_tensor(plan: MergePlan, name: str, stored: StoredTensor, target: Targe
 
 @contextmanager
 def worker_threads() -> Iterator[ThreadPoolExecutor]:
-    """A thread a core, each with its own tensors and no threads inside: they wait for one another less that way."""
+    """Yields an executor with one thread a core.
+
+    PyTorch runs single-threaded inside each, so they rarely wait for another.
+    """
     import torch
 
     before = torch.get_num_threads()
     executor = ThreadPoolExecutor(min(before, MOST_WORKERS))
-    torch.set_num_threads(1)  # which a new thread takes over
+    torch.set_num_threads(1)  # new threads inherit it
     try:
         yield executor
     finally:
@@ -135,8 +143,8 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def write_merged(plan: MergePlan, folder: Path) -> list[ValueDifference]:
-    """Writes the weights to `folder`, and returns the modules whose 4-bit values are not those of training."""
-    import bitsandbytes  # noqa: F401  (before the threads do: to the others it would be there with half its kernels)
+    """Writes the merged weights to `folder`. Returns the modules whose 4-bit values are not those of training."""
+    import bitsandbytes  # noqa: F401  (before the threads: one would import it, and the others see it half-loaded)
 
     tensors = plan.tensors()
     with ExitStack() as stack:
