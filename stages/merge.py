@@ -90,9 +90,7 @@ def describe_differences(different: list[ValueDifference], compared: int) -> str
 
 
 def copy_companions(folder: Path, template: str) -> None:
-    """Copies everything in models/base except weights and manifest, and writes the chat template that training
-    followed.
-    """
+    """Copies the files of models/base except weights and manifest, and writes the chat template of the training."""
     for path in sorted(BASE.iterdir()):
         if path.name != "manifest.json" and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)
@@ -183,9 +181,9 @@ def main(params: Params) -> Outcome:
     with whole_directory(MERGED) as folder:  # this removes what a killed run left
         check_disk_for_merge(BASE.parent, size, parity_bytes)
         print(
-            f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, with one model in memory at a "
-            f"time. This takes up to {size / GB:.2f} GB and activations on {plan.device}, and {parity_bytes / GB:.2f} "
-            "GB of the disk meanwhile",
+            f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, one in memory at a time. "
+            f"This takes up to {size / GB:.2f} GB and activations on {plan.device}, and for a while "
+            f"{parity_bytes / GB:.2f} GB of the disk",
             flush=True,
         )
         started = time.monotonic()

@@ -1,10 +1,10 @@
-"""Gather what the other stages measured: metrics/ and the predictions → metrics.json, reports/.
+"""Report: metrics/, the predictions and rows of both evaluations, all params that shape the result → metrics.json,
+reports/.
 
-metrics.json holds every figure under its stage's name and is the one result in Git, for `dvc metrics diff`.
-reports/report.md and reports/report.html (one self-contained file) say what was trained on what, and what came of it;
-reports/model-card.md says it to whoever gets the merged model.
-Run it with `dvc repro report`; `python -m stages.report --show` prints the last one, and with `--gate` it checks
-report.gates and exits with 1 where one failed.
+metrics.json holds every figure under its stage's name. It is the one result in Git, for `dvc metrics diff`.
+reports/report.md and reports/report.html (one self-contained file) show the data, the training and the results.
+reports/model-card.md is for people who get the merged model. Run it with `dvc repro report`. `python -m stages.report
+--show` prints the last results. `--gate` checks report.gates, and exits with 1 where one failed.
 """
 
 import sys
@@ -16,8 +16,7 @@ from stages._report.model_card import card_values
 from stages._report.page import page_script, template_environment
 from stages._report.pipeline_drawing import drawing
 from stages._report.predictions import answer_pairs, read_predictions
-from stages._report.row_tables import KINDS, check_same_rows, plain_rows, read_evaluated_rows, row_lines
-from stages._report.row_tables import ROW_MEASURES as BY_ROW
+from stages._report.row_tables import KINDS, ROW_MEASURES, check_same_rows, plain_rows, read_evaluated_rows, row_lines
 from stages._report.sections import headline, sections
 from stages.comparison.gate import judge_gates
 from stages.comparison.measures import SHOWN_MEASURES
@@ -38,13 +37,19 @@ from stages.core.statistics import paired_change
 from stages.runtime.errors import UserError
 from stages.runtime.runner import Outcome, run_stage
 
-# Not download_model: every clone runs it, since the base is not pushed, and must come to the same report.
+# Without download_model: each clone runs it again, since the base is not pushed, and must get the same report.
 TIMED = ("download_data", "clean", "tokenize", "train", "merge", "evaluate@base", "evaluate@tuned")
 IN_CONSOLE = ("perplexity", "perplexity_after_8", "ended_share", "parses_share", "chrf")
 
 
 def check_equal_evaluations(base: dict, tuned: dict) -> None:
-    """Two perplexities over different tokens would compare the tokens, not the models."""
+    """Checks that base and tuned were evaluated on the same tokens.
+
+    Perplexities over different tokens do not compare models.
+
+    Raises:
+        UserError: A count of the two evaluations differs.
+    """
     for name in ("rows", "tokens", "generated_rows", "tested_rows"):
         if base[name] != tuned[name]:
             raise UserError(
@@ -54,10 +59,17 @@ def check_equal_evaluations(base: dict, tuned: dict) -> None:
 
 
 def report(inputs: dict, samples: int) -> dict:
-    """{"metrics": for metrics.json, "markdown": …, "html": …, "card": the model card}.
+    """Makes all that the stage writes from what the other stages measured.
+
+    Args:
+        inputs: As main() reads them.
+        samples: How many generated answers the report shows.
+
+    Returns:
+        {"metrics": for metrics.json, "markdown": …, "html": …, "card": the model card}
 
     Raises:
-        UserError: base and tuned were not evaluated on the same rows.
+        UserError: Base and tuned were not evaluated on the same rows.
     """
     check_equal_evaluations(inputs["base"], inputs["tuned"])
     check_same_rows(inputs["rows"]["base"], inputs["rows"]["tuned"])
@@ -73,7 +85,7 @@ def report(inputs: dict, samples: int) -> dict:
         "lines": row_lines(inputs["rows"], generated),
         "evaluated": len(inputs["rows"]["base"]),
         "kinds": KINDS,
-        "measures": BY_ROW,
+        "measures": ROW_MEASURES,
         **page_script(),
     }
     environment = template_environment()
@@ -86,7 +98,7 @@ def report(inputs: dict, samples: int) -> dict:
 
 
 def closing_table(base: dict, tuned: dict) -> str:
-    """Base against tuned in a few lines of a terminal."""
+    """A few lines for a terminal that compare base and tuned."""
     lines = [f"{'':32}{'base':>10}{'tuned':>10}"]
     for measure in SHOWN_MEASURES:
         if measure.name in IN_CONSOLE:
@@ -96,7 +108,7 @@ def closing_table(base: dict, tuned: dict) -> str:
 
 
 def print_results() -> None:
-    """Prints the last run's base against tuned."""
+    """Prints the results of the last run."""
     try:
         evaluations = read_values(RESULT, "result")["evaluate"]
     except UserError as error:
@@ -106,7 +118,7 @@ def print_results() -> None:
 
 
 def print_gates() -> None:
-    """Prints what each of report.gates says, and ends the process with 1 where one failed."""
+    """Prints the verdict of each gate in report.gates. Ends the process with 1 where one failed."""
     try:
         verdicts = judge_gates(load_params().report.gates)
     except UserError as error:
@@ -119,7 +131,10 @@ def print_gates() -> None:
 
 
 def result_params(params: Params) -> dict:
-    """The params that shape the result, by section. One by one, so that dvc.yaml is held to them."""
+    """{section: values} of the params that shape the result.
+
+    Each is named here, so that a test can compare dvc.yaml with it.
+    """
     sections = {
         "model": params.model,
         "data": params.data,

@@ -1,10 +1,10 @@
-"""What is wrong with this machine, environment or repository, and what to do about it; nothing is changed.
+"""Finds what is wrong with this machine, environment or repository, and says what to do about it. It changes nothing.
 
     python -m tools.doctor [--deep] [--network]
 
-One line a finding; those that begin with ✗ end with a remedy. Exit code 1 where there is one of these, else 0.
---deep hashes what the cache has of dvc.lock's outputs, in place of comparing sizes. --network asks the hub whether the
-base model can be downloaded, and under which licence.
+Each finding is one line. A line that begins with ✗ ends with a remedy, and the exit code is 1 if there is such a line.
+--deep hashes the cache's copies of the outputs in dvc.lock; otherwise only their sizes are compared. --network asks the
+hub whether the base model can be downloaded, and under which licence.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def find_gpu(params: Params) -> Finding:
 
 
 def check_outputs(repo: "Repo", deep: bool, legal: bool) -> Iterator[Finding]:
-    """legal: whether params.yaml is."""
+    """Findings about libraries and DVC's cache. legal: whether params.yaml is legal."""
     from dvc.exceptions import DvcException
 
     try:
@@ -91,7 +91,7 @@ def findings(deep: bool, network: bool) -> Iterator[Finding]:
             yield from lock_findings(Path(repo.root_dir), Path(repo.tmp_dir))
             torn = check_lock_file(repo)
             yield from torn
-            if not torn:  # both look into it
+            if not torn:  # the check of the outputs reads dvc.lock too
                 yield from check_outputs(repo, deep, params is not None)
             yield from check_remotes(repo.config["remote"], repo.config.load_one("repo").get("remote", {}))
     except DvcException as error:
@@ -116,5 +116,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    with explained("doctor", online=True):  # only --network makes use of it
+    with explained("doctor", online=True):  # only --network uses it
         sys.exit(main(sys.argv[1:]))

@@ -5,10 +5,10 @@
     python -m tools.generate                               a chat
     python -m tools.generate --input rows.jsonl --output answers.jsonl
 
-Prompts are encoded as for training, with `prompt` of params.yaml, and the tokens chosen as in the evaluation. In JSONL
-each row has a `prompt` or `messages`; the output has the input's fields, the answer, and whether it ended by itself.
-Started again it goes on after the last whole row. With --compare --model adapter there is one model in memory, the base
-in 4 bits, first without and then with the adapter.
+Prompts are encoded as in training, with `prompt` of params.yaml, and tokens are chosen as in the evaluation. Each row
+of the JSONL file has a `prompt` or `messages`. The output has the input's fields, the answer, and whether it ended. A
+stopped run continues after the last whole row. With --compare --model adapter only one model is in memory: the base in
+4 bits, first without and then with the adapter.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def read_options(params: Params, given: list[str] | None = None) -> argparse.Nam
 
 
 def speakers(options: argparse.Namespace, params: Params, encoder: Encoder, decoding: Decoding) -> Iterator[Speaker]:
-    """The models to answer with, each loaded when it is asked for."""
+    """The models to answer with. Each is loaded when it is asked for."""
     prompts = prompts_for(options.model, encoder, decoding)
     if options.compare and is_adapter(folder_of(options.model)):
         yield from load_pair(options.model, params, prompts)
@@ -115,7 +115,7 @@ def answer_file(options: argparse.Namespace, params: Params, encoder: Encoder, d
 
 
 def main(options: argparse.Namespace, params: Params) -> None:
-    folder_of(options.model)  # before anything slow
+    folder_of(options.model)  # first, before anything slow
     make_deterministic(options.seed, wanted=True, warn_only=True)
     prompt = params.prompt
     if options.system is not None:
@@ -130,18 +130,18 @@ def main(options: argparse.Namespace, params: Params) -> None:
         message = user(sys.stdin.read() if options.prompt == "-" else options.prompt)
         for speaker in speakers(options, params, encoder, decoding):
             say(speaker, [message], options.seed, headed=options.compare)
-            del speaker  # the next one is not loaded beside it
+            del speaker  # so that only one model is in memory
             free()
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that have no Unicode
+    sys.stdout.reconfigure(errors="backslashreplace")  # for terminals without Unicode
     if sys.stdin:
-        sys.stdin.reconfigure(errors="surrogateescape")  # which user() turns into question marks
+        sys.stdin.reconfigure(errors="surrogateescape")  # user() turns these into question marks
     with explained("generate"):
         loaded = load_params()
         try:
             main(read_options(loaded), loaded)
-        except BrokenPipeError:  # as with `| head`: who read it has left
+        except BrokenPipeError:  # as with `| head`: the reader has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

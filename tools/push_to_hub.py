@@ -1,11 +1,12 @@
-"""Uploads models/merged or models/adapter with its card to a model repository of the Hugging Face hub. Never a stage.
+"""Uploads models/merged or models/adapter with its card to a model repository of the Hugging Face hub. This is no
+stage.
 
     python -m tools.push_to_hub merged owner/name --dry-run     what would go where; needs no network
     python -m tools.push_to_hub merged owner/name
 
-The card is reports/model-card.md, and the commit on the hub names the Git commit that made the model. So it stops where
-the working tree or the results (`dvc status`) are not those of that commit. A new repository is private. The token is
-that of HF_TOKEN or `hf auth login`.
+The card is reports/model-card.md. The commit on the hub names the Git commit that made the model. So the upload stops
+where the working tree or the results (`dvc status`) differ from that commit. A new repository is private. The token is
+in HF_TOKEN, or comes from `hf auth login`.
 """
 
 import argparse
@@ -30,7 +31,10 @@ def output_of(*command: str) -> str:
 
 
 def changed_paths(status: dict[str, list]) -> list[str]:
-    """What `dvc status --json` calls changed. What is only missing here, such as a base that nobody pulls, is not."""
+    """The paths that `dvc status --json` calls changed.
+
+    Paths that are only missing here, such as a base that nobody pulls, do not count.
+    """
     paths = []
     for stage, changes in status.items():
         for change in changes:
@@ -40,7 +44,7 @@ def changed_paths(status: dict[str, list]) -> list[str]:
 
 
 def reason_to_refuse() -> str | None:
-    """Why the files here are not those of the Git commit, if so."""
+    """Why the files here are not those of the Git commit, or None."""
     changed = output_of("git", "status", "--porcelain", "--untracked-files=no").splitlines()
     if changed:
         return f"{changed[0][3:]} differs from the Git commit. Commit it"

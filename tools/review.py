@@ -1,11 +1,12 @@
-"""What a branch changed, as one Markdown page for its pull request: results, params, what reran, data, gates.
+"""Shows what a branch changed, as one Markdown page for its pull request: results, params, what reran, data, gates.
 
     python -m tools.review [--base origin/main] [--head HEAD] [--output FILE] [--status FILE]
 
-It reads commits, never the working tree, and runs nothing of them, so it is safe on a stranger's branch, and a clone
-that has Git only will do. Where DVC's cache or remote has the outputs of both commits, it also shows rows, loss curves
-and answers. --status writes {"state": success, failure or error, "description": …} for a commit's status: a failure is
-a gate that failed, or a dvc.lock or metrics.json that this commit's code, params and data did not make.
+It reads only commits, never the working tree, and runs nothing from them. So it is safe on a stranger's branch, and
+works in a clone that has only Git. Where DVC's cache or remote has the outputs of both commits, it also shows rows,
+loss curves and answers. --status writes {"state": success, failure or error, "description": …} for a commit's status.
+It is a failure where a gate failed, or where this commit's code, params and data did not make its dvc.lock or
+metrics.json.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from tools._review.outputs import from_outputs
 MARKER = "<!-- made by tools/review.py -->"
 BY_NAME = {measure.name: measure for measure in SHOWN_MEASURES}
 DATA_COUNTS = ("clean.rows.", "clean.splits.")
-MOST_DESCRIPTION = 140  # characters that GitHub takes for a status
+MOST_DESCRIPTION = 140  # characters that GitHub accepts for a status
 
 
 def figure_text(figure: Figure | None, show: Callable[[float], str] = number) -> str:
@@ -69,7 +70,7 @@ def number_format(name: str) -> Callable[[float], str]:
 
 
 def metric_row(change: Change, compared: bool = True) -> list[str]:
-    """A line for one figure: a measure by its name and as people write it, any other by its key."""
+    """The cells for one figure. A measure has its label and number format; any other figure has its key."""
     measure = BY_NAME.get(measure_of(change)) if change.name.startswith("evaluate.tuned.") else None
     label, show = (measure.label, measure.show) if measure else (code(change.name), number_format(change.name))
     sides = [figure_text(change.before, show)] if compared else []
@@ -85,7 +86,11 @@ def is_measure(change: Change) -> bool:
 
 
 def results_text(changes: list[Change], reason: str | None) -> str:
-    """The tuned model's measures, and folded away all other figures that changed. other: why none are compared."""
+    """The tuned model's measures, and all other changed figures in a folded block.
+
+    Args:
+        reason: Why results are not compared, or None where they are.
+    """
     same_test = reason is None
     order = list(BY_NAME)
     measured = [change for change in changes if change.name.startswith("evaluate.tuned.") and is_measure(change)]
@@ -99,7 +104,7 @@ def results_text(changes: list[Change], reason: str | None) -> str:
     remaining = [change for change in changes if change.before != change.after and change not in elsewhere]
     if not same_test:
         remaining = [change for change in remaining if not change.name.startswith("evaluate.")]
-    # What tuned gained over the base says nothing new where the base stayed as it was.
+    # Where the base is unchanged, the gain over it says nothing new.
     elif not any(change.name.startswith("evaluate.base.") for change in remaining):
         remaining = [change for change in remaining if not change.name.startswith("evaluate.change.")]
     for title, listed in (
@@ -151,7 +156,13 @@ def data_counts(changes: list[Change]) -> str:
 
 
 def gates_of(head: Revision) -> list[Gate]:
-    """Of params.yaml as that commit has it; its other sections may be of another version than this code."""
+    """The gates of params.yaml at that commit.
+
+    Other sections may belong to another version of this code, so they are not read.
+
+    Raises:
+        UserError: A gate is not legal.
+    """
     values = read_yaml_text(head.text(PARAMS))
     listed_gates = ((values or {}).get("report") or {}).get("gates") or []
     try:
@@ -193,10 +204,13 @@ def first_line(base: str, commit: str, head: str) -> str:
 
 
 def review(base: str, head: str) -> tuple[str, dict[str, str]]:
-    """(the page, the status) of the commit `head` beside the one where it left `base`.
+    """Compares the commit `head` with the commit where it left `base`.
+
+    Returns:
+        (the page, the status)
 
     Raises:
-        UserError: a revision or one of its files cannot be read.
+        UserError: A revision or one of its files cannot be read.
     """
     head = commit_of(head)
     commit = merge_base(base, head)

@@ -1,7 +1,9 @@
-"""Searches over params with Optuna, each trial a DVC experiment: python -m tools.sweep sweep.yaml (docs/experiments.md)
+"""Searches over params with Optuna. Each trial is a DVC experiment: python -m tools.sweep sweep.yaml
+(docs/experiments.md)
 
-A trial runs in a clone of the commit that the sweep began on, in .dvc/tmp/sweeps/NAME, with this repository's cache.
-`dvc exp run --temp` would take what the workspace holds by then, and of two started at once each might run the other's.
+A trial runs in a clone of the commit on which the sweep began, in .dvc/tmp/sweeps/NAME, with this repository's cache.
+`dvc exp run --temp` would take what the workspace holds at that moment. Two runs that start at the same time might even
+take each other's values.
 """
 
 import contextlib
@@ -32,8 +34,8 @@ from tools._doctor.processes import trials_below
 from tools.plan import leaves, with_overrides
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-POLL, PATIENCE = 0.5, 60.0  # seconds: between two looks at the trials; for a checkpoint, when one is stopped
-KILLED = r"exited with (-\d+|1(2[89]|[3-9]\d))$"  # what DVC says of a stage that a signal ended
+POLL, PATIENCE = 0.5, 60.0  # seconds: between two checks of the trials; for a stopped trial's checkpoint
+KILLED = r"exited with (-\d+|1(2[89]|[3-9]\d))$"  # DVC's message about a stage that a signal ended
 SCRIPT = """mkdir .dvc/tmp && ln -s "$PWD.checkpoints" .dvc/tmp/checkpoints && dvc cache dir -q --local "$0" || exit
 dvc checkout -q --allow-missing; exec "$@" """
 
@@ -50,8 +52,14 @@ class Sweep(Section):
 
 
 def read_space(space: dict[str, list | dict], params: str) -> dict[str, BaseDistribution]:
-    """Optuna's form of it. Each choice and the ends of each range are tried in params.yaml's text, one at a time.
-    Choices become JSON, which Optuna can store whatever they are and `dvc exp run -S` reads."""
+    """The search space in Optuna's form.
+
+    Choices become JSON, which Optuna can store and `dvc exp run -S` reads. Each choice, and both ends of each range, is
+    tried in the text of params.yaml.
+
+    Raises:
+        UserError: The form or a value is not legal.
+    """
     distributions = {}
     for key, given in space.items():
         try:
@@ -72,7 +80,10 @@ def output_of_command(*command: str) -> str:
 
 
 def stop_trials(folder: Path) -> None:
-    """Stops all trials below: SIGTERM, at which a training saves a checkpoint, and at last SIGKILL."""
+    """Stops all trials below a folder, first with SIGTERM, later with SIGKILL.
+
+    At SIGTERM a training saves a checkpoint.
+    """
     left = trials_below(folder)
     for stop in (psutil.Process.terminate, psutil.Process.kill):
         for process in left:
@@ -108,13 +119,15 @@ class Search:
         )
 
     def start(self, copy: Path, changes: list[str], gpu: int | None) -> subprocess.Popen:
-        """`dvc exp run` in a fresh clone, with checkpoints beside it. flock holds the GPU as long as that lives."""
+        """Starts `dvc exp run` in a fresh clone, with its checkpoints in a folder next to it.
+
+        flock holds the GPU until the run ends.
+        """
         shutil.rmtree(copy, ignore_errors=True)
         output_of_command("git", "clone", "--quiet", "--shared", "--no-checkout", ".", str(copy))
         output_of_command("git", "-C", str(copy), "checkout", "--quiet", "--detach", self.commit)
-        shutil.copy(
-            Path(output_of_command("git", "rev-parse", "--git-common-dir"), "config"), copy / ".git/config"
-        )  # who commits
+        settings = Path(output_of_command("git", "rev-parse", "--git-common-dir"), "config")
+        shutil.copy(settings, copy / ".git/config")  # it says who commits
         copy.with_suffix(".checkpoints").mkdir(exist_ok=True)
         command = ["dvc", "exp", "run", "--name", copy.name, *(f"--set-param={change}" for change in changes)]
         environment = os.environ | {"SWEEP_TRIAL": str(copy), "PYTHONUNBUFFERED": "1"}
@@ -122,11 +135,14 @@ class Search:
             command = ["flock", "-F", f"/tmp/sweep-{os.getuid()}-gpu-{gpu}", *command]  # noqa: S108
             environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
         command = ["sh", "-c", SCRIPT, output_of_command("dvc", "cache", "dir"), *command]
-        with open(copy.with_suffix(".log"), "w") as log:  # Ctrl-C reaches no other process group than this one's
+        with open(copy.with_suffix(".log"), "w") as log:  # Ctrl-C reaches only this process's own group
             return subprocess.Popen(command, cwd=copy, env=environment, stdout=log, stderr=log, process_group=0)  # noqa: S603
 
     def report(self, trial: Trial, copy: Path) -> bool:
-        """Whether the validation curve has new rows. Before `train` runs here, the file is that of the commit."""
+        """Reports new rows of the validation curve. Returns whether there were any.
+
+        Until `train` runs in the clone, the file there is that of the commit, and does not count.
+        """
         curve, log = copy / VALIDATION_CURVE, copy.with_suffix(".log").read_text(errors="replace")
         known = self.study.trials[trial.number].intermediate_values
         lines = curve.read_text().splitlines()[1:] if "Running stage 'train':" in log and curve.exists() else []
@@ -136,7 +152,7 @@ class Search:
         return bool(new)
 
     def work(self, gpu: int | None) -> Iterator[None]:
-        """Trials one after another, first those that were stopped; yields while it waits."""
+        """Runs trials one after another, first those that were stopped. Yields while it waits."""
         while (
             self.stopped
             or sum(study_trial.state != TrialState.WAITING for study_trial in self.study.trials) < self.sweep.budget
@@ -186,7 +202,7 @@ def main(path: Path) -> str:
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         search, gpus = Search(sweep, folder), sweep.workers
-        stop_trials(folder)  # what a killed sweep left running
+        stop_trials(folder)  # trials that a killed sweep left running
         workers = [search.work(gpu) for gpu in (gpus if isinstance(gpus, list) else [None] * gpus)]
         try:
             while workers:
@@ -198,7 +214,9 @@ def main(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc, and stages' python
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for dvc, and the stages' python
+    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         print(main(Path(*sys.argv[1:] or ["sweep.yaml"])))

@@ -157,8 +157,8 @@ def check_sandbox() -> None:
     if outcome != "passed":
         raise UserError(
             "test rows bring tests (evaluate.run_tests), and the sandbox for the answers to them does not start: "
-            f"{' '.join(errors.split()) or outcome}. It needs bubblewrap 0.8 or later and permission to make namespaces, "
-            f"which containers and some distributions do not give. Allow it, {SANDBOX_ADVICE}"
+            f"{' '.join(errors.split()) or outcome}. It needs bubblewrap 0.8 or later and permission to make "
+            f"namespaces, which containers and some distributions do not give. Allow it, {SANDBOX_ADVICE}"
         )
 
 

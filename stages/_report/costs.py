@@ -1,4 +1,4 @@
-"""What the stages took: sizes, time, memory."""
+"""The report's section on sizes, times and memory."""
 
 from stages._report.layout import ReportSection, Table
 from stages.comparison.number_text import duration, number, ratio, share, size
@@ -20,12 +20,12 @@ def efficiency_section(train: dict, merge: dict, timing: dict) -> ReportSection:
 
 
 def gpu_memory(values: dict) -> float | None:
-    """Without a GPU peak_memory_bytes is the process's own once more."""
+    """Peak GPU memory in bytes. None without a GPU, where peak_memory_bytes is the process's own memory."""
     return None if values.get("device", "cpu") == "cpu" else values.get("peak_memory_bytes")
 
 
 def without_repeats(timing: dict) -> dict:
-    """A stage's timing file with each figure once."""
+    """A stage's timing file without the figure that repeats another."""
     return {name: value for name, value in timing.items() if name != "peak_memory_bytes" or gpu_memory(timing)}
 
 

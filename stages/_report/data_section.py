@@ -1,11 +1,11 @@
-"""The report's section on the data: what was read, from where, what of it was rejected and why, and how long it is."""
+"""The report's section on the data: rows read and rejected, their sources, and their lengths."""
 
 from stages._report.layout import Rejects, ReportSection, Table
 from stages._report.svg_charts import bucket_labels, histogram
 from stages.comparison.number_text import NOTHING, number, share
 from stages.core.records import SPLITS
 
-OTHER_SOURCES = "(others)"  # what `clean` calls the sources that it did not list one by one
+OTHER_SOURCES = "(others)"  # the name that `clean` gives to the sources that it sums
 MOST_SOURCES = 20
 SOURCE_COUNTS = ("read", *SPLITS, "rejected")  # of each source
 
@@ -23,7 +23,7 @@ def rows_table(clean: dict) -> Table:
 
 
 def upper_edges(characters: dict) -> dict[str, int]:
-    """{bucket: the most characters in it}, shortest first, without the last one, `longer`."""
+    """{bucket: the most characters in it}, shortest first. The last bucket, `longer`, is left out."""
     edges = {name: int(name.removeprefix("to_")) for name in characters["train"] if name != "longer"}
     return dict(sorted(edges.items(), key=lambda item: item[1]))
 
@@ -38,7 +38,7 @@ def lengths_table(characters: dict) -> Table:
 
 
 def sources_table(sources: dict) -> Table:
-    """The largest by rows read; the others summed, those that `clean` summed already among them."""
+    """The largest sources by rows read. All others are one line, with those that `clean` had summed already."""
     named = sorted((name for name in sources if name != OTHER_SOURCES), key=lambda name: (-sources[name]["read"], name))
     listed, rest = named[:MOST_SOURCES], [*named[MOST_SOURCES:], *(name for name in sources if name == OTHER_SOURCES)]
     rows = [[name, *(number(sources[name][count]) for count in SOURCE_COUNTS)] for name in listed]
@@ -49,7 +49,7 @@ def sources_table(sources: dict) -> Table:
 
 
 def data_section(clean: dict, rejected: dict) -> ReportSection:
-    """clean: metrics/clean.json. rejected: samples by reason, metrics/clean.rejected.json."""
+    """The section. clean: metrics/clean.json. rejected: {reason: samples}, from metrics/clean.rejected.json."""
     characters, edges = clean["characters"], upper_edges(clean["characters"])
     counts = {split: [characters[split][bucket] for bucket in (*edges, "longer")] for split in SPLITS}
     title = "Conversations, share of their split"

@@ -1,4 +1,4 @@
-"""Reads what other stages measured and refuses it, in one sentence, where the report would be wrong or half empty."""
+"""Reads what other stages measured. Stops with one sentence where the report would be wrong or half empty."""
 
 import csv
 import math
@@ -16,7 +16,7 @@ EVALUATION = (
     *("rows", "tokens", "generated_rows", "tested_rows", "clusters"),
     *(name for name in MEASURES if name not in OPTIONAL_MEASURES),  # without intervals, which few rows do not have
 )
-# The figures that the page shows, by the file that brings them; a dot goes one level down.
+# The figures that the page shows, by the file that has them. A dot leads one level down.
 REQUIRED = {
     "manifest": ("parameters", "bytes"),
     "clean": ("rows.read", "rows.kept", "splits.train", "splits.validation", "splits.test"),
@@ -37,7 +37,7 @@ REQUIRED = {
     "result": tuple(f"evaluate.{model}.{name}" for model in ("base", "tuned") for name in EVALUATION),
     "timing": ("seconds", "peak_rss_bytes"),
 }
-# The same for what is not a figure: the type says what it must be.
+# Other values that the page needs, with their types.
 REQUIRED_OTHER = {
     "manifest": {"source": str},
     "clean": {"rows.rejected": dict, "characters": dict, "sources": dict, "sha256": dict},
@@ -50,7 +50,11 @@ REJECT = ("source", "detail", "text")
 
 
 def value_at(values: object, dotted: str) -> object:
-    """The value at `a.b`. Raises KeyError where there is none; a null is a value."""
+    """The value at a dotted name such as `a.b`, which may be null.
+
+    Raises:
+        KeyError: There is no such name.
+    """
     for part in dotted.split("."):
         if not isinstance(values, dict):
             raise KeyError(dotted)
@@ -59,12 +63,12 @@ def value_at(values: object, dotted: str) -> object:
 
 
 def is_number_or_null(value: object) -> bool:
-    """A finite number, or null where there was nothing to measure."""
+    """Whether the value is a finite number, or null because there was nothing to measure."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
 def find_flaw(values: object, kind: str) -> str | None:
-    """What keeps a file of this kind from being reported, or None."""
+    """The reason why a file of this kind cannot be reported, or None."""
     expected = dict.fromkeys(REQUIRED[kind]) | REQUIRED_OTHER.get(kind, {})
     for dotted, wanted in expected.items():
         try:
@@ -77,7 +81,7 @@ def find_flaw(values: object, kind: str) -> str | None:
 
 
 def find_data_flaw(clean: dict) -> str | None:
-    """The same for the counts in metrics/clean.json whose names come from the data."""
+    """The first flaw in those counts of metrics/clean.json whose names come from the data, or None."""
     characters = clean["characters"]
     buckets = characters["train"] if isinstance(characters.get("train"), dict) else {}
     if set(characters) != set(SPLITS) or not {"longer"} < set(buckets):
@@ -106,7 +110,11 @@ def read_json_file(path: Path) -> object:
 
 
 def read_values(path: Path, kind: str) -> dict:
-    """The JSON file at `path`, with all that REQUIRED asks of its kind."""
+    """The JSON file at `path`, checked against what REQUIRED asks of its kind.
+
+    Raises:
+        UserError: The file is missing, or lacks something.
+    """
     values = read_json_file(path)
     if problem := find_flaw(values, kind):
         raise UserError(f"{path} {problem}. It is from another version or was edited: run the stage that writes it")
@@ -114,7 +122,11 @@ def read_values(path: Path, kind: str) -> dict:
 
 
 def read_rejected(path: Path, counts: dict[str, int]) -> dict[str, list[dict[str, str]]]:
-    """{reason: samples of what was rejected for it}. counts: rows by reason, from metrics/clean.json."""
+    """{reason: samples of rows rejected for it}. counts: rows by reason, from metrics/clean.json.
+
+    Raises:
+        UserError: The file is missing, or does not fit the counts.
+    """
     values = read_json_file(path)
     again = "Run `dvc repro --force clean`"
     if not isinstance(values, dict) or set(values) != set(counts):
@@ -127,7 +139,11 @@ def read_rejected(path: Path, counts: dict[str, int]) -> dict[str, list[dict[str
 
 
 def read_curve(path: Path, column: str) -> list[tuple[int, float]]:
-    """(step, value) of each line that has a finite value: a step without one leaves a gap, not an end."""
+    """(step, value) of each line with a finite value. A step without one leaves a gap in the curve.
+
+    Raises:
+        UserError: The file is missing or no curve.
+    """
     points = []
     try:
         with open(path, encoding="utf-8", newline="") as file:

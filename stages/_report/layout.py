@@ -1,4 +1,4 @@
-"""What the report's sections are made of: tables, charts and samples."""
+"""The parts that the report's sections consist of: tables, charts and samples."""
 
 from typing import NamedTuple
 
@@ -28,6 +28,6 @@ class Rejects(NamedTuple):
 
 
 def spread(items: list, most: int) -> list:
-    """At most `most` of the items, in order, evenly apart."""
+    """At most `most` of the items, in order and evenly spread."""
     chosen = min(most, len(items))
     return [items[(2 * place + 1) * len(items) // (2 * chosen)] for place in range(chosen)]

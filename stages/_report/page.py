@@ -1,4 +1,4 @@
-"""Jinja for the report's pages, and the one script that report.html may run."""
+"""Jinja for the report's pages, and the only script that report.html may run."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent
 
 
 def template_environment() -> Environment:
-    """Jinja with every expression escaped for the page it stands in."""
+    """A Jinja environment that escapes each expression for its page."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
@@ -26,7 +26,7 @@ def template_environment() -> Environment:
 
 
 def page_script() -> dict[str, str]:
-    """The script and its hash: the page's policy lets a browser run this one and no other."""
+    """The script and its hash. The page's policy allows a browser to run only the script with this hash."""
     text = (FOLDER / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return {"script": text, "script_hash": f"sha256-{digest}"}

@@ -1,4 +1,4 @@
-"""Reads the generated answers of the two evaluations, and refuses those that cannot stand side by side."""
+"""Reads the generated answers of both evaluations, and checks that they can be shown in pairs."""
 
 import json
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ def parse_prediction(line: str, where: str) -> dict:
 
 
 def read_predictions(path: Path) -> list[dict]:
-    # Not splitlines(): it would also break a line at U+2028, which JSON allows inside a string.
+    # splitlines() would also break a line at U+2028, which JSON allows inside a string.
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
             return [parse_prediction(line, f"{path}:{number}") for number, line in enumerate(file, 1) if line.strip()]
@@ -33,7 +33,7 @@ def answer_pairs(base: Iterable[dict], tuned: Iterable[dict]) -> list[tuple[dict
     """Both answers to each prompt.
 
     Raises:
-        UserError: the two evaluations did not answer the same prompts in the same order.
+        UserError: The two evaluations did not answer the same prompts in the same order.
     """
     base, tuned = list(base), list(tuned)
     again = "Base and tuned were not evaluated on the same rows: run `dvc repro --force evaluate`"

@@ -1,4 +1,4 @@
-"""Base and tuned row by row: how they differ and how sure that is, and where it became worse."""
+"""Compares base and tuned row by row: the rows that became worse, and the table of test rows."""
 
 import json
 import math
@@ -12,10 +12,27 @@ from stages.runtime.errors import UserError
 
 AGAIN = "Run `dvc repro --force evaluate`"
 WORST = 10
+MOST_ROWS = 1000  # in the page's table, so that a browser can search it while one types
+KINDS = {"base": "Base", "tuned": "Tuned", "change": "Change of"}
+ROW_MEASURES = ("loss", "chrF")  # of each kind
+
+
+class RowLine(NamedTuple):
+    """A line of the table of test rows."""
+
+    source: str
+    tokens: str
+    cells: list[tuple[str, str]]  # (kind, text), the measures of each kind in turn
+    worse: bool
+    answers: tuple[dict, dict] | None  # the predictions of base and tuned, where an answer was generated
 
 
 def read_evaluated_rows(path: Path) -> list[dict]:
-    """Lines of metrics/evaluate/<name>.rows.jsonl."""
+    """The rows of metrics/evaluate/<name>.rows.jsonl.
+
+    Raises:
+        UserError: The file is missing, or a row lacks something.
+    """
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
             rows = [json.loads(line) for line in file if line.strip()]
@@ -35,16 +52,22 @@ def read_evaluated_rows(path: Path) -> list[dict]:
 
 
 def check_same_rows(base: list[dict], tuned: list[dict]) -> None:
+    """Checks that there are rows, and that both evaluations have the same ones.
+
+    Raises:
+        UserError: They differ, or there are none.
+    """
     if [row["id"] for row in base] != [row["id"] for row in tuned] or not base:
         raise UserError(f"base and tuned were not evaluated on the same rows. {AGAIN}")
 
 
 def plain_rows(base: list[dict]) -> list[dict]:
-    """The rows of the base as it was asked in the plain way."""
+    """The base's rows with the counts of its completion prompts."""
     return [row["plain"] | {"cluster": row["cluster"]} for row in base]
 
 
 def loss(row: dict) -> float:
+    """Nats a token of the row's answers in the data."""
     return row["loss_sum"] / max(1, row["tokens"])
 
 
@@ -65,7 +88,7 @@ def worse_rows_table(base: list[dict], tuned: list[dict]) -> Table:
 
 
 def lost_tests_table(base: list[dict], tuned: list[dict]) -> Table | None:
-    """The rows whose tests the base's answer passed and the tuned model's did not; None where no row has tests."""
+    """The rows whose tests only the base's answer passed. None where no row has tests."""
     tested = [pair for pair in zip(base, tuned, strict=True) if pair[0]["tested"]]
     if not tested:
         return None
@@ -79,27 +102,11 @@ def lost_tests_table(base: list[dict], tuned: list[dict]) -> Table | None:
 
 
 def interval_text(values: dict[str, float], name: str, scale: float = 1.0) -> str:
-    """Such as +1.2 to +3.4, of a difference; NOTHING where there were too few rows for one."""
+    """The interval of a difference, such as +1.2 to +3.4. NOTHING where there were too few rows for one."""
     if f"{name}_lo" not in values:
         return NOTHING
     low, high = (with_sign(f"{scale * values[f'{name}_{end}']:.3g}") for end in ("lo", "hi"))
     return f"{low} to {high}"
-
-
-# The report's table of test rows: how base and tuned did on each, and what they wrote.
-
-
-MOST_ROWS = 1000  # rows of the page: a browser must still search them while one types
-KINDS = {"base": "Base", "tuned": "Tuned", "change": "Change of"}
-ROW_MEASURES = ("loss", "chrF")  # of each kind
-
-
-class RowLine(NamedTuple):
-    source: str
-    tokens: str
-    cells: list[tuple[str, str]]  # (kind, text), the measures of each kind in turn
-    worse: bool
-    answers: tuple[dict, dict] | None  # the predictions of base and tuned, where an answer was generated
 
 
 def row_line(base: dict, tuned: dict, answers: tuple[dict, dict] | None) -> RowLine:
@@ -113,7 +120,7 @@ def row_line(base: dict, tuned: dict, answers: tuple[dict, dict] | None) -> RowL
 
 
 def row_lines(rows: dict[str, list[dict]], generated: list[tuple[dict, dict]]) -> list[RowLine]:
-    """Of at most MOST test rows, evenly spread over them. rows: of base and tuned, the same ones."""
+    """Lines for at most MOST_ROWS test rows, evenly spread. rows: {"base": …, "tuned": …}, the same ones."""
     answers = {base["id"]: (base, tuned) for base, tuned in generated}
     pairs = spread(list(zip(rows["base"], rows["tuned"], strict=True)), MOST_ROWS)
     return [row_line(base, tuned, answers.get(base["id"])) for base, tuned in pairs]

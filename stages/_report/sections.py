@@ -1,4 +1,4 @@
-"""The report's tables, as text that both the Markdown and the HTML page print."""
+"""The report's sections, as text that both the Markdown and the HTML page print."""
 
 from stages._report.costs import efficiency_section
 from stages._report.data_section import data_section
@@ -13,6 +13,7 @@ from stages.core.statistics import paired_change
 
 
 def change_text(measure: Measure, before: float | None, after: float | None) -> str:
+    """The difference of a measure, and whether it is better or worse."""
     if before is None or after is None:
         return NOTHING
     if before == after:
@@ -21,7 +22,7 @@ def change_text(measure: Measure, before: float | None, after: float | None) -> 
 
 
 def interval_verdict(values: dict, measure: Measure) -> str:
-    """The interval of a difference, and whether it leaves out zero."""
+    """The interval of a difference, marked where it contains zero."""
     low, high = (values.get(f"{measure.name}_{end}", 0) for end in ("lo", "hi"))
     if low == high == 0:
         return NOTHING
@@ -60,7 +61,7 @@ def comparison_section(base: dict, tuned: dict, differences: dict, rows: dict[st
 
 
 def completions_table(base: dict, tuned: dict, rows: dict[str, list[dict]]) -> Table:
-    """The base as its pre-training taught it to be asked, beside both as the tuned model is."""
+    """Compares the tuned model with the base on completion prompts, the form that pre-training taught it."""
     plain, differences = base["plain"], paired_change(plain_rows(rows["base"]), rows["tuned"])
     lines = []
     for measure in SHOWN_MEASURES:
@@ -156,7 +157,7 @@ def headline(base: dict, tuned: dict) -> str:
 
 
 def sections(inputs: dict) -> list[ReportSection]:
-    """The page from top to bottom, the sample generations apart."""
+    """All sections in the order of the page. The sample generations are not among them."""
     return [
         comparison_section(inputs["base"], inputs["tuned"], inputs["change"], inputs["rows"]),
         origin_section(inputs["manifest"], inputs["tokenize"]),

@@ -1,4 +1,4 @@
-"""Base against tuned by kind of row: by source, by length, and by the fields that evaluate.slices names."""
+"""Compares base and tuned by kind of row: by source, by length, and by the fields in evaluate.slices."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,7 +24,7 @@ LENGTH_LABELS |= {length_name(LENGTH_EDGES[-1] + 1): f"more than {LENGTH_EDGES[-
 
 
 class SliceMeasure(NamedTuple):
-    """A measure by kind of row. counts: columns whose sums stand beside the rows."""
+    """A measure that is compared by kind of row. counts: {column: title} of the sums that each line has too."""
 
     name: str
     label: str
@@ -46,7 +46,7 @@ def slice_tables(base: list[dict], tuned: list[dict]) -> list[Table]:
 
 
 def slice_table(base: list[dict], tuned: list[dict], slice_name: str, measure: SliceMeasure) -> Table:
-    """A line for each value of the slice, with the interval of tuned − base in pairs where there are rows enough."""
+    """One line for each value of the slice, with the interval of tuned − base where there are enough rows."""
     places = rows_by_slice(base, slice_name)
     if slice_name == "length":
         places = {LENGTH_LABELS[value]: places[value] for value in LENGTH_LABELS if value in places}

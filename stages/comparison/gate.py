@@ -1,8 +1,8 @@
-"""The gates of a pull request: figures of metrics.json that may not pass a bound, or not become worse.
+"""The gates of a pull request: figures of metrics.json that must keep a bound, or must not become worse.
 
-A figure with an interval has become worse only where the interval of the difference leaves out zero: of the same rows
-in pairs where both revisions' rows can be had, else of two independent measurements. Figures that were measured on
-other rows, or with other params of `evaluate`, are compared on neither.
+A figure with an interval became worse only where the interval of the difference leaves out zero. Where both revisions'
+rows are available, the difference is taken in pairs on the same rows. Otherwise it is one of two independent
+measurements. Figures from other rows, or from other params of `evaluate`, are not compared.
 """
 
 import math
@@ -15,20 +15,22 @@ from stages.core.paths import RESULT
 from stages.core.statistics import COLUMNS, FEWEST_CLUSTERS, MEASURES, paired_change
 from stages.runtime.errors import UserError
 
-# Params of `evaluate` and figures of a model without which two evaluations are not of the same answers.
+# Two evaluations are of the same answers only where these params of `evaluate` and these figures agree.
 SETTINGS = ("max_rows", "generate_rows", "max_new_tokens", "run_tests", "test_seconds", "test_megabytes")
 COUNTED = ("rows", "tokens", "generated_rows", "tested_rows")
 OF_VALIDATION = ("train.validation_loss", "merge.parity.", "merge.naive.")
 
 
 class Verdict(NamedTuple):
+    """What a gate found. judged: False where there was nothing to compare with."""
+
     failed: bool
     line: str
-    judged: bool = True  # not where there was nothing to compare with
+    judged: bool = True
 
 
 class NoFigureError(UserError):
-    """metrics.json has no figure of a gate's name."""
+    """metrics.json has no figure with a gate's name."""
 
 
 def is_finite_number(value: object) -> bool:
@@ -36,7 +38,18 @@ def is_finite_number(value: object) -> bool:
 
 
 def figure_at(metrics: dict, name: str, where: str) -> tuple[float, dict | None]:
-    """(value, {lo, hi} where it has an interval)."""
+    """The figure with this dotted name.
+
+    Args:
+        where: The name of the metrics, for the message.
+
+    Returns:
+        (value, {lo, hi} where it has an interval, else None)
+
+    Raises:
+        NoFigureError: There is no number with this name.
+        UserError: Only a part of its interval is there.
+    """
     values: object = metrics
     *path, last = name.split(".")
     for part in path:
@@ -53,6 +66,7 @@ def figure_at(metrics: dict, name: str, where: str) -> tuple[float, dict | None]
 
 
 def first_difference(kind: str, before: dict, after: dict, names: tuple[str, ...]) -> str | None:
+    """One sentence about the first of `names` whose values differ, or None."""
     for name in names:
         if before.get(name) != after.get(name):
             return f"{kind}.{name} was {before.get(name)} and is {after.get(name)}"
@@ -60,7 +74,7 @@ def first_difference(kind: str, before: dict, after: dict, names: tuple[str, ...
 
 
 def why_incomparable(metric: str, earlier: Revision, later: Revision) -> str | None:
-    """Why a figure says nothing beside that of another revision; None where it does."""
+    """Why a figure of two revisions cannot be compared, or None."""
     if metric.startswith(OF_VALIDATION):
         if earlier.validation_set != later.validation_set:
             return "the validation split is another one"
@@ -76,13 +90,13 @@ def why_incomparable(metric: str, earlier: Revision, later: Revision) -> str | N
 
 
 def what_was_answered(rows: list[dict]) -> list[list]:
-    """What rows were measured on."""
+    """What the rows were measured on."""
     return [[row.get(name) for name in ("id", "tokens", "answers", "tested")] for row in rows]
 
 
 @lru_cache(maxsize=4)
 def paired_changes(name: str, earlier: Revision, later: Revision) -> dict[str, float] | None:
-    """Every measure's difference on the same rows, where both revisions' rows are at hand."""
+    """The change of every measure on the same rows. None where the rows of a revision are not available, or differ."""
     after = later.rows(name)
     before = earlier.rows(name) if after else None
     if not before or what_was_answered(before) != what_was_answered(after):
@@ -93,7 +107,7 @@ def paired_changes(name: str, earlier: Revision, later: Revision) -> dict[str, f
 
 
 def paired_interval(metric: str, earlier: Revision, later: Revision) -> tuple[float, float] | None:
-    """The interval of one figure's difference on the same rows."""
+    """The interval of one figure's difference on the same rows, or None."""
     section, _, rest = metric.partition(".")
     name, _, measure = rest.partition(".")
     if section != "evaluate" or name not in ("base", "tuned") or measure not in MEASURES:
@@ -103,8 +117,11 @@ def paired_interval(metric: str, earlier: Revision, later: Revision) -> tuple[fl
 
 
 def unpaired_interval(before: float, after: float, then: dict | None, now: dict | None) -> tuple[float, float]:
-    """Of two independent figures, from the ends of their intervals, which need not lie evenly around them (Zou and
-    Donner 2008). One without an interval is exact."""
+    """The interval of the difference of two independent figures.
+
+    It follows from the ends of their intervals, which need not be symmetric (Zou and Donner 2008). A figure without an
+    interval is exact.
+    """
     then, now = (ends or {"lo": value, "hi": value} for ends, value in ((then, before), (now, after)))
     low = math.hypot(after - now["lo"], then["hi"] - before)
     high = math.hypot(now["hi"] - after, before - then["lo"])
@@ -112,6 +129,7 @@ def unpaired_interval(before: float, after: float, then: dict | None, now: dict 
 
 
 def check_bound(gate: Gate, metrics: dict) -> Verdict:
+    """Compares a figure with the bound of its gate."""
     value, _ = figure_at(metrics, gate.metric, str(RESULT))
     failed = value > gate.bound if gate.better == "lower" else value < gate.bound
     limit = "at most" if gate.better == "lower" else "at least"
@@ -119,6 +137,7 @@ def check_bound(gate: Gate, metrics: dict) -> Verdict:
 
 
 def compare_revisions(gate: Gate, earlier: Revision, later: Revision) -> Verdict:
+    """Compares a figure with its value in another revision."""
     after, now = figure_at(later.metrics, gate.metric, str(RESULT))
     line = f"{gate.metric} is {after:.6g}"
     try:
@@ -139,10 +158,10 @@ def compare_revisions(gate: Gate, earlier: Revision, later: Revision) -> Verdict
 
 
 def judge_gates(gates: list[Gate], revision: Revision | None = None) -> list[Verdict]:
-    """What each gate says of the metrics.json of a revision, or as it lies here.
+    """What each gate says of the metrics.json of a revision. Without one, of the metrics.json in the working tree.
 
     Raises:
-        UserError: no gate at all, one that names no figure, or a revision that cannot be read.
+        UserError: There is no gate, a gate names no figure, or a revision cannot be read.
     """
     if not gates:
         raise UserError("report.gates is empty: there is nothing to check. Name a metric there")

@@ -1,4 +1,4 @@
-"""The measures of an evaluation, with their labels and as people write them."""
+"""The measures of an evaluation that people read: their labels, their number formats, and which way is better."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,12 +7,14 @@ from stages.comparison.number_text import change_in_points, number, relative_cha
 
 
 class Measure(NamedTuple):
+    """A measure of an evaluation. `show` writes its value, `change` the difference of two values."""
+
     name: str
     label: str
     show: Callable[[float | None], str]
     change: Callable[[float, float], str]
     lower_is_better: bool
-    scale: float = 1.0  # of the interval's figures: 100 where a change is in points
+    scale: float = 1.0  # factor for the interval: 100 where a change is in points
 
 
 SHOWN_MEASURES = (

@@ -4,7 +4,7 @@ NOTHING = "–"
 
 
 def number(value: float | None) -> str:
-    """A count in full; a measurement to four digits."""
+    """A count in full, or a measurement to four digits."""
     if value is None:
         return NOTHING
     if isinstance(value, int):
@@ -40,7 +40,7 @@ def ratio(large: float | None, small: float | None) -> str:
 
 
 def with_sign(text: str) -> str:
-    """With a real minus sign, so that it lines up with the plus."""
+    """A number's text with + or a real minus sign, which is as wide as the plus."""
     return text.replace("-", "−", 1) if text.startswith("-") else f"+{text}"
 
 

@@ -1,4 +1,4 @@
-"""What a model's answers are worth: sums over test rows, the measures made of them, and how sure these are."""
+"""What a model's answers are worth: sums over test rows, measures made of them, and the measures' intervals."""
 
 import math
 from collections.abc import Callable
@@ -7,9 +7,8 @@ import numpy as np
 
 Sums = dict[str, np.ndarray]
 
-# Of each row: about the tokens of its answers in the data, and (from `answers` on, 0 where none was generated) about
-# the answer that the model wrote.
-# What body_ begins with is about the part of the answer that a plain prompt does not already say.
+# The columns of a row. COUNTS are about its answers in the data. Those with body_ are about the part of an answer that
+# its completion prompt does not contain. GENERATED is about the answer that the model wrote; 0 where there is none.
 BODY = ("body_bytes", "body_loss_sum")
 COUNTS = ("tokens", "loss_sum", "later_tokens", "later_loss_sum", "correct_tokens", "bytes", *BODY)
 GENERATED = ("answers", "ended", "parses", "exact", "chrf", "rouge_l", "tested", "passed")
@@ -29,15 +28,15 @@ MEASURES: dict[str, Callable[[Sums], np.ndarray]] = {
     "rouge_l": lambda sums: sums["rouge_l"] / sums["answers"],
     "pass_at_1": lambda sums: sums["passed"] / sums["tested"],
 }
-# The others are there for every test split.
+# Measures that some test splits do not have.
 OPTIONAL_MEASURES = ("body_bits_per_byte", "pass_at_1")
-SLICED = ("loss", "pass_at_1")  # what is measured by kind of row
-MOST_SLICES = 10  # of one name
-LENGTH_EDGES = (32, 64, 128, 256, 512)  # tokens of a row's answers: where the slices by length end
+SLICED = ("loss", "pass_at_1")  # the measures that are taken for each slice
+MOST_SLICES = 10  # values of one slice
+LENGTH_EDGES = (32, 64, 128, 256, 512)  # tokens of a row's answers; the upper ends of the length slices
 DRAWS = 2000
 LEVEL = 0.95
-BOOTSTRAP_SEED = 0  # of the draws
-FEWEST_CLUSTERS = 10  # clusters: the spread of fewer says little, and that of one is nothing at all
+BOOTSTRAP_SEED = 0  # seed of the draws
+FEWEST_CLUSTERS = 10  # the spread of fewer clusters says little; one has no spread
 
 
 def document_of(source: str) -> str:
@@ -45,8 +44,15 @@ def document_of(source: str) -> str:
 
 
 def clusters_of(sources: list[str], cluster: str) -> list[int]:
-    """The number of each row's cluster. `source`: rows of one document, such as a module, are one draw, since
-    they resemble each other; where there are fewer than FEWEST documents each row is one by itself."""
+    """The number of each row's cluster.
+
+    With `source` all rows of one document, such as a module, are one cluster, since they resemble each other. With
+    fewer than FEWEST_CLUSTERS documents each row is its own cluster.
+
+    Args:
+        sources: Each row's source, `document:line`.
+        cluster: `source` or `row`.
+    """
     documents = [document_of(source) for source in sources]
     if cluster == "row" or len(set(documents)) < FEWEST_CLUSTERS:
         return list(range(len(sources)))
@@ -54,26 +60,27 @@ def clusters_of(sources: list[str], cluster: str) -> list[int]:
 
 
 def draw_clusters(clusters: np.ndarray) -> np.ndarray:
-    """(DRAWS, clusters): how often each cluster is drawn when as many as there are are drawn with replacement.
+    """How often each cluster is drawn, with as many draws as clusters and with replacement. Shape (DRAWS, clusters).
 
-    The cluster bootstrap (Field and Welsh 2007). Two models get the same draws, so that what they share cancels out.
+    This is the cluster bootstrap (Field and Welsh 2007). Two models get the same draws, so that what they share cancels
+    out.
     """
     count = int(clusters.max()) + 1
     draws = np.random.default_rng(BOOTSTRAP_SEED).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    return draws.astype(np.float64)  # of whole numbers, but numpy multiplies matrices of these many times as fast
+    return draws.astype(np.float64)  # numpy multiplies matrices of floats many times as fast
 
 
 def all_measures(rows: Sums) -> dict[str, float]:
-    """Every measure over all rows; nan where there was nothing to measure."""
+    """Every measure over all rows. A measure is nan where there was nothing to measure."""
     totals = {name: values.sum() for name, values in rows.items()}
     with np.errstate(invalid="ignore", divide="ignore"):
         return {name: float(measure(totals)) for name, measure in MEASURES.items()}
 
 
 def resampled_measures(rows: Sums, clusters: np.ndarray) -> dict[str, np.ndarray]:
-    """{measure: (DRAWS,)}, of the measures for which FEWEST clusters or more have something to measure.
+    """{measure: its values in the draws, of shape (DRAWS,)}. A draw with nothing to measure is nan.
 
-    A draw in which there was nothing to measure is nan.
+    Only measures that at least FEWEST_CLUSTERS clusters can measure are included.
     """
     of_clusters = np.stack([np.bincount(clusters, weights=values) for values in rows.values()], axis=1)
     clustered = dict(zip(rows, of_clusters.T, strict=True))
@@ -87,8 +94,10 @@ def resampled_measures(rows: Sums, clusters: np.ndarray) -> dict[str, np.ndarray
 
 
 def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> dict[str, float]:
-    """Each value, none that is nan, with the middle LEVEL of its draws beside it, where it has draws, as siblings in a
-    metrics file."""
+    """The values that are not nan.
+
+    Each with draws also gets `<name>_lo` and `<name>_hi`, the ends of the middle LEVEL of them.
+    """
     edge, figures = (1 - LEVEL) / 2, {}
     for name, value in values.items():
         if math.isnan(value):
@@ -101,14 +110,19 @@ def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> di
 
 
 def measures_with_intervals(rows: Sums, clusters: np.ndarray) -> dict[str, float]:
-    """Every measure of one model with its interval. rows: {column: (rows,)}, clusters: (rows,), numbered from 0."""
+    """Every measure of one model with its interval.
+
+    Args:
+        rows: {column: values of shape (rows,)}
+        clusters: Each row's cluster, numbered from 0.
+    """
     return with_intervals(all_measures(rows), resampled_measures(rows, clusters)) | {
         "clusters": int(clusters.max()) + 1
     }
 
 
 def changes_with_intervals(before: Sums, after: Sums, clusters: np.ndarray) -> dict[str, float]:
-    """Every measure's difference, after − before, of two models on the same rows, with its interval."""
+    """The difference after − before of every measure, with its interval. Both models must have the same rows."""
     draws_before, draws_after = resampled_measures(before, clusters), resampled_measures(after, clusters)
     start, end = all_measures(before), all_measures(after)
     differences = {name: end[name] - start[name] for name in MEASURES}
@@ -118,13 +132,16 @@ def changes_with_intervals(before: Sums, after: Sums, clusters: np.ndarray) -> d
 
 
 def length_name(tokens: int) -> str:
-    """The slice of answers so long; the names sort as the lengths do."""
+    """The length slice of an answer with so many tokens. The names sort by length."""
     edge = next((edge for edge in LENGTH_EDGES if tokens <= edge), None)
     return f"to_{edge:03}" if edge else "longer"
 
 
 def rows_by_slice(rows: list[dict], name: str) -> dict[str, list[int]]:
-    """{value of the slice `name`: the places of its rows}, at most MOST_SLICES, those with the most tokens first."""
+    """{value of the slice `name`: positions of its rows}.
+
+    At most MOST_SLICES values, those with the most tokens first.
+    """
     places: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
         places.setdefault(row["slices"][name], []).append(place)
@@ -133,22 +150,26 @@ def rows_by_slice(rows: list[dict], name: str) -> dict[str, list[int]]:
 
 
 def renumbered_clusters(clusters: np.ndarray) -> np.ndarray:
-    """The clusters of some of the rows, numbered from 0; each row by itself where they are few."""
+    """The clusters of some of the rows, numbered from 0. With few clusters each row is its own."""
     numbered = np.unique(clusters, return_inverse=True)[1]
     return numbered if numbered.max() + 1 >= FEWEST_CLUSTERS else np.arange(len(clusters))
 
 
 def columns_of(rows: list[dict]) -> Sums:
+    """The rows as {column: values of shape (rows,)}, for all of COLUMNS."""
     return {name: np.array([row[name] for row in rows], np.float64) for name in COLUMNS}
 
 
 def paired_change(before: list[dict], after: list[dict]) -> dict[str, float]:
-    """after − before of every measure, in pairs, with its 95 % interval. Rows are those of rows.jsonl."""
+    """The difference after − before of every measure, with its interval. The rows are those of rows.jsonl."""
     return changes_with_intervals(columns_of(before), columns_of(after), np.array([row["cluster"] for row in before]))
 
 
 def slice_measures(rows: list[dict], name: str) -> dict[str, dict[str, float]]:
-    """{value of the slice `name`: rows, tokens and the measures of SLICED, with intervals where the rows suffice}."""
+    """{value of the slice `name`: its figures}.
+
+    These are rows, tokens and the measures in SLICED, with intervals where there are enough rows.
+    """
     slices = {}
     for value, places in rows_by_slice(rows, name).items():
         columns = columns_of([rows[place] for place in places])

@@ -1,4 +1,6 @@
-"""Copies of the repository in which experiments worked. A killed one leaves its own, and nothing takes it away."""
+"""Finds copies of the repository in which experiments ran. A killed experiment leaves its copy, and nothing
+removes it.
+"""
 
 import fcntl
 from pathlib import Path
@@ -8,7 +10,7 @@ from tools._doctor.processes import processes_below, trials_below
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a process holds the lock, asked by taking it for a moment beside others who only read."""
+    """Whether a process holds the lock. To find out, a shared lock is taken for a moment."""
     try:
         with open(lock, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -24,7 +26,7 @@ def unused_folders(folders: list[Path]) -> list[Path]:
 
 
 def check_copies(tmp: Path) -> list[Finding]:
-    """Of `dvc exp run --temp`, of DVC's queue, and of tools.sweep. tmp: DVC's own folder for what passes."""
+    """Copies of `dvc exp run --temp`, of DVC's queue and of tools.sweep. tmp: DVC's folder for temporary files."""
     experiments = [*tmp.glob("exps/standalone/tmp*"), *tmp.glob("exps/tmp*")]
     findings = [
         Finding(
@@ -40,7 +42,7 @@ def check_copies(tmp: Path) -> list[Finding]:
 
 
 def check_sweep(folder: Path) -> list[Finding]:
-    """Of one that does not run: its trials, which are in process groups of their own, outlive a kill."""
+    """Findings about a sweep that does not run. Its trials have their own process groups, so they survive a kill."""
     if numbers := [str(process.pid) for process in trials_below(folder.absolute())]:
         text = f"the sweep {folder.name} was killed, and its trials go on: processes {', '.join(numbers)}"
         remedy = (

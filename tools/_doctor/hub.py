@@ -1,4 +1,4 @@
-"""Whether the hub gives the base model to this user, and under which licence. Asks the network."""
+"""Asks the hub whether this user may download the base model, and under which licence. Needs the network."""
 
 from stages.core.params import Model
 from stages.runtime.hub_errors import HUB_ANSWER_SECONDS, explain_hub_error

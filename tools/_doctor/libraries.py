@@ -1,4 +1,4 @@
-"""Installed libraries against requirements.txt and against those of the training in dvc.lock."""
+"""Compares installed libraries with requirements.txt, and with those of the training in dvc.lock."""
 
 import importlib.metadata
 import json
@@ -9,7 +9,7 @@ from tools._doctor.finding import Finding
 
 
 def pins(text: str) -> dict[str, str]:
-    """{distribution: version} of the lines `name==version` of a requirements file."""
+    """{distribution: version} of the lines `name==version` in a requirements file."""
     return dict(re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", text))
 
 
@@ -35,7 +35,7 @@ def check_pins(wanted: dict[str, str], versions: dict[str, str | None]) -> Findi
 
 
 def check_run(trained_with: dict[str, str] | None, versions: dict[str, str | None]) -> Finding:
-    """Against the versions that the training in dvc.lock recorded, on which its bytes depend."""
+    """Compares with the versions that the training in dvc.lock recorded, on which its bytes depend."""
     if trained_with is None:
         return Finding("last training", "its metrics/train.json is not here, so its versions are not known")
     if differing := describe_differing(trained_with, versions):
@@ -49,7 +49,7 @@ def check_run(trained_with: dict[str, str] | None, versions: dict[str, str | Non
 
 
 def trained_versions(*files: Path) -> dict[str, str] | None:
-    """Of the first of these copies of metrics/train.json that can be read."""
+    """The versions in the first of these copies of metrics/train.json that can be read, or None."""
     for file in files:
         try:
             return json.loads(file.read_text(encoding="utf-8"))["versions"]

@@ -1,4 +1,4 @@
-"""Locks that DVC and trainings leave behind when they are killed."""
+"""Finds locks that DVC and trainings leave when they are killed."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,10 @@ from tools._doctor.torn import check_git_index
 
 
 def check_rwlock(path: Path) -> list[Finding]:
-    """DVC's list of who reads and writes what. Entries of the dead DVC removes itself, unless their number was given
-    to another process: then it waits for that one."""
+    """Findings about DVC's list of who reads and writes what.
+
+    DVC itself removes entries of dead processes. But if another process got the same number, DVC waits for that one.
+    """
     remedy = f"Make sure that no DVC command runs in this repository, then: rm {path}"
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -39,7 +41,7 @@ def check_rwlock(path: Path) -> list[Finding]:
 
 
 def check_trainings(checkpoints: Path) -> list[Finding]:
-    """Who holds a folder of checkpoints, and whether a DVC waits for it."""
+    """Who holds a folder of checkpoints, and whether a DVC waits for the result."""
     findings, idle, size = [], 0, 0
     for lock in sorted(checkpoints.glob("*/lock")):
         if not is_held(lock):
@@ -72,7 +74,7 @@ def has_dvc_above(pid: int) -> bool:
 
 
 def lock_findings(root: Path, tmp: Path) -> list[Finding]:
-    """root: the repository's folder; tmp: DVC's own in it for what passes."""
+    """All findings about locks. root: the repository's folder. tmp: DVC's folder for temporary files."""
     return [
         *check_git_index(root),
         *check_rwlock(tmp / "rwlock"),

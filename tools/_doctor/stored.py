@@ -1,4 +1,4 @@
-"""DVC's cache against dvc.lock, and the remotes' settings."""
+"""Compares DVC's cache with dvc.lock, and checks the remotes' settings."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from tools._doctor.finding import Finding
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-# Of the keys in dvc.config_schema. A name of a user or a path to a file with a key is no secret.
+# Keys in dvc.config_schema whose values are secret. A user's name, or a path to a key file, is not.
 SECRETS = {
     *("access_key_id", "account_key", "client_secret", "connection_string", "gdrive_client_secret", "oss_key_id"),
     *("oss_key_secret", "password", "passphrase", "sas_token", "secret_access_key", "session_token"),
@@ -24,7 +24,7 @@ SECRETS = {
 
 @dataclass(frozen=True)
 class StoredOutput:
-    """An output as dvc.lock has it, and where its object lies in the cache. size: bytes, of a folder in all."""
+    """An output in dvc.lock, and the place of its object in the cache. size: bytes; for a folder, of all its files."""
 
     output: str
     stage: str
@@ -34,7 +34,7 @@ class StoredOutput:
 
 
 def stored_outputs(repo: "Repo") -> list[StoredOutput]:
-    """Of metrics.json, which Git keeps, the cache has nothing."""
+    """The outputs that the cache holds. metrics.json is not among them, since Git holds it."""
     cache = repo.cache.local
     return [
         StoredOutput(
@@ -55,7 +55,7 @@ def md5_of(path: Path) -> str:
 
 
 def objects_of(stored: StoredOutput) -> Iterator[tuple[str, Path]]:
-    """(md5, path) of the objects that an output consists of, the list of a folder's files first."""
+    """Yields (md5, path) of the objects of an output. For a folder, the list of its files comes first."""
     yield stored.md5.removesuffix(".dir"), stored.path
     if stored.md5.endswith(".dir"):
         root = stored.path.parents[1]
@@ -64,9 +64,9 @@ def objects_of(stored: StoredOutput) -> Iterator[tuple[str, Path]]:
 
 
 def damaged_objects(stored: StoredOutput, deep: bool) -> list[Path] | None:
-    """Objects of an output that are not what their names say; None where one of them is absent.
+    """The objects of an output that are not what their names say. None where one of them is missing.
 
-    Without `deep` only sizes are compared, and the hash of the list of a folder's files, which is short.
+    Without `deep` only sizes are compared, and the hash of a folder's list of files, which is short.
     """
     if not stored.path.is_file():
         return None
@@ -117,7 +117,7 @@ def check_cache(outputs: list[StoredOutput], deep: bool) -> list[Finding]:
 
 
 def secrets_in(settings: dict) -> list[str]:
-    """The keys of a remote whose values nobody else may know: secrets themselves, and addresses that hold one."""
+    """The keys of a remote's settings whose values are secret, or are addresses that contain a secret."""
 
     def is_secret(value: object) -> bool:
         if not isinstance(value, str) or "://" not in value:
@@ -132,7 +132,12 @@ def secrets_in(settings: dict) -> list[str]:
 
 
 def check_remotes(remotes: dict[str, dict], tracked: dict[str, dict]) -> list[Finding]:
-    """remotes: as all configuration files together have them; tracked: as .dvc/config has, which Git shares."""
+    """Findings about the remotes.
+
+    Args:
+        remotes: Settings from all configuration files together.
+        tracked: Settings from .dvc/config, which Git shares.
+    """
     findings = []
     for name, settings in sorted(remotes.items()):
         if str(settings.get("verify", "")).lower() != "true":

@@ -1,4 +1,4 @@
-"""What a kill tears or leaves when it comes while DVC writes dvc.lock, or Git its index."""
+"""Finds what a kill damages or leaves while DVC writes dvc.lock, or Git its index."""
 
 import subprocess
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_git_index(root: Path) -> list[Finding]:
-    """Git's lock on its index, which DVC takes too as it stages dvc.lock; both refuse to stage while it is there."""
+    """Findings about Git's lock on its index. While it is there, neither Git nor DVC can stage anything."""
     asked = ["git", "-C", str(root), "rev-parse", "--git-path", "index.lock"]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 no shell
@@ -30,7 +30,7 @@ def check_git_index(root: Path) -> list[Finding]:
 
 
 def check_lock_file(repo: "Repo") -> list[Finding]:
-    """dvc.lock, which DVC writes in place: a kill in that moment leaves its beginning."""
+    """Findings about dvc.lock. DVC writes it in place, so a kill in that moment leaves only its beginning."""
     from dvc.dvcfile import Lockfile
     from dvc.exceptions import DvcException
     from dvc.stage.exceptions import StageFileDoesNotExistError

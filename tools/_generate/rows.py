@@ -1,4 +1,4 @@
-"""Answers to the rows of a JSONL file, in a file that a later run goes on with."""
+"""Answers the rows of a JSONL file. A later run continues the output of a stopped one."""
 
 import fcntl
 import json
@@ -19,7 +19,7 @@ from tools._generate.speakers import Prompts, Speaker
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the input. `where` names file and line."""
+    """A line of the input. `where` is its file and line number."""
 
     where: str
     fields: dict
@@ -28,7 +28,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Job:
-    """settings: all that the answers follow from but the rows; a file of answers belongs to one value of them."""
+    """Rows to answer.
+
+    settings: everything except the rows that the answers depend on; one output has one value of it.
+    """
 
     rows: Path
     answers: Path
@@ -45,7 +48,7 @@ def reject_constant(name: str) -> None:
 def parse_line(line: bytes, where: str) -> dict:
     try:
         fields = json.loads(line.decode("utf-8"), parse_constant=reject_constant)
-        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()  # 1e400 was read as infinity
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()  # json.loads reads 1e400 as infinity
     except UnicodeEncodeError:
         raise UserError(f"{where}: a text has half of a surrogate pair, which is no character. Mend the row") from None
     except (ValueError, RecursionError) as error:
@@ -56,7 +59,11 @@ def parse_line(line: bytes, where: str) -> dict:
 
 
 def messages_of(fields: dict, where: str) -> list[dict[str, str]]:
-    """The conversation to answer, from `prompt`, a text, or `messages`."""
+    """The conversation to answer, from `prompt` (a text) or `messages`.
+
+    Raises:
+        UserError: The row has neither or both, or they have another form.
+    """
     if ("prompt" in fields) == ("messages" in fields):
         raise UserError(f"{where}: a row needs one of `prompt` and `messages`")
     if "prompt" in fields:
@@ -81,10 +88,10 @@ def messages_of(fields: dict, where: str) -> list[dict[str, str]]:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL file. Blank lines are none.
+    """The rows of a JSONL file. Blank lines are skipped.
 
     Raises:
-        UserError: a line is no row, named by its number.
+        UserError: A line is no row; with its number.
     """
     if not path.is_file():
         raise UserError(f"--input {path} is no file")
@@ -97,7 +104,11 @@ def read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def count_rows(job: Job, prompts: Prompts) -> int:
-    """How many rows there are. All are looked at before the model is loaded: the last answer may be hours away."""
+    """How many rows there are. All are checked before the model is loaded, since the last answer may be hours away.
+
+    Raises:
+        UserError: A row cannot be answered.
+    """
     count = 0
     for row in read_jsonl(job.rows):
         count += 1
@@ -115,7 +126,11 @@ def settings_file(answers: Path) -> Path:
 
 
 def check_settings(job: Job) -> None:
-    """That the answers which are there already were made as those to come."""
+    """Checks that the answers which are already there were made with the same settings.
+
+    Raises:
+        UserError: They were not, or nothing says how they were made.
+    """
     path, advice = settings_file(job.answers), f"Delete {job.answers} to begin anew, or choose another --output"
     try:
         before = read_json(path)
@@ -134,7 +149,7 @@ def check_settings(job: Job) -> None:
 
 @contextmanager
 def answers_file(job: Job) -> Iterator[BinaryIO]:
-    """The output, opened for this process alone; a last line that a kill tore is gone."""
+    """Opens the output for this process only. A last line that a kill cut off is removed."""
     if job.answers.is_dir():
         raise UserError(f"--output {job.answers} is a folder. Name a file")
     try:
@@ -160,7 +175,11 @@ def answers_file(job: Job) -> Iterator[BinaryIO]:
 
 
 def count_done(file: BinaryIO, job: Job) -> int:
-    """How many rows are answered already: the output's lines must be the input's first rows."""
+    """How many rows are answered already.
+
+    Raises:
+        UserError: The output's lines are not answers to the input's first rows.
+    """
     rows, done = read_jsonl(job.rows), 0
     for done, line in enumerate(file, 1):
         fields = parse_line(line, f"{job.answers}:{done}")
@@ -181,10 +200,10 @@ def line_of(row: Row, ids: list[int], job: Job, encoder: Encoder) -> bytes:
 
 
 def answer_rows(job: Job, prompts: Prompts, load: Callable[[], Speaker]) -> tuple[int, int]:
-    """Writes the rows that are not answered yet, each as the input has it with the answer and whether it ended.
+    """Writes the rows that have no answer yet: the input's fields, the answer, and whether it ended.
 
-    A group of `batch_size` rows is answered in one batch. Where a group was left in the middle it is answered again as
-    a whole, and the missing rows are written: so an answer does not depend on where a run was stopped.
+    `batch_size` rows are answered in one batch. Where an earlier run stopped inside a batch, the whole batch is
+    answered again, and only the missing rows are written. So no answer depends on where a run was stopped.
 
     Returns:
         (rows that were there, rows in all)

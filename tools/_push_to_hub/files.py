@@ -1,4 +1,4 @@
-"""What an upload consists of: the pipeline's files and the card."""
+"""Collects the files of an upload: those of the pipeline, and the card."""
 
 import re
 from pathlib import Path
@@ -11,8 +11,8 @@ from stages.runtime.errors import UserError
 
 FOLDERS = {"merged": (MERGED, "merge"), "adapter": (ADAPTER, "train")}
 CARD = REPORTS / "model-card.md"
-ALLOWED_SUFFIXES = (".safetensors", ".json", ".jinja")  # and beside them the card
-# What the stages call their files, in models/merged and models/adapter.
+ALLOWED_SUFFIXES = (".safetensors", ".json", ".jinja")  # and the card
+# Names of files that the stages write to models/merged and models/adapter.
 OWN_FILES = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|config\.json|generation_config\.json|"
     r"adapter_model\.safetensors|adapter_config\.json|base_values\.(?:json|safetensors)|chat_template\.jinja|"
@@ -29,7 +29,13 @@ below. Prompts follow Mistral's instruct format {template}, as chat_template.jin
 
 
 class Upload(NamedTuple):
-    """What goes to the hub: {path there: a file, or the bytes themselves}, and what its commit says."""
+    """What goes to the hub.
+
+    Args:
+        files: {path on the hub: a file, or the bytes themselves}
+        message: The first line of the commit.
+        description: The rest of its message.
+    """
 
     files: dict[str, Path | bytes]
     message: str
@@ -37,7 +43,11 @@ class Upload(NamedTuple):
 
 
 def files_of(folder: Path, stage: str) -> dict[str, Path | bytes]:
-    """The folder's files but its README.md, whose place the card takes."""
+    """The folder's files without its README.md, which the card replaces.
+
+    Raises:
+        UserError: The folder is missing or has no weights, or a file does not belong there.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is missing. `dvc repro {stage}` makes it, or `dvc pull {folder}` brings it")
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
@@ -72,7 +82,7 @@ def check_weights(paths: list[Path], folder: Path, stage: str) -> None:
 
 
 def adapter_card(card: str, template: str) -> str:
-    """The card of the merged model turned into that of the adapter."""
+    """The merged model's card, changed into one of the adapter."""
     from huggingface_hub import ModelCard
 
     changed = ModelCard(re.sub(r"(?ms)^## Use\n.*?(?=^## )", lambda _: ADAPTER_USE.format(template=template), card))
@@ -83,7 +93,7 @@ def adapter_card(card: str, template: str) -> str:
 
 
 def prepare(name: str, commit: str, forced: str | None) -> Upload:
-    """forced: what is not as in the commit, if it goes up all the same."""
+    """Collects the upload. forced: what differs from the commit, if it is uploaded all the same."""
     folder, stage = FOLDERS[name]
     template = load_params().prompt.template
     files = files_of(folder, stage)
@@ -103,7 +113,7 @@ def prepare(name: str, commit: str, forced: str | None) -> Upload:
 
 
 def left_over(there: list[str], upload: Upload) -> list[str]:
-    """Of the files that are there, those of an earlier upload that this one does not write anew."""
+    """The files of an earlier upload that this one does not replace."""
     return [name for name in there if OWN_FILES.fullmatch(name) and name not in upload.files]
 
 

@@ -1,4 +1,4 @@
-"""What differs between two commits, from what Git has of them: metrics.json, params.yaml, dvc.lock and the code."""
+"""Finds what differs between two commits in Git: metrics.json, params.yaml, dvc.lock and the code."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ LOWER_IS_BETTER = {measure.name: measure.lower_is_better for measure in SHOWN_ME
 
 
 def flatten(values: object, prefix: str = "") -> dict[str, object]:
-    """{"a.b": value} of nested dicts; a list is a value."""
+    """{"a.b": value} of nested dicts. A list is a value."""
     if not isinstance(values, dict):
         return {prefix: values}
     return {
@@ -44,11 +44,18 @@ def figures(metrics: dict) -> dict[str, Figure]:
 
 
 class Change(NamedTuple):
+    """How a figure changed between two commits.
+
+    Args:
+        interval: Of the difference, where it is known.
+        how: "in pairs" or "unpaired" where there is an interval, else empty.
+    """
+
     name: str
     before: Figure | None
     after: Figure | None
-    interval: tuple[float, float] | None  # of the difference
-    how: str  # how that was found: "in pairs", "unpaired", or ""
+    interval: tuple[float, float] | None
+    how: str
 
     @property
     def arrow(self) -> str:
@@ -59,7 +66,7 @@ class Change(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """better, worse, may be chance, or nothing where it is not known how sure that is, or which way is better."""
+        """better, worse or may be chance. Empty where there is no interval, or nobody knows which way is better."""
         if self.arrow in ("", "=") or not self.interval:
             return ""
         if self.interval[0] <= 0 <= self.interval[1]:
@@ -69,7 +76,7 @@ class Change(NamedTuple):
 
 
 def metric_changes(base: Revision, head: Revision) -> list[Change]:
-    """Of every figure of either, in the order of their names."""
+    """The changes of all figures of both commits, in the order of their names."""
     before, after = figures(base.metrics), figures(head.metrics)
     changes = []
     for name in sorted(before.keys() | after.keys()):
@@ -85,7 +92,7 @@ def metric_changes(base: Revision, head: Revision) -> list[Change]:
 
 
 def param_changes(base: Revision, head: Revision) -> list[tuple[str, str | None, str | None]]:
-    """(name, before, after) of each param that differs, as JSON; None where there is no such param."""
+    """(name, before, after) of each param that differs, as JSON. None where there is no such param."""
     before, after = (flatten(read_yaml_text(revision.text(PARAMS))) for revision in (base, head))
     names = [*before, *(name for name in after if name not in before)]
     return [
@@ -104,7 +111,7 @@ def differing_names(before: dict, after: dict) -> list[str]:
 
 
 def reruns(base: Revision, head: Revision) -> list[tuple[str, dict[str, list[str]]]]:
-    """(stage, what differs in its entry of dvc.lock, by kind) of each stage that ran anew, in the lock's order."""
+    """(stage, {kind: what differs in its entry of dvc.lock}) of each stage that ran again, in the order of dvc.lock."""
     stages = []
     for stage in [*head.stages, *(stage for stage in base.stages if stage not in head.stages)]:
         before, after = base.stages.get(stage), head.stages.get(stage)
@@ -127,7 +134,7 @@ def md5(content: bytes) -> str:
 
 
 class Tree:
-    """The files that Git has at a commit, and their hashes as DVC takes them."""
+    """The files at a commit in Git, with their hashes as DVC takes them."""
 
     def __init__(self, commit: str) -> None:
         self.commit = commit
@@ -143,7 +150,7 @@ class Tree:
         return self._known[blob]
 
     def hash(self, path: str) -> str | None:
-        """Of a file or folder; None for what Git does not have."""
+        """The hash of a file or folder. None for what Git does not have."""
         if path in self.blobs:
             return self.file(path)
         inside = sorted(name for name in self.blobs if name.startswith(f"{path}/"))
@@ -153,7 +160,10 @@ class Tree:
         return md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
 
     def lost(self, path: str, made: dict) -> bool:
-        """Whether Git had it once, and has neither it now nor a file of DVC's in its place, nor a stage made it."""
+        """Whether Git had the path once and has nothing in its place now.
+
+        A file, a file of DVC and a stage's output all count as something.
+        """
         inside = PurePosixPath(path)
         if inside.is_absolute() or ".." in inside.parts or self.hash(path):
             return False
@@ -163,9 +173,10 @@ class Tree:
 
 
 def staleness(head: Revision, commit: str) -> list[str]:
-    """Why metrics.json or dvc.lock are not what this commit's code, params and data make; empty where they are.
+    """Why this commit's code, params and data do not make its metrics.json or dvc.lock. Empty where they do.
 
-    What `dvc repro --dry --allow-missing` would find, but for commands, and without running DVC on the commit.
+    It finds what `dvc repro --dry --allow-missing` would find, except changed commands. It does not run DVC on the
+    commit.
     """
     tree = Tree(commit)
     params = flatten(read_yaml_text(head.text(PARAMS)))
@@ -197,7 +208,11 @@ def entry_sections(entry: dict) -> set[str]:
 
 
 def merge_base(base: str, head: str) -> str:
-    """Where the branch left the other, so that what came to that since does not look taken back here."""
+    """The commit where the branch left the base. What the base got later must not look removed here.
+
+    Raises:
+        UserError: They have no commit in common.
+    """
     try:
         return git("merge-base", "--end-of-options", base, head).decode().strip()
     except UserError as error:

@@ -1,4 +1,6 @@
-"""The parts of a review that need what DVC keeps: rows, curves and answers. Each says so where they cannot be had."""
+"""The parts of a review that need DVC's outputs: rows, curves and answers. Each says so where they are not
+available.
+"""
 
 import csv
 import io
@@ -11,17 +13,17 @@ from stages.core.paths import CLEAN, CURVE, VALIDATION_CURVE
 from stages.core.records import SPLITS
 from tools._review.markdown import block, code, entities, folded, plural, sparkline, table
 
-CHARACTERS = 1200  # of a prompt or an answer
-EACH_WAY = 3  # best and worst answers
+CHARACTERS = 1200  # shown of a prompt or an answer
+EACH_WAY = 3  # so many best and worst answers are shown
 
 
 def same_output(base: Revision, head: Revision, path: object) -> bool:
-    """Whether both locks name the same output; a lock without it says nothing."""
+    """Whether both locks name the same output. False where a lock does not name it."""
     return base.hash_of(path) == head.hash_of(path) is not None
 
 
 def rows_of(revision: Revision) -> dict[str, dict[str, str]] | None:
-    """{split or "rejected": {where a row stood: its reason, or nothing}} of data/clean."""
+    """{split or "rejected": {row: its reason, or nothing}} of data/clean, or None where it is not available."""
     import pyarrow.parquet
 
     rows_by_split = {}
@@ -31,7 +33,7 @@ def rows_of(revision: Revision) -> dict[str, dict[str, str]] | None:
             return None
         columns = ["id", "source", *(["reason"] if name == "rejected" else [])]
         rows = pyarrow.parquet.read_table(io.BytesIO(content), columns=columns).to_pylist()
-        # Where a row stood tells two rejected ones with the same content apart.
+        # Two rejected rows may have the same content. Their sources differ.
         rows_by_split[name] = {
             f"{row['id']} {row['source'] if name == 'rejected' else ''}": row.get("reason", "") for row in rows
         }
@@ -39,7 +41,7 @@ def rows_of(revision: Revision) -> dict[str, dict[str, str]] | None:
 
 
 def data_rows(base: Revision, head: Revision) -> str | None:
-    """Rows that came and went, by split, and why those that went to the rejected ones did."""
+    """How many rows each split gained and lost, and how many were rejected for each reason."""
     if same_output(base, head, CLEAN):
         return "No row was added, removed or rejected: `data/clean` is the same.\n"
     before, after = (rows_of(revision) for revision in (base, head))
@@ -90,7 +92,7 @@ def loss_curves(base: Revision, head: Revision) -> str | None:
 
 
 def answer_changes(base: Revision, head: Revision) -> list[tuple[float, dict, dict]] | None:
-    """(change of chrF, the earlier answer, the later one) to each prompt that both tuned models answered."""
+    """(change of chrF, earlier answer, later answer) for each prompt that both tuned models answered."""
     sides = []
     for revision in (base, head):
         rows, answers = revision.rows("tuned"), revision.rows("tuned", "predictions")
@@ -112,7 +114,7 @@ def side_by_side(change: float, before: dict, after: dict) -> str:
 
 
 def block_name(text: str) -> str:
-    """For a summary, which is HTML: Markdown's backticks would stand there as they are."""
+    """A name for a summary. A summary is HTML, in which Markdown's backticks would be visible."""
     return f"<code>{entities(' '.join(visible(text).split())[:120])}</code>"
 
 
@@ -147,7 +149,7 @@ PARTS: dict[str, Callable[[Revision, Revision], str | None]] = {
 
 
 def from_outputs(base: Revision, head: Revision) -> list[str]:
-    """The sections; those that nobody has the data for are named in one line with the reason."""
+    """The sections. Those whose data nobody has are named in one line with the reason."""
     sections, missing = [], []
     for title, make in PARTS.items():
         try:
