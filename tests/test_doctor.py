@@ -42,9 +42,9 @@ def test_more_workers_than_cores_are_named():
 def test_memory_is_compared_with_the_base_alone():
     assert not machine.check_memory(8 << 30, 7_000_000_000, 4).remedy
     found = machine.check_memory(8 << 30, 7_000_000_000, 16)
-    assert "8.0 GiB available, and the base in 16 bits alone takes 13.0 GiB" in str(found)
+    assert "8.0 GiB available, but the base in 16 bits needs 13.0 GiB" in str(found)
     assert found.remedy
-    assert "once it is here" in str(machine.check_memory(8 << 30, None, 4))
+    assert "is known after the base is downloaded" in str(machine.check_memory(8 << 30, None, 4))
 
 
 def test_the_disk_must_hold_the_merged_model_and_the_base_where_it_is_absent():
@@ -52,7 +52,7 @@ def test_the_disk_must_hold_the_merged_model_and_the_base_where_it_is_absent():
     found = machine.check_disk(20 << 30, 14 << 30, base_is_here=False)
     assert "20.0 GiB free, and models/base and models/merged takes 28.0 GiB" in str(found)
     assert found.remedy
-    assert "once it is here" in str(machine.check_disk(20 << 30, None, base_is_here=True))
+    assert "is known after the base is downloaded" in str(machine.check_disk(20 << 30, None, base_is_here=True))
 
 
 def test_the_base_is_measured_where_it_lies(params_of, small_base, tmp_path):
@@ -165,8 +165,7 @@ def test_a_lock_of_a_dead_process_is_found_once(tmp_path, dead):
 
 def test_a_lock_whose_number_another_program_got_is_found(tmp_path, alive):
     assert (
-        f"process {alive}, which is no DVC any more but 'sleep 600'"
-        in wrong(locks.check_rwlock(rwlock(tmp_path, alive)))[0]
+        f"process {alive}, which is now 'sleep 600', not DVC" in wrong(locks.check_rwlock(rwlock(tmp_path, alive)))[0]
     )
 
 
@@ -289,7 +288,7 @@ def test_the_clone_of_a_stopped_sweeps_trial_is_found_and_of_one_that_runs_it_is
     with open(tmp_path / "sweeps/runs/lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (found,) = wrong(copies.check_copies(tmp_path))
-    assert f"{tmp_path}/sweeps/stopped/stopped-0 is the clone of a trial" in found
+    assert f"{tmp_path}/sweeps/stopped/stopped-0 is the clone of a stopped trial" in found
     assert found.endswith(f"rm -r {tmp_path}/sweeps/stopped")
 
 
@@ -309,7 +308,7 @@ def test_the_trials_that_outlive_a_killed_sweep_are_named_and_nothing_of_theirs_
             assert processes.trials_below(lock.parent) == []
         finally:
             trial.kill()
-    assert f"the sweep killed was killed, and its trials go on: processes {trial.pid}. Start the sweep again" in found
+    assert f"the sweep killed was killed, and its trials still run: processes {trial.pid}. Start the sweep" in found
     assert f"kill {trial.pid} and, once they have ended, rm -r {tmp_path}/sweeps/killed" in found
     assert len(wrong(copies.check_copies(tmp_path))) == len(clones)
 
@@ -694,7 +693,7 @@ def test_what_dvc_yaml_takes_from_params_that_are_not_legal_is_waited_for_and_no
     said = capsys.readouterr().out.splitlines()
     (first,) = [line for line in said if line.startswith("✗")]
     assert first.startswith("✗ params.yaml: not legal")
-    assert "✓ cache: not compared with dvc.lock; that waits for params.yaml, whose values dvc.yaml takes" in said
+    assert "✓ cache: not compared with dvc.lock, because dvc.yaml needs a legal params.yaml" in said
     assert {"✓ locks: none", "✓ remotes: none; results stay on this machine"} <= set(said)
 
 

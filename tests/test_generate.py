@@ -177,7 +177,7 @@ def test_a_chat_outlives_a_turn_that_is_too_long_and_an_answer_that_is_stopped(c
     run()
     out, err = capsys.readouterr()
     assert "tokens, and with --max-new-tokens 12 that is more than the model's context of 512" in err
-    assert "or begin anew with /reset" in err
+    assert "or start again with /reset" in err
     assert "(stopped)" in err
     talk = [*asked("One"), {"role": "assistant", "content": calls[3]}, *asked("Two")]
     assert calls[3]
@@ -330,7 +330,7 @@ def test_answers_made_otherwise_or_to_other_rows_are_not_mixed(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "another process writes" in refused(*command)
     (tmp_path / "answers.jsonl.settings.json").unlink()
-    assert "is missing, which says how" in refused(*command)
+    assert "which says how they were made, is missing" in refused(*command)
 
 
 def test_an_adapters_answers_belong_to_the_bits_of_its_base(tmp_path):

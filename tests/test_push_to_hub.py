@@ -164,7 +164,7 @@ def test_a_later_upload_replaces_the_model_and_leaves_other_files(push, hub):
     printed = push("adapter", "owner/name")
     arrived = hub.files["models/owner/name"]
     assert arrived.keys() == {*MODELS["adapter"], "README.md", "chat_template.jinja", ".gitattributes", *others}
-    assert "of an earlier upload config.json, model-00001-of-00002.safetensors" in printed
+    assert "removed config.json, model-00001-of-00002.safetensors" in printed
     assert arrived["chat_template.jinja"].decode() == CHAT_TEMPLATES["v3"]
     again = push("adapter", "owner/name")
     assert "earlier upload" not in again
@@ -194,7 +194,7 @@ def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(push, hub, closed_port)
 @pytest.mark.slow
 def test_what_is_not_of_the_commit_is_refused_but_for_force(push, hub):
     (push.folder / "code.py").write_text("x = 1\n")
-    assert "code.py differs from the Git commit. Commit it, or say --force" in push("merged", "owner/name", code=1)
+    assert "code.py differs from the Git commit. Commit it, or use --force" in push("merged", "owner/name", code=1)
     in_folder(push.folder, "git", "commit", "--quiet", "--all", "--message", "code")
     listed = push("merged", "owner/name", "--dry-run", code=1)
     assert "`dvc status` says that code.py changed since the results were made" in listed
@@ -292,7 +292,7 @@ def test_links_to_the_cache_are_files_as_any(place):
     assert len(upload.files) == len(MODELS["merged"])
     sizes = [int(line.split()[0].replace(",", "")) for line in listing(upload).splitlines()]
     (place / "cache").rename(place / "elsewhere")
-    with pytest.raises(UserError, match="model-00001-of-00002.safetensors is a link to nothing"):
+    with pytest.raises(UserError, match="model-00001-of-00002.safetensors is a link to a missing file"):
         files_of(MERGED, "merge")
     assert sizes[-1] == sum(sizes[:-1]) == sum(map(len, MODELS["merged"].values())) - 15 + len(CARD_TEXT.encode())
 

@@ -58,7 +58,7 @@ def check_outputs(repo: "Repo", deep: bool, legal: bool) -> Iterator[Finding]:
         if legal:
             raise
         yield from check_libraries([])
-        yield Finding("cache", "not compared with dvc.lock; that waits for params.yaml, whose values dvc.yaml takes")
+        yield Finding("cache", "not compared with dvc.lock, because dvc.yaml needs a legal params.yaml")
         return
     yield from check_libraries(known)
     yield from check_cache(known, deep)
@@ -82,7 +82,7 @@ def findings(deep: bool, network: bool) -> Iterator[Finding]:
         params = load_params()
         yield Finding("params.yaml", "legal")
     except UserError as error:
-        yield Finding("params.yaml", f"not legal, so machine, GPU and hub were not looked at: {error}", "Correct it")
+        yield Finding("params.yaml", f"not legal, so machine, GPU and hub were not checked: {error}", "Correct it")
     if params:
         yield from check_machine(params)
         yield find_gpu(params)

@@ -58,10 +58,12 @@ def argument_parser(params: Params) -> argparse.ArgumentParser:
     parser.add_argument(
         "--temperature", type=temperature, default=0.0, help="0 (default): the likeliest token", metavar="T"
     )
-    parser.add_argument("--seed", type=int, default=params.seed, help="of the draws, with --temperature", metavar="N")
+    parser.add_argument(
+        "--seed", type=int, default=params.seed, help="seed of the draws, with --temperature", metavar="N"
+    )
     parser.add_argument("--input", type=Path, help="a JSONL file; each row has `prompt` or `messages`", metavar="FILE")
     parser.add_argument("--output", type=Path, help="where the answers to --input go", metavar="FILE")
-    parser.add_argument("--field", default="answer", help="of the output's rows, for the answer (default: answer)")
+    parser.add_argument("--field", default="answer", help="the output's field for the answer (default: answer)")
     parser.add_argument("--batch-size", type=positive, default=params.evaluate.batch_size, metavar="N")
     return parser
 
@@ -79,7 +81,7 @@ def read_options(params: Params, given: list[str] | None = None) -> argparse.Nam
             "--model tuned --field tuned"
         )
     if options.compare and options.model == "base":
-        parser.error("--compare puts --model beside the base: name another")
+        parser.error("--compare compares --model with the base: name another")
     if options.input and options.output.resolve() == options.input.resolve():
         parser.error("--output is --input")
     return options

@@ -58,7 +58,7 @@ def main(options: argparse.Namespace) -> None:
     reason = reason_to_refuse()
     if reason and not options.force:
         upload = prepare(options.model, "", None) if options.dry_run else None
-        raise UserError(f"{listing(upload)}\n{reason}, or say --force" if upload else f"{reason}, or say --force")
+        raise UserError(f"{listing(upload)}\n{reason}, or use --force" if upload else f"{reason}, or use --force")
     commit = output_of("git", "rev-parse", "HEAD").strip()
     upload = prepare(options.model, commit, reason)
     print(f"{listing(upload)}\n{upload.message} → {options.repository} ({'public' if options.public else 'private'})")
@@ -76,7 +76,7 @@ def read_options(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("repository", help="owner/name")
     parser.add_argument("--dry-run", action="store_true", help="list files and sizes, and send nothing")
     parser.add_argument("--public", action="store_true", help="make a new repository public, or write to a public one")
-    parser.add_argument("--force", action="store_true", help="send it though it is not what the Git commit makes")
+    parser.add_argument("--force", action="store_true", help="send it even if it differs from the Git commit")
     options = parser.parse_args(given)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.repository):
         parser.error(f"{options.repository} is not owner/name")

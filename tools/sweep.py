@@ -221,5 +221,5 @@ if __name__ == "__main__":
     try:
         print(main(Path(*sys.argv[1:] or ["sweep.yaml"])))
     except (UserError, BlockingIOError, KeyboardInterrupt, subprocess.CalledProcessError) as error:
-        why = {BlockingIOError: "runs already", KeyboardInterrupt: "stopped; run it again to go on"}
+        why = {BlockingIOError: "runs already", KeyboardInterrupt: "stopped; run it again to continue"}
         sys.exit(f"sweep: {why.get(type(error), getattr(error, 'stderr', None) or error)}")

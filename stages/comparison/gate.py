@@ -61,7 +61,9 @@ def figure_at(metrics: dict, name: str, where: str) -> tuple[float, dict | None]
     if not any(end is not None for end in ends.values()):
         return value, None
     if not all(map(is_finite_number, ends.values())):
-        raise UserError(f"report.gates: {where} has no whole interval of {name}. `dvc repro report` makes it anew")
+        raise UserError(
+            f"report.gates: {where} has only a part of the interval of {name}. `dvc repro report` makes it again"
+        )
     return value, ends
 
 

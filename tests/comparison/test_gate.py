@@ -221,7 +221,7 @@ def test_what_is_no_number_passes_no_gate(repository, value):
 
 def test_files_that_are_not_as_the_pipeline_writes_them_are_an_error_without_a_traceback(repository):
     with_figures(repository, loss_hi=None)
-    with pytest.raises(UserError, match=r"no whole interval of evaluate\.tuned\.loss"):
+    with pytest.raises(UserError, match=r"only a part of the interval of evaluate\.tuned\.loss"):
         judge_gates([gate_of()])
     repository.run("git", "checkout", "--", ".")
     (repository.folder / "dvc.lock").write_text("stages:\n<<<<<<< HEAD\n  train: 1\n=======\n")

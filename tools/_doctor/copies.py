@@ -31,7 +31,7 @@ def check_copies(tmp: Path) -> list[Finding]:
     findings = [
         Finding(
             "experiments",
-            f"{path} is the copy of an experiment that was killed",
+            f"{path} is the copy of a killed experiment",
             f"Make sure that no experiment is just starting, then: rm -r {path}",
         )
         for path in unused_folders(experiments)
@@ -44,15 +44,15 @@ def check_copies(tmp: Path) -> list[Finding]:
 def check_sweep(folder: Path) -> list[Finding]:
     """Findings about a sweep that does not run. Its trials have their own process groups, so they survive a kill."""
     if numbers := [str(process.pid) for process in trials_below(folder.absolute())]:
-        text = f"the sweep {folder.name} was killed, and its trials go on: processes {', '.join(numbers)}"
+        text = f"the sweep {folder.name} was killed, and its trials still run: processes {', '.join(numbers)}"
         remedy = (
-            "Start the sweep again, which ends them and goes on from their checkpoints, or give it up: "
+            "Start the sweep again, which ends them and continues from their checkpoints, or give it up: "
             f"kill {' '.join(numbers)} and, once they have ended, rm -r {folder}"
         )
         return [Finding("experiments", text, remedy)]
     findings = []
     for path in unused_folders([git.parent for git in folder.glob("*/.git")]):
-        text = f"{path} is the clone of a trial that was stopped, and no sweep {path.parent.name} runs"
-        remedy = f"Start the sweep again, which goes on from there, or give it up: rm -r {path.parent}"
+        text = f"{path} is the clone of a stopped trial, and no sweep {path.parent.name} runs"
+        remedy = f"Start the sweep again, which continues there, or give it up: rm -r {path.parent}"
         findings.append(Finding("experiments", text, remedy))
     return findings

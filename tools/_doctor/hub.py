@@ -21,5 +21,5 @@ def check_hub(model: Model) -> Finding:
     card = info.card_data
     licence = card.get("license") if card else None
     if not licence:
-        return Finding("hub", f"{model.id} can be read, and its card names no licence; read the card before you share")
+        return Finding("hub", f"{model.id} can be read, but its card names no licence; read the card before you share")
     return Finding("hub", f"{model.id} can be read; its licence is {licence}")

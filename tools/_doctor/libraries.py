@@ -37,7 +37,7 @@ def check_pins(wanted: dict[str, str], versions: dict[str, str | None]) -> Findi
 def check_run(trained_with: dict[str, str] | None, versions: dict[str, str | None]) -> Finding:
     """Compares with the versions that the training in dvc.lock recorded, on which its bytes depend."""
     if trained_with is None:
-        return Finding("last training", "its metrics/train.json is not here, so its versions are not known")
+        return Finding("last training", "its metrics/train.json is not here, so its versions are unknown")
     if differing := describe_differing(trained_with, versions):
         pip = " ".join(f"{name}=={version.partition('+')[0]}" for name, version in sorted(trained_with.items()))
         return Finding(

@@ -24,7 +24,7 @@ def check_rwlock(path: Path) -> list[Finding]:
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError, AttributeError):
-        return [Finding("locks", f"{path} cannot be read, and no DVC command will run", remedy)]
+        return [Finding("locks", f"{path} cannot be read, so no DVC command will run", remedy)]
     findings = []
     for pid, command in sorted(owners.items()):
         now = command_of(pid)
@@ -32,11 +32,9 @@ def check_rwlock(path: Path) -> list[Finding]:
             findings.append(Finding("locks", f"{path} names process {pid} ({command}), which is dead", remedy))
         elif now and not is_dvc(now):
             name = " ".join(now)[:60]
-            findings.append(
-                Finding("locks", f"{path} names process {pid}, which is no DVC any more but {name!r}", remedy)
-            )
+            findings.append(Finding("locks", f"{path} names process {pid}, which is now {name!r}, not DVC", remedy))
         else:
-            findings.append(Finding("locks", f"`{command}` is at work (process {pid})"))
+            findings.append(Finding("locks", f"`{command}` is running (process {pid})"))
     return findings
 
 
@@ -57,11 +55,13 @@ def check_trainings(checkpoints: Path) -> list[Finding]:
                     "trainings",
                     f"process {pid} holds {lock.parent}, and no DVC waits for its result",
                     f"Unless you started it by hand: kill {pid}, which saves a checkpoint (a stopped one needs "
-                    f"kill -CONT {pid} as well), then `dvc repro` goes on from there",
+                    f"kill -CONT {pid} as well), then `dvc repro` continues from there",
                 )
             )
     if idle:
-        findings.append(Finding("trainings", f"{idle} stopped, {in_bytes(size)}; the same values go on from them"))
+        findings.append(
+            Finding("trainings", f"{idle} stopped, {in_bytes(size)}; a run with the same values continues one")
+        )
     return findings
 
 

@@ -57,12 +57,12 @@ def check_cores(usable: int, workers: int | None) -> Finding:
 def check_memory(available: int, parameters: int | None, bits: int) -> Finding:
     """Compares with the least that training takes: the frozen base."""
     if parameters is None:
-        return Finding("memory", f"{in_bytes(available)} available; what the base needs shows once it is here")
+        return Finding("memory", f"{in_bytes(available)} available; the need is known after the base is downloaded")
     needed = parameters * bits // 8
     if needed > available:
         return Finding(
             "memory",
-            f"{in_bytes(available)} available, and the base in {bits} bits alone takes {in_bytes(needed)}",
+            f"{in_bytes(available)} available, but the base in {bits} bits needs {in_bytes(needed)}",
             "End other programs, take a larger machine, or a smaller quantization.bits",
         )
     return Finding("memory", f"{in_bytes(available)} available, {in_bytes(needed)} for the base in {bits} bits")
@@ -74,7 +74,7 @@ def check_disk(free: int, size: int | None, base_is_here: bool) -> Finding:
     models/merged is as large as the base, and is written again each time.
     """
     if size is None:
-        return Finding("disk", f"{in_bytes(free)} free; what the base needs shows once it is here")
+        return Finding("disk", f"{in_bytes(free)} free; the need is known after the base is downloaded")
     needed = size if base_is_here else 2 * size
     what = "models/merged" if base_is_here else "models/base and models/merged"
     if needed > free:

@@ -144,7 +144,7 @@ def check_remotes(remotes: dict[str, dict], tracked: dict[str, dict]) -> list[Fi
             findings.append(
                 Finding(
                     "remotes",
-                    f"{name} is not verified: damaged objects in it would be taken as right",
+                    f"{name} is not verified, so damaged objects in it would go unnoticed",
                     f"dvc remote modify {name} verify true",
                 )
             )

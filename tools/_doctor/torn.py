@@ -24,9 +24,9 @@ def check_git_index(root: Path) -> list[Finding]:
     for process in processes_below(root):
         words = command_of(process.pid) or []
         if is_dvc(words) or Path(*words[:1]).name == "git":
-            return [Finding("locks", f"{path} is there, and process {process.pid} ({' '.join(words)[:60]}) at work")]
+            return [Finding("locks", f"{path} is there, and process {process.pid} ({' '.join(words)[:60]}) is running")]
     remedy = f"Make sure that no program works with Git here, then: rm {path}"
-    return [Finding("locks", f"{path} is there, and neither Git nor DVC is at work; nothing can be staged", remedy)]
+    return [Finding("locks", f"{path} is there, but neither Git nor DVC is running; nothing can be staged", remedy)]
 
 
 def check_lock_file(repo: "Repo") -> list[Finding]:

@@ -50,9 +50,11 @@ def parse_line(line: bytes, where: str) -> dict:
         fields = json.loads(line.decode("utf-8"), parse_constant=reject_constant)
         json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()  # json.loads reads 1e400 as infinity
     except UnicodeEncodeError:
-        raise UserError(f"{where}: a text has half of a surrogate pair, which is no character. Mend the row") from None
+        raise UserError(
+            f"{where}: a text has half of a surrogate pair, which is no character. Correct the row"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not a line of JSON in UTF-8 ({error}). Mend or remove it") from None
+        raise UserError(f"{where}: not a line of JSON in UTF-8 ({error}). Correct or remove it") from None
     if not isinstance(fields, dict):
         raise UserError(f"{where}: not an object with `prompt` or `messages`")
     return fields
@@ -131,11 +133,13 @@ def check_settings(job: Job) -> None:
     Raises:
         UserError: They were not, or nothing says how they were made.
     """
-    path, advice = settings_file(job.answers), f"Delete {job.answers} to begin anew, or choose another --output"
+    path, advice = settings_file(job.answers), f"Delete {job.answers} to start again, or choose another --output"
     try:
         before = read_json(path)
     except FileNotFoundError:
-        raise UserError(f"{job.answers} holds rows, but {path} is missing, which says how. {advice}") from None
+        raise UserError(
+            f"{job.answers} has rows, but {path}, which says how they were made, is missing. {advice}"
+        ) from None
     except ValueError:
         before = None
     if not isinstance(before, dict):
@@ -188,7 +192,7 @@ def count_done(file: BinaryIO, job: Job) -> int:
         if row is None or row.fields != asked or job.field not in fields:
             raise UserError(
                 f"{job.answers}:{done} does not answer {row.where if row else 'any row of ' + str(job.rows)}: rows may "
-                f"only be added at the end of {job.rows}. Delete {job.answers} to begin anew, or choose another "
+                f"only be added at the end of {job.rows}. Delete {job.answers} to start again, or choose another "
                 "--output"
             )
     return done

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Characters that move the cursor, set colours or titles, or change the direction of writing. Line ends and tabs pass.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 REPLACEMENT = "\ufffd"  # stands for bytes that are not a whole character yet
-HELP = "A line that ends with \\ goes on. /reset begins anew; Ctrl-C stops an answer; Ctrl-D ends."
+HELP = "A line that ends with \\ continues. /reset starts again; Ctrl-C stops an answer; Ctrl-D ends."
 
 
 def escaped(text: str) -> str:
@@ -119,7 +119,7 @@ def chat(speakers: list[Speaker], seed: int) -> None:
                 answer = str(stopped)
                 print("\n(stopped)", file=sys.stderr, flush=True)
             except UserError as error:
-                print(f"{error}, or begin anew with /reset", file=sys.stderr, flush=True)
+                print(f"{error}, or start again with /reset", file=sys.stderr, flush=True)
                 continue
             talks[speaker.label] = [*messages, {"role": "assistant", "content": answer}]
         turns += 1

@@ -54,7 +54,7 @@ def files_of(folder: Path, stage: str) -> dict[str, Path | bytes]:
     files.pop("README.md", None)
     for name, path in files.items():
         if not path.exists():
-            raise UserError(f"{path} is a link to nothing: DVC's cache lacks the file. `dvc pull {folder}` brings it")
+            raise UserError(f"{path} is a link to a missing file of DVC's cache. `dvc pull {folder}` brings it")
         if name.endswith(PICKLES):
             raise UserError(
                 f"{folder / name} may be a pickle, which runs code when it is loaded. Remove it; weights go as "

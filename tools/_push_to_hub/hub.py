@@ -64,9 +64,9 @@ def find_or_create(repo_id: str, public: bool) -> "ModelInfo":
         api.create_repo(repo_id, private=not public)
         info = api.model_info(repo_id, timeout=HUB_ANSWER_SECONDS)
     if not info.private and not public:
-        raise UserError(f"{repo_id} is public. Say --public to show the model to everybody, or take another name")
+        raise UserError(f"{repo_id} is public. Use --public to show the model to everybody, or take another name")
     if info.private and public:
-        print(f"push_to_hub: {repo_id} was private before and stays it; its page on the hub can change that")
+        print(f"push_to_hub: {repo_id} was private and stays private; its page on the hub can change that")
     return info
 
 
@@ -88,5 +88,5 @@ def push(repo_id: str, upload: Upload, public: bool) -> str:
         repo_id, operations, commit_message=upload.message, commit_description=upload.description
     )
     if old:
-        print(f"push_to_hub: of an earlier upload {', '.join(old)} went")
+        print(f"push_to_hub: removed {', '.join(old)} of an earlier upload")
     return done.commit_url
