@@ -1,4 +1,4 @@
-"""python -m tools.doctor: every fault is made for real, and found."""
+"""python -m tools.doctor finds every fault. Each fault here is a real one."""
 
 import contextlib
 import fcntl
@@ -48,11 +48,11 @@ def test_memory_is_compared_with_the_base_alone():
 
 
 def test_the_disk_must_hold_the_merged_model_and_the_base_where_it_is_absent():
-    assert not machine.check_disk(20 << 30, 14 << 30, base_is_here=True).remedy
-    found = machine.check_disk(20 << 30, 14 << 30, base_is_here=False)
+    assert not machine.check_disk_space(20 << 30, 14 << 30, base_is_here=True).remedy
+    found = machine.check_disk_space(20 << 30, 14 << 30, base_is_here=False)
     assert "20.0 GiB free, and models/base and models/merged takes 28.0 GiB" in str(found)
     assert found.remedy
-    assert "is known after the base is downloaded" in str(machine.check_disk(20 << 30, None, base_is_here=True))
+    assert "is known after the base is downloaded" in str(machine.check_disk_space(20 << 30, None, base_is_here=True))
 
 
 def test_the_base_is_measured_where_it_lies(params_of, small_base, tmp_path):
@@ -91,7 +91,7 @@ def test_a_gpu_that_cannot_be_used_is_named_with_the_reason(seen, words):
 def test_a_gpu_that_works_and_a_small_base_on_the_cpu_are_well():
     assert not machine.check_gpu("auto", "NVIDIA H100, 570.86", True, True, 7 * 10**9).remedy
     assert not machine.check_gpu("auto", None, False, False, 10**7).remedy
-    for cuda in (True, False):  # what is not asked for may be out of order
+    for cuda in (True, False):  # a device that is not asked for may be broken
         assert not machine.check_gpu("cpu", "Tesla T4, 550.54", cuda, False, 10**7).remedy
 
 
@@ -143,7 +143,7 @@ def dead():
 @pytest.fixture
 def alive():
     with subprocess.Popen(["sleep", "600"]) as one:
-        while not processes.command_of(one.pid):  # it has none yet at its very start
+        while not processes.command_of(one.pid):  # right after its start it has none
             time.sleep(0.01)
         yield one.pid
         one.kill()
@@ -187,7 +187,7 @@ time.sleep(600)
 
 
 def holder(lock, name):
-    """A process that holds the lock, below a Python that runs a file of that name."""
+    """A process that holds the lock. Its parent is a Python that runs a file of that name."""
     lock.parent.mkdir(parents=True)
     program, above = lock.parent.parent / "hold.py", lock.parent.parent / name
     program.write_text(HOLD)
@@ -304,7 +304,7 @@ def test_the_trials_that_outlive_a_killed_sweep_are_named_and_nothing_of_theirs_
             with open(lock) as held:
                 fcntl.flock(held, fcntl.LOCK_EX)
                 assert wrong(copies.check_copies(tmp_path)) == [], "as long as the sweep runs, they are its own"
-            sweep.stop_trials(lock.parent)  # which is what starting the sweep again begins with
+            sweep.stop_trials(lock.parent)  # the first step of a sweep that is started again
             assert processes.trials_below(lock.parent) == []
         finally:
             trial.kill()
@@ -315,7 +315,7 @@ def test_the_trials_that_outlive_a_killed_sweep_are_named_and_nothing_of_theirs_
 
 @pytest.fixture
 def tracked(tmp_path, monkeypatch):
-    """A small repository of Git and DVC in which two stages have run, and its `dvc` and `git`."""
+    """A small repository of Git and DVC in which two stages have run, with its `dvc` and `git`."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_NO_ANALYTICS": "1",
@@ -334,7 +334,7 @@ def tracked(tmp_path, monkeypatch):
             text=True,
             timeout=300,
             check=False,
-            start_new_session=True,  # a kill of the whole group is for these alone
+            start_new_session=True,  # so that a kill of the whole group reaches only these
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -405,7 +405,7 @@ def object_below(folder, content):
 @pytest.mark.slow
 @pytest.mark.parametrize("writable", [True, False])
 def test_dvc_hashes_a_changed_object_that_can_be_written_and_trusts_one_that_cannot(tracked, writable):
-    """Whatever its size and time. Should DVC come to hash both, docs/reliability.md says too little of it."""
+    """Size and time do not matter. If DVC one day hashes both, docs/reliability.md must say so."""
     from dvc.repo import Repo
 
     path = object_below(Path(), b"a")
@@ -453,7 +453,7 @@ def test_a_git_index_lock_that_a_kill_left_is_found_and_one_of_a_git_at_work_is_
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """A repository with a file and a folder in its cache, and none of our stages."""
+    """A repository with a file and a folder in its cache, and without our stages."""
     folder = tmp_path_factory.mktemp("doctor")
     stages = {
         "one": {"cmd": "echo one > file", "outs": ["file"]},
@@ -489,7 +489,7 @@ def object_of(repo, output):
 
 @contextlib.contextmanager
 def harmed(path, content):
-    """The file with other bytes, and afterwards as before."""
+    """The file with other bytes, and later with its own again."""
     before, mode = path.read_bytes(), path.stat().st_mode
     path.chmod(0o644)
     path.write_bytes(content)

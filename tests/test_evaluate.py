@@ -1,4 +1,4 @@
-"""Scores against a loop over single rows, generation against single prompts, on a real Mistral of two layers."""
+"""Compares scores with a loop over single rows, and generation with single prompts, on a real Mistral of two layers."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ def save_model(folder, seed):
 
     sizes = {"vocab_size": 32768, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
-    # Large weights, so that the model has a favourite among the tokens at each place.
+    # Large weights, so that one token is clearly the most likely at each place.
     config = MistralConfig(**sizes, **heads, max_position_embeddings=CONTEXT, initializer_range=0.3)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -65,7 +65,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model(folder):
-    """The same in 32 bits, where no two tokens are equally likely."""
+    """The Mistral of `folder` in 32 bits, where no two tokens are equally likely."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -97,7 +97,7 @@ def record(*texts) -> Record:
 
 
 def records_of(count) -> list[Record]:
-    """Conversations of one exchange, of lengths that lie apart."""
+    """Conversations of one exchange, with very different lengths."""
     rng = random.Random(0)
     answers = [" ".join(f"x{n} = {n}" for n in range(rng.randint(3, 12))) for _ in range(count)]
     return [record("Set " + "x " * rng.randint(1, 40) + str(n), answer) for n, answer in enumerate(answers)]
@@ -109,7 +109,7 @@ def row_of(encoded) -> dict:
 
 
 def plain_losses(model, ids, labels) -> list[float]:
-    """The loss of each label, from one row alone and without padding."""
+    """The loss of each label, from one row without padding."""
     import torch
 
     with torch.no_grad():
@@ -118,7 +118,7 @@ def plain_losses(model, ids, labels) -> list[float]:
 
 
 def plain_hits(model, ids, labels) -> list[float]:
-    """Whether each label was the likeliest token."""
+    """Whether each label was the most likely token."""
     import torch
 
     with torch.no_grad():
@@ -127,20 +127,20 @@ def plain_hits(model, ids, labels) -> list[float]:
 
 
 def scored(model, records, encoder, params) -> dict:
-    """The measures of score() alone, as the stage makes them."""
+    """The measures of score(), as the stage makes them."""
     counts = score(model, records, encoder, params, [None] * len(records))
     return stage.metrics_of([each | dict.fromkeys(GENERATED, 1) for each in counts], list(range(len(records))))
 
 
 def answers_of(model, records, encoder, params) -> list:
-    """The predictions of the records that are asked, as the stage makes them, without its files."""
+    """The predictions of the records with a prompt, as the stage makes them, without its files."""
     prompts = fitting_prompts(records, encoder, params, CONTEXT)
     outputs = generate(model, list(prompts.values()), encoder.eos, params)
     return read_answers([records[place] for place in prompts], outputs, encoder)
 
 
 def one_by_one(model, prompt, eos, count) -> list[int]:
-    """Greedy decoding with nothing but forward passes over the whole text."""
+    """Greedy decoding by forward passes over the whole text."""
     import torch
 
     ids = list(prompt)
@@ -281,7 +281,7 @@ def test_prompts_in_a_batch_get_the_answers_they_get_alone(model, encoder, promp
 
 def test_an_answer_is_cut_behind_its_end(model, encoder, prompts, section):
     answers = generate(model, prompts, encoder.eos, section())
-    stop = answers[0][3]  # as if this were </s>
+    stop = answers[0][3]  # a token in place of </s>
     expected = [one_by_one(model, prompt, stop, 8) for prompt in prompts]
     assert expected[0] == answers[0][: answers[0].index(stop) + 1]
     assert {len(answer) for answer in expected} > {8}
@@ -360,7 +360,7 @@ def test_what_the_answers_are_worth(encoder):
 
 @pytest.fixture
 def evaluated(tmp_path, monkeypatch, params_of):
-    """evaluated(name, folder, …) → the bytes of what the stage writes about the model in `folder`."""
+    """evaluated(name, folder, …) → the bytes that the stage writes about the model in `folder`."""
     monkeypatch.chdir(tmp_path)
     CLEAN.mkdir(parents=True)
     write_records(CLEAN / "test.parquet", [*records_of(10), record("🦜 line\u2028separator", "s = '🦜'\n" * 4)][::-1])
@@ -454,10 +454,10 @@ def test_a_generation_that_is_killed_goes_on_behind_the_batches_it_made(evaluate
     with pytest.raises(KeyboardInterrupt):
         evaluated("base", folder, **options)
     assert len(saved(tmp_path)) == 3
-    saved(tmp_path)[0].write_text("[[1, 2")  # torn: made again
+    saved(tmp_path)[0].write_text("[[1, 2")  # torn, so it is generated again
     monkeypatch.setattr(generation, "continuations", lambda *arguments: calls.append(1) or real(*arguments))
     assert evaluated("base", folder, **options) == expected
-    assert len(calls) == 4 + 4 + 1  # of the chat and of the plain prompts, and the torn one
+    assert len(calls) == 4 + 4 + 1  # chat prompts, completion prompts, and the torn batch
     assert not saved(tmp_path)
 
 
@@ -552,7 +552,7 @@ def evaluated_with_tests(tmp_path, monkeypatch, params_of):
 
 
 def test_pass_at_1_and_slices_stand_in_the_metrics(evaluated_with_tests, folder, monkeypatch):
-    # What a model of random weights writes passes nothing.
+    # A model with random weights passes no test.
     monkeypatch.setattr(Encoder, "decode", lambda self, ids: "x = 1")
     metrics, rows, predictions = evaluated_with_tests("tuned", folder)
     assert [each["tests"] for each in predictions] == ["failed", "passed"] * 6
@@ -565,7 +565,7 @@ def test_pass_at_1_and_slices_stand_in_the_metrics(evaluated_with_tests, folder,
         sum(row["loss_sum"] for row in hard) / sum(row["tokens"] for row in hard)
     )
     assert level["easy"]["pass_at_1"] == 0.5
-    assert "loss_lo" not in level["easy"]  # of so few rows it would say little
+    assert "loss_lo" not in level["easy"]  # too few rows for an interval
     assert metrics["slices"]["source"]["rows.jsonl"]["loss_lo"] < metrics["loss"]
 
 

@@ -1,5 +1,7 @@
-"""Code that tries to get out of the sandbox, as the stage would run it. Each attempt is written so that success would
-show: as a passed test, or outside."""
+"""Runs code that tries to get out of the sandbox, as the stage would run it.
+
+Each attempt would be visible if it succeeded: as a passed test, or outside.
+"""
 
 import os
 import platform
@@ -30,7 +32,7 @@ from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is there for Linux alone")
-SECONDS, MEGABYTES = 20, 256  # of CPU; the machine may be busy
+SECONDS, MEGABYTES = 20, 256  # CPU time; the machine may be busy
 
 
 def outcome(answer, tests="", seconds=SECONDS, megabytes=MEGABYTES):
@@ -38,7 +40,7 @@ def outcome(answer, tests="", seconds=SECONDS, megabytes=MEGABYTES):
 
 
 def left_over(mark) -> list[int]:
-    """Processes that were started with `mark` among their arguments, after a while for the kernel to end them."""
+    """Processes that were started with `mark` among their arguments, after the kernel has had time to end them."""
     for _ in range(100):
         found = [each.pid for each in psutil.process_iter(["cmdline"]) if mark in (each.info["cmdline"] or [])]
         if not found:
@@ -49,7 +51,7 @@ def left_over(mark) -> list[int]:
 
 @pytest.fixture
 def marked(monkeypatch):
-    """A word among the arguments of what the sandbox starts, and little patience."""
+    """A word among the arguments of everything that the sandbox starts, and short limits."""
     mark = uuid.uuid4().hex
     whole = [*sandbox.bwrap_command(), mark]
     monkeypatch.setattr(sandbox, "bwrap_command", lambda: whole)
@@ -194,7 +196,7 @@ def test_the_interpreters_own_files_cannot_be_changed():
 
 
 def test_signals_reach_nobody_outside(marked):
-    """Not this process, by its number or any other."""
+    """They do not reach this process by its number, or by any other."""
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
     try:
@@ -259,7 +261,7 @@ def test_a_process_that_goes_its_own_way_ends_as_well(marked):
 
 
 def test_endless_output_goes_nowhere():
-    """By the ways that a program has, and by the one that the sandbox keeps for its word."""
+    """A program may print, or write to the pipe that the sandbox keeps for its word."""
     assert outcome("while True:\n    print('x' * 100_000)", seconds=1) == "stopped"
     flood = """
         import os, stat
@@ -289,7 +291,7 @@ def test_too_much_memory_is_refused_to_one_process_and_ends_several():
         """
     started = time.monotonic()
     assert outcome(many) == "stopped"
-    assert time.monotonic() - started < CLOCK_FACTOR * SECONDS  # memory it was, not time
+    assert time.monotonic() - started < CLOCK_FACTOR * SECONDS  # memory was the limit, not time
 
 
 @pytest.mark.parametrize(
@@ -385,9 +387,9 @@ def test_where_bubblewrap_may_not_work_it_says_what_it_said(monkeypatch, tmp_pat
 
 @pytest.fixture
 def ordinary_user(monkeypatch):
-    """The sandbox as it is made for everybody but root."""
+    """The sandbox as it is made for everybody except root."""
     monkeypatch.setattr(sandbox, "is_root", lambda: False)
-    command = sandbox.bwrap_command  # which `marked` replaces
+    command = sandbox.bwrap_command  # `marked` replaces it
     command.cache_clear()
     yield
     command.cache_clear()
@@ -411,7 +413,7 @@ def test_for_an_ordinary_user_it_is_as_tight(ordinary_user, secret, marked):
         """
     assert outcome("", tests) == "passed"
     nested = "import ctypes, os\nassert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0"
-    assert outcome(nested) == "failed"  # no user namespace below
+    assert outcome(nested) == "failed"  # no user namespace inside
     assert outcome("import os\nos.memfd_create('more')") == "failed"
     assert outcome("while True:\n    pass", seconds=1) == "stopped"
     assert not left_over(marked)

@@ -1,4 +1,4 @@
-"""tools.generate, against transformers and PEFT called by themselves, on a real Mistral of two layers."""
+"""Compares tools.generate with direct calls of transformers and PEFT, on a real Mistral of two layers."""
 
 import contextlib
 import fcntl
@@ -79,20 +79,23 @@ def printed(capsys, *options) -> str:
 
 
 def reference(name):
-    """The model as its makers load it, but for double quantization, which bitsandbytes leaves to the device."""
+    """The model as its makers load it.
+
+    Only double quantization is ours, since bitsandbytes' differs between devices.
+    """
     bf16 = {"dtype": torch.bfloat16}
     if name not in ("adapter", "base in 4 bits"):
         return AutoModelForCausalLM.from_pretrained(name, **bf16)
     config = BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=torch.bfloat16)
     base = AutoModelForCausalLM.from_pretrained(BASE, **bf16, quantization_config=config)
-    for _, module in quantized_modules(base):  # as load_model() says: else other roundings
+    for _, module in quantized_modules(base):  # as in load_model(), or it rounds differently
         double_quantize(module)
         module.support_avx512bf16_for_cpu = False
     return base if name == "base in 4 bits" else peft.PeftModel.from_pretrained(base, ADAPTER)
 
 
 def answered(model, messages, **options) -> str:
-    """The answer by transformers alone, from its tokenizer and the chat template to the text."""
+    """The answer by transformers only, from its tokenizer and the chat template to the text."""
     tokenizer = AutoTokenizer.from_pretrained(BASE, chat_template=CHAT_TEMPLATES["v3"])
     inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
     options = {"do_sample": False} | options
@@ -193,7 +196,7 @@ def test_draws_follow_the_seed_and_the_temperature(capsys):
 
 
 def test_a_high_temperature_draws_from_the_whole_vocabulary(made):
-    """Not from the 50 likeliest tokens, which are transformers' own choice."""
+    """transformers' own default draws from the 50 most likely tokens."""
     params = params_here()
     encoder = Encoder(params.prompt)
     options = read_options(params, ["--temperature", "1000", "--max-new-tokens", "200"])
@@ -278,7 +281,7 @@ def test_rows_come_back_in_their_order_with_their_fields_and_the_answer(tmp_path
         assert {name: row[name] for name in asked_for} == asked_for
         assert row.keys() - asked_for.keys() == {"answer", "answer_ended"}
         assert row["answer_ended"] is False
-    for index in range(4):  # in the last one transformers takes the look-alikes for control tokens
+    for index in range(4):  # in the last one transformers reads the look-alikes as control tokens
         messages = ROWS[index].get("messages") or asked(ROWS[index]["prompt"])
         assert found[index]["answer"] == answered(model, messages)
 

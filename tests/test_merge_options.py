@@ -1,4 +1,4 @@
-"""What training's options leave behind can be merged, and the merged model is the one that was trained."""
+"""The results of all training options can be merged, and the merged model is the trained one."""
 
 import pytest
 from safetensors.torch import save_file
@@ -17,7 +17,7 @@ EXACT = {"merge": {"base": "dequantized", "parity_rows": 2, "max_loss_gap": 0.02
 
 
 def merged(params, trained_by, folder, **options) -> dict:
-    """Trains, merges, and reads what the stage says of it."""
+    """Trains, merges, and reads what the stage measured."""
     trainer = trained_by(params, **options)
     trainer.run(None)
     saved(trainer, ADAPTER)
@@ -41,12 +41,12 @@ def test_the_merged_model_is_the_trained_one(kind, options_of, place, trainer_of
     params = options_of(**OPTIONS[kind] | EXACT)
     metrics = merged(params, trainer_of, place)
     assert metrics["merged_modules"] == (4 if kind in ("q and v", "some targets") else 14)
-    # To the last bit, but where the trained base is no longer the one that the saved adapter goes onto.
+    # Equal to the last bit, except where training changed the base that the saved adapter is for.
     rounding = 1e-3 if params.lora.init in ("pissa", "olora") else 1e-6
     assert metrics["parity"]["loss_trained"] == pytest.approx(metrics["validation_loss"], rel=rounding)
     assert metrics["values"]["different"] == 0
     assert (metrics["values"]["compared"] == 0) == (params.quantization.bits == 16)
-    assert metrics["parity"]["top1_agreement"] > 0.8  # of two dozen tokens, whose likeliest are nearly even
+    assert metrics["parity"]["top1_agreement"] > 0.8  # of two dozen tokens, whose most likely ones are nearly equal
     if params.quantization.bits == 4:
         assert metrics["naive"]["kl"] > 3 * metrics["parity"]["kl"]
 
@@ -64,7 +64,7 @@ def test_what_goes_on_from_an_earlier_adapter_is_merged(options_of, place, train
 
 @pytest.mark.slow
 def test_the_best_adapter_and_not_the_last_is_merged(options_of, place, trainer_of):  # noqa: F811
-    """Validated on rows that are not learned, so that the loss soon rises."""
+    """The validation rows are not learned, so the loss soon rises."""
     train = {"early_stopping_patience": 3, "eval_steps": 1, "learning_rate": 0.03}
     params = options_of(train=train, **EXACT)
     metrics = merged(params, trainer_of, place, validation=rows(2, seed=9))

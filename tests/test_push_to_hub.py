@@ -1,4 +1,4 @@
-"""tools.push_to_hub against the stand-in hub: what arrives there, and what never leaves this machine."""
+"""Runs tools.push_to_hub against the stand-in hub: what arrives there, and what never leaves this machine."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from stages.core.paths import MERGED
 from stages.core.prompts import CHAT_TEMPLATES
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT, TOKEN
-from tools._push_to_hub.files import CARD, adapter_card, files_of, left_over, listing, prepare
+from tools._push_to_hub.files import CARD, adapter_card, file_list, files_of, left_over, prepare_upload
 from tools.push_to_hub import changed_paths, read_options
 
 CODE = """
@@ -105,7 +105,7 @@ def in_folder(folder, *command):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A repository whose two models and card came out of DVC, and are committed."""
+    """A repository with two models and a card, which came from DVC and are committed."""
     folder = tmp_path_factory.mktemp("push") / "repository"
     fill(
         folder, {f"from/{model}/{name}": content for model, files in MODELS.items() for name, content in files.items()}
@@ -125,7 +125,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def push(made, tmp_path, hub, python_at):
-    """push(*options) → all that was printed, in a copy of the repository, which push.folder is."""
+    """push(*options) → all that was printed. It runs in push.folder, a copy of the repository."""
     folder = shutil.copytree(made, tmp_path / "repository", symlinks=True)
 
     def run(*options, code=0, url=None, **variables):
@@ -267,30 +267,30 @@ def test_a_tokenizer_of_the_bases_own_goes_along(place):
 def test_of_what_is_there_only_the_pipelines_own_files_may_go(place, model):
     stranger = {"notes.json", "onnx/config.json", "eval_results/2024.json", "consolidated.safetensors", "LICENSE"}
     earlier = {*MODELS["merged"], *MODELS["adapter"], *TOKENIZER_FILES, *TOKENIZER_EXTRAS, "generation_config.json"}
-    upload = prepare(model, "c" * 40, None)
+    upload = prepare_upload(model, "c" * 40, None)
     assert set(left_over([*earlier, *stranger], upload)) == earlier - upload.files.keys()
 
 
 def test_what_is_missing_is_named_with_what_makes_it(place):
     shutil.rmtree(MERGED)
     with pytest.raises(UserError, match=r"models/merged is missing. `dvc repro merge` makes it"):
-        prepare("merged", "c" * 40, None)
+        prepare_upload("merged", "c" * 40, None)
     CARD.unlink()
     with pytest.raises(UserError, match=r"reports/model-card.md is missing. `dvc repro report` makes it"):
-        prepare("adapter", "c" * 40, None)
+        prepare_upload("adapter", "c" * 40, None)
     for path in Path("models/adapter").glob("*.safetensors"):
         path.unlink()
     with pytest.raises(UserError, match="models/adapter has no weights"):
-        prepare("adapter", "c" * 40, None)
+        prepare_upload("adapter", "c" * 40, None)
 
 
 def test_links_to_the_cache_are_files_as_any(place):
     (place / "cache").write_bytes(WEIGHTS[0])
     (MERGED / "model-00001-of-00002.safetensors").unlink()
     (MERGED / "model-00001-of-00002.safetensors").symlink_to(place / "cache")
-    upload = prepare("merged", "c" * 40, None)
+    upload = prepare_upload("merged", "c" * 40, None)
     assert len(upload.files) == len(MODELS["merged"])
-    sizes = [int(line.split()[0].replace(",", "")) for line in listing(upload).splitlines()]
+    sizes = [int(line.split()[0].replace(",", "")) for line in file_list(upload).splitlines()]
     (place / "cache").rename(place / "elsewhere")
     with pytest.raises(UserError, match="model-00001-of-00002.safetensors is a link to a missing file"):
         files_of(MERGED, "merge")

@@ -183,7 +183,7 @@ def params():
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, params):
-    """Runs main() on the inputs in an empty repository, and gives its folder and outcome."""
+    """Runs main() on the inputs in an empty repository. Returns its folder and the outcome."""
     monkeypatch.chdir(tmp_path)
 
     def run(inputs):
@@ -199,7 +199,7 @@ def leaves(values):
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page: its tags, their attributes, its text."""
+    """What a browser reads from the page: its tags, their attributes, its text."""
 
     def __init__(self, text):
         super().__init__()
@@ -539,7 +539,7 @@ def test_the_model_card_is_one_that_the_hub_library_reads(run):
     folder, _ = run(example())
     plain = ModelCard.load(folder / "reports/model-card.md")
     assert (plain.data.library_name, plain.data.pipeline_tag) == ("transformers", "text-generation")
-    assert plain.data.base_model is plain.data.datasets is plain.data.license is None  # nothing of it is on the hub
+    assert plain.data.base_model is plain.data.datasets is plain.data.license is None  # none of them is on the hub
     card = ModelCard(report(hub_inputs(), 0)["card"])
     assert card.data.base_model == "owner/base"
     assert card.data.base_model_relation == "merge"
@@ -772,7 +772,7 @@ def test_the_table_of_rows_has_a_thousand_at_most():
     assert len(row_lines({"base": rows, "tuned": rows}, [])) == 1000
 
 
-# What a person would do with the page, and what is to be seen then.
+# What a person does with the page, and what it shows then.
 DRIVER = """
 const seen = {};
 const find = (selector) => [...document.querySelectorAll(selector)];
@@ -817,7 +817,7 @@ def browse(page, folder, width):
 
 
 def with_script(page, script, place):
-    """The page with one more script, which its policy is told to allow; everything else stays as it is."""
+    """The page with one more script, which its policy allows. Everything else stays the same."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = page.replace("script-src ", f"script-src 'sha256-{digest}' ")
     return page.replace(
@@ -846,7 +846,7 @@ def test_in_a_browser_the_filter_works_curves_are_drawn_and_the_console_stays_em
 @pytest.mark.slow
 def test_a_browser_runs_no_script_of_the_data_and_lays_it_out_in_a_phone(run, tmp_path):
     folder, _ = run(hostile_inputs())
-    # Without the page's policy a script of the data would run: then the escaping alone holds it back.
+    # Without the page's policy a script in the data would run. Only the escaping prevents it then.
     page = re.sub("<meta http-equiv[^>]+>", "", (folder / "reports/report.html").read_text())
     page = with_script(page, "window.alert = () => document.title = 'escaped'", "<head>")
     page = with_script(page, "document.title += ' ' + (document.documentElement.scrollWidth <= innerWidth)", "</body>")
@@ -868,7 +868,7 @@ def test_the_base_asked_plainly_stands_beside_both_others():
     table = next(table for caption, table in tables_of(inputs).items() if "plainly" in caption)
     lines = {line[0]: line[1:] for line in table.rows}
     assert lines["chrF against the reference"][:3] == ["33.50", "21.75", "43.20"]
-    assert "Perplexity" not in lines  # of other tokens
+    assert "Perplexity" not in lines  # it is over other tokens
     figures = report(inputs, 3)["metrics"]["evaluate"]
     assert figures["base_plain"]["chrf"] == 33.5
     assert "plain" not in figures["base"]
@@ -880,7 +880,7 @@ def test_slices_have_an_interval_or_a_dash_and_of_them_metrics_json_has_the_fiel
     tables = tables_of(inputs)
     lengths = {line[0]: line[1:] for line in tables["Loss by length of the answer"].rows}
     assert list(lengths) == [f"up to {edge} tokens" for edge in (32, 64, 128, 256, 512)] + ["more than 512 tokens"]
-    assert lengths["up to 32 tokens"][-1] == "–"  # of eight rows
+    assert lengths["up to 32 tokens"][-1] == "–"  # from eight rows only
     assert re.fullmatch(r"−[\d.]+ to −[\d.]+", lengths["up to 512 tokens"][-1])
     assert len(tables["Loss by source, the 10 of 31 with the most tokens"].rows) == 10
     inputs["tuned"]["slices"]["difficulty"] = {"hard": {"rows": 3, "loss": 2.5}}

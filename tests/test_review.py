@@ -1,4 +1,4 @@
-"""tools/review.py on real repositories: what a branch changed, said from Git alone and with what DVC keeps."""
+"""Runs tools/review.py on real repositories: with Git only, and with what DVC keeps."""
 
 import copy
 import json
@@ -15,11 +15,11 @@ from stages.comparison.revisions import Outputs, Revision
 from tests.conftest import ROOT
 from tests.small_run import LOSSES, ROWS, SmallRun, rows_of
 from tools._review.changes import Tree, figures, flatten, staleness
-from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, sparkline, table
+from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, markdown_table, sparkline
 from tools._review.outputs import PARTS
 
 HOSTILE = "@octocat #1 `tick` | <img src=http://x/y.png onerror=x()> \x1b[31m **b** [a](http://x) ``` \\| \u202e"
-# Nine times nine times … the same: less than a page, and 9^8 params.
+# Nine copies of nine copies of …: less than a page, and 9^8 params.
 BOMB = "a0: &a0 {x: 1}\n" + "".join(
     f"a{n}: &a{n} {{{', '.join(f'{key}: *a{n - 1}' for key in 'bcdefghij')}}}\n" for n in range(1, 9)
 )
@@ -33,7 +33,7 @@ def made_once(tmp_path_factory):
 
 @pytest.fixture
 def repository(made_once, tmp_path):
-    """A copy, on a branch of its own."""
+    """A copy of the repository, on its own branch."""
     copied = copy.deepcopy(made_once)
     copied.folder = tmp_path / "repository"
     shutil.copytree(made_once.folder, copied.folder, symlinks=True)
@@ -45,7 +45,7 @@ def review(repository, *options, folder=None, check=True):
     """(the page, the status)"""
     status = repository.folder.parent / "status.json"
     command = [sys.executable, "-m", "tools.review", "--base", "main", *options, "--status", str(status)]
-    # The commit's own tools/ must not be what runs.
+    # The commit's own tools/ must not run.
     command.insert(1, "-P")
     done = repository.run(*command, folder=folder, check=check, PYTHONPATH=str(ROOT))
     return done.stdout, json.loads(status.read_text())
@@ -351,7 +351,7 @@ TEXTS = ["plain", "a|b", "`", "``x``", "\\|", "a\\", "<b>", "@x", "**x**", " ", 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_code_in_a_table_reads_as_the_text_it_is(text):
-    rendered = MARKDOWN.render(table(["", ""], [[code(text), "end"]]))
+    rendered = MARKDOWN.render(markdown_table(["", ""], [[code(text), "end"]]))
     cells = re.findall("(?s)<td[^>]*>(.*?)</td>", rendered)
     assert unescape(re.sub("</?code>", "", cells[0])).split() == text.split()
     assert cells[1:] == ["end"]

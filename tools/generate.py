@@ -22,9 +22,9 @@ from stages.core.models import free, make_deterministic
 from stages.core.params import Params, load_params
 from stages.core.prompts import Encoder
 from stages.runtime.runner import explained
-from tools._generate.rows import Job, answer_rows
+from tools._generate.rows import AnswerJob, answer_rows
 from tools._generate.speakers import Speaker, folder_of, is_adapter, load_pair, load_speaker, prompts_for, weight_hashes
-from tools._generate.terminal import chat, say, user
+from tools._generate.terminal import chat, stream_answer, user
 
 
 def positive(text: str) -> int:
@@ -110,7 +110,7 @@ def answer_file(options: argparse.Namespace, params: Params, encoder: Encoder, d
         "batch_size": options.batch_size,
         "field": options.field,
     }
-    job = Job(options.input, options.output, options.field, options.batch_size, options.seed, settings)
+    job = AnswerJob(options.input, options.output, options.field, options.batch_size, options.seed, settings)
     prompts = prompts_for(options.model, encoder, decoding)
     done, total = answer_rows(job, prompts, lambda: load_speaker(options.model, params, prompts))
     print(f"generate: {total} rows in {options.output}, of which {done} were there already")
@@ -131,7 +131,7 @@ def main(options: argparse.Namespace, params: Params) -> None:
     else:
         message = user(sys.stdin.read() if options.prompt == "-" else options.prompt)
         for speaker in speakers(options, params, encoder, decoding):
-            say(speaker, [message], options.seed, headed=options.compare)
+            stream_answer(speaker, [message], options.seed, headed=options.compare)
             del speaker  # so that only one model is in memory
             free()
 

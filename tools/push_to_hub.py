@@ -18,7 +18,7 @@ import sys
 
 from stages.runtime.errors import UserError
 from stages.runtime.runner import explained
-from tools._push_to_hub.files import FOLDERS, listing, prepare
+from tools._push_to_hub.files import FOLDERS, file_list, prepare_upload
 from tools._push_to_hub.hub import hub_errors, push
 
 
@@ -57,11 +57,11 @@ def reason_to_refuse() -> str | None:
 def main(options: argparse.Namespace) -> None:
     reason = reason_to_refuse()
     if reason and not options.force:
-        upload = prepare(options.model, "", None) if options.dry_run else None
-        raise UserError(f"{listing(upload)}\n{reason}, or use --force" if upload else f"{reason}, or use --force")
+        upload = prepare_upload(options.model, "", None) if options.dry_run else None
+        raise UserError(f"{file_list(upload)}\n{reason}, or use --force" if upload else f"{reason}, or use --force")
     commit = output_of("git", "rev-parse", "HEAD").strip()
-    upload = prepare(options.model, commit, reason)
-    print(f"{listing(upload)}\n{upload.message} → {options.repository} ({'public' if options.public else 'private'})")
+    upload = prepare_upload(options.model, commit, reason)
+    print(f"{file_list(upload)}\n{upload.message} → {options.repository} ({'public' if options.public else 'private'})")
     if options.dry_run:
         return
     with hub_errors(options.repository):

@@ -37,7 +37,7 @@ from tools._review.changes import (
     reruns,
     staleness,
 )
-from tools._review.markdown import bounded, code, entities, folded, list_names, plural, table
+from tools._review.markdown import bounded, code, entities, foldable, list_names, markdown_table, plural
 from tools._review.outputs import from_outputs
 
 MARKER = "<!-- made by tools/review.py -->"
@@ -53,7 +53,7 @@ def figure_text(figure: Figure | None, show: Callable[[float], str] = number) ->
     return show(figure.value) + (f" ({show(ends['lo'])} to {show(ends['hi'])})" if ends else "")
 
 
-def change_text(change: Change, show: Callable[[float], str] = number) -> str:
+def difference_text(change: Change, show: Callable[[float], str] = number) -> str:
     if change.before is None or change.after is None:
         return "new" if change.before is None else "gone"
     if change.arrow == "=":
@@ -74,7 +74,7 @@ def metric_row(change: Change, compared: bool = True) -> list[str]:
     measure = BY_NAME.get(measure_of(change)) if change.name.startswith("evaluate.tuned.") else None
     label, show = (measure.label, measure.show) if measure else (code(change.name), number_format(change.name))
     sides = [figure_text(change.before, show)] if compared else []
-    return [label, *sides, figure_text(change.after, show), *([change_text(change, show)] if compared else [])]
+    return [label, *sides, figure_text(change.after, show), *([difference_text(change, show)] if compared else [])]
 
 
 def measure_of(change: Change) -> str:
@@ -99,7 +99,7 @@ def results_text(changes: list[Change], reason: str | None) -> str:
     if not same_test:
         text += f"**Before and now are not compared, since {entities(reason)}.**\n\n"
     header = ["", "before", "now", "change"] if same_test else ["", "now"]
-    text += table(header, [metric_row(change, same_test) for change in measured if same_test or change.after])
+    text += markdown_table(header, [metric_row(change, same_test) for change in measured if same_test or change.after])
     elsewhere = [*measured, *(change for change in changes if change.name.startswith(DATA_COUNTS))]
     remaining = [change for change in changes if change.before != change.after and change not in elsewhere]
     if not same_test:
@@ -112,8 +112,8 @@ def results_text(changes: list[Change], reason: str | None) -> str:
         ("Times, rates and memory", [change for change in remaining if change.name.startswith("timing.")]),
     ):
         if listed:
-            rows = table(["", "before", "now", "change"], [metric_row(change) for change in listed])
-            text += "\n" + folded(f"{title} that changed: {len(listed)}", rows)
+            rows = markdown_table(["", "before", "now", "change"], [metric_row(change) for change in listed])
+            text += "\n" + foldable(f"{title} that changed: {len(listed)}", rows)
     return text
 
 
@@ -121,7 +121,7 @@ def params_text(changes: list[tuple[str, str | None, str | None]]) -> str:
     if not changes:
         return "### Params\n\nAs before.\n"
     rows = [[code(name), *("–" if value is None else code(value) for value in sides)] for name, *sides in changes]
-    return "### Params\n\n" + table(["", "before", "now"], rows)
+    return "### Params\n\n" + markdown_table(["", "before", "now"], rows)
 
 
 def what_ran(stages: list[tuple[str, dict[str, list[str]]]], base: Revision, head: Revision) -> str:
@@ -134,7 +134,7 @@ def what_ran(stages: list[tuple[str, dict[str, list[str]]]], base: Revision, hea
         said = [kind if not names else f"{kind}: {list_names(names)}" for kind, names in causes.items()]
         spent = seconds.get(f"timing.{stage.replace('@', '_')}.seconds")
         rows.append([code(stage), "; ".join(said) or "by hand, or its outputs differed", duration(spent)])
-    text = "### What ran\n\n" + table(["stage", "because of", "time"], rows, numbers_from=2)
+    text = "### What ran\n\n" + markdown_table(["stage", "because of", "time"], rows, numbers_from=2)
     kept = [stage for stage in head.stages if stage not in dict(stages)]
     return text + (f"\nAs before: {list_names(kept, 20)}.\n" if kept else "")
 
@@ -145,14 +145,14 @@ def data_counts(changes: list[Change]) -> str:
             code(change.name.removeprefix("clean.")),
             figure_text(change.before),
             figure_text(change.after),
-            change_text(change),
+            difference_text(change),
         ]
         for change in changes
         if change.name.startswith(DATA_COUNTS)
     ]
     if all(row[3] == "=" for row in rows):
         return "### Data\n\n" + ", ".join(f"{row[0]} {row[2]}" for row in rows) + ": all as before.\n"
-    return "### Data\n\n" + table(["", "before", "now", "change"], rows)
+    return "### Data\n\n" + markdown_table(["", "before", "now", "change"], rows)
 
 
 def gates_of(head: Revision) -> list[Gate]:
@@ -196,7 +196,7 @@ def status(verdicts: list[Verdict], stale: list[str], own_gates: bool) -> dict[s
     return {"state": state, "description": " ".join(visible(description).split())[:MOST_DESCRIPTION]}
 
 
-def first_line(base: str, commit: str, head: str) -> str:
+def title_lines(base: str, commit: str, head: str) -> str:
     text = f"## Review of the run\n\n`{head[:10]}` against `{commit[:10]}`, where it left {code(base)}.\n"
     if git("rev-list", "--max-count=1", f"{commit}..{base}", "--", str(RESULT), str(DVC_LOCK), str(PARAMS)):
         text += f"\n**{code(base)} has other results by now: merge it and run `dvc repro` before this is merged.**\n"
@@ -220,7 +220,7 @@ def review(base: str, head: str) -> tuple[str, dict[str, str]]:
     own_gates = any(name.startswith("report.gates") for name, *_ in altered)
     stale, verdicts = staleness(now, head), judge_gates(gates_of(now), now)
     sections = [
-        f"{MARKER}\n{first_line(base, commit, head)}",
+        f"{MARKER}\n{title_lines(base, commit, head)}",
         gate_lines(verdicts, stale, own_gates),
         results_text(changes, why_incomparable("evaluate.tuned.loss", before, now)),
         params_text(altered),

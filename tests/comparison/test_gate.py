@@ -1,4 +1,4 @@
-"""The gates: bounds, and comparisons with another revision that know what may be chance."""
+"""Gates: bounds, and comparisons with another revision that allow for chance."""
 
 import copy
 import json
@@ -86,7 +86,7 @@ def measured_once(tmp_path_factory):
 
 @pytest.fixture
 def repository(measured_once, tmp_path, monkeypatch):
-    """A copy, in which the tuned model of `main` has the losses LOSSES."""
+    """A copy of the repository. On `main` the tuned model has the losses LOSSES."""
     copied = copy.copy(measured_once)
     copied.folder = tmp_path / "repository"
     shutil.copytree(measured_once.folder, copied.folder, symlinks=True)

@@ -1,4 +1,4 @@
-"""Intervals: how often they hold the truth, that rows of one document count as one draw, and what pairs are worth."""
+"""Intervals: how often they contain the truth, clusters of one document's rows, and the benefit of pairs."""
 
 import math
 
@@ -24,7 +24,7 @@ from stages.core.statistics import (
 
 
 def rows_of(losses, tokens=10.0) -> dict[str, np.ndarray]:
-    """Columns of rows whose tokens have these mean losses; all else is 1."""
+    """Columns of rows whose tokens have these mean losses. All other columns are 1."""
     losses = np.asarray(losses, float)
     return {name: np.ones(len(losses)) for name in COLUMNS} | {
         "tokens": np.full(len(losses), tokens),
@@ -33,7 +33,7 @@ def rows_of(losses, tokens=10.0) -> dict[str, np.ndarray]:
 
 
 def population(rng, documents=40, rows=8, shared=0.5, own=0.5):
-    """(losses, clusters) of rows that resemble the others of their document."""
+    """(losses, clusters) of rows that resemble the other rows of their document."""
     clusters = np.repeat(np.arange(documents), rows)
     return 2 + rng.normal(0, shared, documents)[clusters] + rng.normal(0, own, documents * rows), clusters
 
@@ -111,7 +111,7 @@ def test_rows_of_a_document_are_one_cluster_unless_there_are_too_few_documents()
 
 
 def dicts_of(losses, kinds_of_rows) -> list[dict]:
-    """Rows as the stage writes them, each a cluster."""
+    """Rows as the stage writes them. Each is its own cluster."""
     ones = dict.fromkeys(COLUMNS, 1) | {"tokens": 10, "tested": 0, "passed": 0}
     return [
         {**ones, "loss_sum": 10 * loss, "cluster": number, "slices": {"kind": kind}}

@@ -68,7 +68,7 @@ def check_memory(available: int, parameters: int | None, bits: int) -> Finding:
     return Finding("memory", f"{in_bytes(available)} available, {in_bytes(needed)} for the base in {bits} bits")
 
 
-def check_disk(free: int, size: int | None, base_is_here: bool) -> Finding:
+def check_disk_space(free: int, size: int | None, base_is_here: bool) -> Finding:
     """Compares with the size of models/merged, and of models/base where it is missing.
 
     models/merged is as large as the base, and is written again each time.
@@ -141,5 +141,5 @@ def machine_findings(params: Params, cores: int, available: int, free: int) -> l
     return [
         check_cores(cores, params.machine.workers),
         check_memory(available, parameters, params.quantization.bits),
-        check_disk(free, weights, downloaded(params.model) is not None),
+        check_disk_space(free, weights, downloaded(params.model) is not None),
     ]

@@ -27,7 +27,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Job:
+class AnswerJob:
     """Rows to answer.
 
     settings: everything except the rows that the answers depend on; one output has one value of it.
@@ -105,7 +105,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
                 yield Row(where, fields, messages_of(fields, where))
 
 
-def count_rows(job: Job, prompts: Prompts) -> int:
+def check_and_count(job: AnswerJob, prompts: Prompts) -> int:
     """How many rows there are. All are checked before the model is loaded, since the last answer may be hours away.
 
     Raises:
@@ -127,7 +127,7 @@ def settings_file(answers: Path) -> Path:
     return answers.with_name(f"{answers.name}.settings.json")
 
 
-def check_settings(job: Job) -> None:
+def check_settings(job: AnswerJob) -> None:
     """Checks that the answers which are already there were made with the same settings.
 
     Raises:
@@ -152,7 +152,7 @@ def check_settings(job: Job) -> None:
 
 
 @contextmanager
-def answers_file(job: Job) -> Iterator[BinaryIO]:
+def answers_file(job: AnswerJob) -> Iterator[BinaryIO]:
     """Opens the output for this process only. A last line that a kill cut off is removed."""
     if job.answers.is_dir():
         raise UserError(f"--output {job.answers} is a folder. Name a file")
@@ -178,7 +178,7 @@ def answers_file(job: Job) -> Iterator[BinaryIO]:
         yield file
 
 
-def count_done(file: BinaryIO, job: Job) -> int:
+def count_done(file: BinaryIO, job: AnswerJob) -> int:
     """How many rows are answered already.
 
     Raises:
@@ -198,12 +198,12 @@ def count_done(file: BinaryIO, job: Job) -> int:
     return done
 
 
-def line_of(row: Row, ids: list[int], job: Job, encoder: Encoder) -> bytes:
+def line_of(row: Row, ids: list[int], job: AnswerJob, encoder: Encoder) -> bytes:
     answer = {job.field: encoder.decode(ids), f"{job.field}_ended": ids[-1:] == [encoder.eos]}
     return (json.dumps(row.fields | answer, ensure_ascii=False) + "\n").encode()
 
 
-def answer_rows(job: Job, prompts: Prompts, load: Callable[[], Speaker]) -> tuple[int, int]:
+def answer_rows(job: AnswerJob, prompts: Prompts, load: Callable[[], Speaker]) -> tuple[int, int]:
     """Writes the rows that have no answer yet: the input's fields, the answer, and whether it ended.
 
     `batch_size` rows are answered in one batch. Where an earlier run stopped inside a batch, the whole batch is
@@ -212,7 +212,7 @@ def answer_rows(job: Job, prompts: Prompts, load: Callable[[], Speaker]) -> tupl
     Returns:
         (rows that were there, rows in all)
     """
-    total = count_rows(job, prompts)
+    total = check_and_count(job, prompts)
     with answers_file(job) as file:
         done = count_done(file, job)
         if done == total:

@@ -53,7 +53,7 @@ class Stream:
         self.advance(len(self.text))
 
 
-def say(speaker: Speaker, messages: list[dict[str, str]], seed: int, headed: bool) -> str:
+def stream_answer(speaker: Speaker, messages: list[dict[str, str]], seed: int, headed: bool) -> str:
     """Streams the answer to the messages, and returns it.
 
     Args:
@@ -114,7 +114,7 @@ def chat(speakers: list[Speaker], seed: int) -> None:
         for speaker in speakers:
             messages = [*talks[speaker.label], user(text)]
             try:
-                answer = say(speaker, messages, seed + turns, headed=len(speakers) > 1)
+                answer = stream_answer(speaker, messages, seed + turns, headed=len(speakers) > 1)
             except KeyboardInterrupt as stopped:
                 answer = str(stopped)
                 print("\n(stopped)", file=sys.stderr, flush=True)

@@ -64,11 +64,11 @@ def files_of(folder: Path, stage: str) -> dict[str, Path | bytes]:
             raise UserError(
                 f"{folder / name} is none of the pipeline's files ({', '.join(ALLOWED_SUFFIXES)}). Remove it"
             )
-    check_weights([path for name, path in files.items() if name.endswith(".safetensors")], folder, stage)
+    check_safetensors([path for name, path in files.items() if name.endswith(".safetensors")], folder, stage)
     return files
 
 
-def check_weights(paths: list[Path], folder: Path, stage: str) -> None:
+def check_safetensors(paths: list[Path], folder: Path, stage: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     if not paths:
@@ -92,7 +92,7 @@ def adapter_card(card: str, template: str) -> str:
     return str(changed)
 
 
-def prepare(name: str, commit: str, forced: str | None) -> Upload:
+def prepare_upload(name: str, commit: str, forced: str | None) -> Upload:
     """Collects the upload. forced: what differs from the commit, if it is uploaded all the same."""
     folder, stage = FOLDERS[name]
     template = load_params().prompt.template
@@ -121,7 +121,7 @@ def content_size(content: Path | bytes) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
-def listing(upload: Upload) -> str:
+def file_list(upload: Upload) -> str:
     rows = [*upload.files.items(), ("in all", sum(map(content_size, upload.files.values())))]
     sizes = [f"{content if isinstance(content, int) else content_size(content):,}" for _, content in rows]
     width = max(map(len, sizes))

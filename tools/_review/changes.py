@@ -129,7 +129,7 @@ def reruns(base: Revision, head: Revision) -> list[tuple[str, dict[str, list[str
     return stages
 
 
-def md5(content: bytes) -> str:
+def content_md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
@@ -146,7 +146,7 @@ class Tree:
     def file(self, path: str) -> str:
         blob = self.blobs[path]
         if blob not in self._known:
-            self._known[blob] = md5(git("cat-file", "blob", blob))
+            self._known[blob] = content_md5(git("cat-file", "blob", blob))
         return self._known[blob]
 
     def hash(self, path: str) -> str | None:
@@ -157,7 +157,7 @@ class Tree:
         if not inside:
             return None
         listing = [{"md5": self.file(name), "relpath": name[len(path) + 1 :]} for name in inside]
-        return md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
+        return content_md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
 
     def lost(self, path: str, made: dict) -> bool:
         """Whether Git had the path once and has nothing in its place now.

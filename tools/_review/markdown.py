@@ -36,13 +36,13 @@ def block(text: str, most: int) -> str:
     return f"<pre>{html.escape(text).replace('@', '&#64;')}</pre>".replace("\n", "&#10;")
 
 
-def table(header: list[str], rows: list[list[str]], numbers_from: int = 1) -> str:
+def markdown_table(header: list[str], rows: list[list[str]], numbers_from: int = 1) -> str:
     """A table. Columns from `numbers_from` on are flush right. The cells are Markdown already."""
     rule = ["---" if place < numbers_from else "---:" for place in range(len(header))]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)) + "\n"
 
 
-def folded(summary: str, body: str) -> str:
+def foldable(summary: str, body: str) -> str:
     return f"<details><summary>{summary}</summary>\n\n{body}\n</details>\n"
 
 

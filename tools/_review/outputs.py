@@ -11,7 +11,7 @@ from stages.comparison.revisions import MALFORMED, Revision
 from stages.comparison.visible_text import visible
 from stages.core.paths import CLEAN, CURVE, VALIDATION_CURVE
 from stages.core.records import SPLITS
-from tools._review.markdown import block, code, entities, folded, plural, sparkline, table
+from tools._review.markdown import block, code, entities, foldable, markdown_table, plural, sparkline
 
 CHARACTERS = 1200  # shown of a prompt or an answer
 EACH_WAY = 3  # so many best and worst answers are shown
@@ -63,7 +63,7 @@ def data_rows(base: Revision, head: Revision) -> str | None:
         for reason in sorted({*came, *went, *now})
     ]
     note = f"\n{plural(moved, 'row')} stood in another split before.\n" if moved else ""
-    return table(["rows", "added", "removed", "now"], lines) + note
+    return markdown_table(["rows", "added", "removed", "now"], lines) + note
 
 
 def curve(revision: Revision, path: object, column: str = "loss") -> list[float] | None:
@@ -88,7 +88,7 @@ def loss_curves(base: Revision, head: Revision) -> str | None:
             lines.append([title, name, f"`{spark}`", *(f"{value:.4g}" for value in figures)])
     if not lines:
         return None
-    return table(["loss", "", "", "first", "last", "lowest"], lines, numbers_from=3)
+    return markdown_table(["loss", "", "", "first", "last", "lowest"], lines, numbers_from=3)
 
 
 def answer_changes(base: Revision, head: Revision) -> list[tuple[float, dict, dict]] | None:
@@ -110,7 +110,7 @@ def side_by_side(change: float, before: dict, after: dict) -> str:
     answers = "<table><tr><th>Reference</th><th>Before</th><th>Now</th></tr><tr>"
     answers += "".join(f'<td valign="top">{cell}</td>' for cell in cells) + "</tr></table>"
     summary = f"chrF {change:+.1f}: {block_name(after['source'])}"
-    return folded(summary, f"{block(after['prompt'], CHARACTERS)}\n\n{answers}\n")
+    return foldable(summary, f"{block(after['prompt'], CHARACTERS)}\n\n{answers}\n")
 
 
 def block_name(text: str) -> str:
