@@ -107,7 +107,7 @@ def ours(base: Path, adapter: Path, target: Path, onto: str) -> None:
     import torch
 
     from stages._merge.adapter import Adapter
-    from stages._merge.stream import Plan, write_merged
+    from stages._merge.stream import MergePlan, write_merged
     from stages.core.params import Quantization
     from stages.core.quantization import SAMPLE, Values
 
@@ -116,7 +116,9 @@ def ours(base: Path, adapter: Path, target: Path, onto: str) -> None:
     # Any values, so that theirs are hashed and compared.
     names = list(found) if onto == "dequantized" else []
     trained = Values(dict.fromkeys(names, ""), {name: torch.ones(SAMPLE) for name in names})
-    write_merged(Plan(base, found, Quantization(bits=4, quant_type="nf4", double_quant=True), trained, "cpu"), target)
+    write_merged(
+        MergePlan(base, found, Quantization(bits=4, quant_type="nf4", double_quant=True), trained, "cpu"), target
+    )
 
 
 def axolotl(base: Path, adapter: Path, target: Path, *, four_bit: bool) -> None:

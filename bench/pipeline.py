@@ -156,10 +156,10 @@ def write_merged_on(device: str, folder: Path) -> None:
     import torch
 
     from stages._merge.adapter import Adapter
-    from stages._merge.stream import Plan, write_merged
+    from stages._merge.stream import MergePlan, write_merged
     from stages.core.params import load_params
     from stages.core.paths import ADAPTER, BASE
-    from stages.merge import how_far, trained_values
+    from stages.merge import describe_differences, trained_values
     from stages.runtime.runner import peak_memory
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -168,11 +168,11 @@ def write_merged_on(device: str, folder: Path) -> None:
     trained = trained_values(needed=True)
     with tempfile.TemporaryDirectory(dir=folder) as target:
         started = time.monotonic()
-        plan = Plan(BASE, Adapter(ADAPTER), load_params().quantization, trained, torch.device(device))
+        plan = MergePlan(BASE, Adapter(ADAPTER), load_params().quantization, trained, torch.device(device))
         different = write_merged(plan, Path(target))
         notes = {"modules": len(trained.hashes), "other values": len(different), "peak_rss_bytes": peak_memory()}
         if different:
-            print(how_far(different, len(trained.hashes)), flush=True)
+            print(describe_differences(different, len(trained.hashes)), flush=True)
         show(f"merged weights written on {device}", time.monotonic() - started, notes)
 
 

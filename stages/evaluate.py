@@ -1,11 +1,11 @@
-"""Evaluate: models/base or models/merged, data/clean/test.parquet, params `seed`, `prompt`, `evaluate`
-→ metrics/evaluate/<name>.json, <name>.rows.jsonl and <name>.predictions.jsonl, where <name> is base or tuned.
+"""Evaluate: models/base or models/merged, data/clean/test.parquet, params `seed`, `prompt`, `evaluate` →
+metrics/evaluate/<name>.json, <name>.rows.jsonl and <name>.predictions.jsonl, where <name> is base or tuned.
 
-Both models go through the same code on the same rows. Each measure comes with a 95 % interval where the rows suffice;
-rows.jsonl has what they are made of, row by row, so that two models can be compared in pairs. The base is also asked in
-the plain way that it knows from pre-training; what comes of it stands under `plain` in its files. Answers to records
-that bring tests run in a sandbox. A generation that was stopped goes on where it was.
-Run it with `dvc repro evaluate@tuned`; by hand: `python -m stages.evaluate tuned models/merged`.
+Both models go through the same code on the same rows. Each measure has a 95 % interval where there are enough rows.
+rows.jsonl has the counts of each row, so that two models can be compared in pairs. The base also gets prompts in the
+form that it knows from pre-training; the results are under `plain` in its files. Where records bring tests, the answers
+run in a sandbox. A stopped generation continues where it was. Run it with `dvc repro evaluate@tuned`; by hand: `python
+-m stages.evaluate tuned models/merged`.
 """
 
 import json
@@ -16,11 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from stages._evaluate.completion_prompts import Plain, plain_form
-from stages._evaluate.model_run import Answers, Prompts, Reader, Subject
-from stages._evaluate.predictions import asked, plain_prompt, predict, predict_plain, refuse_tests_of_nothing, worth
+from stages._evaluate.completion_prompts import CompletionPrompt, completion_prompt
+from stages._evaluate.model_run import Answers, ModelRun, PredictionReader, PromptIds
+from stages._evaluate.predictions import (
+    check_tests_fail_without_answer,
+    completion_ids,
+    count_answers,
+    fitting_prompts,
+    read_answers,
+    read_completions,
+)
 from stages._evaluate.sandbox import check_sandbox
-from stages._evaluate.scoring import FORMAT_TOKENS, Body, body, score, score_plain
+from stages._evaluate.scoring import FORMAT_TOKENS, AnswerBody, answer_body, score, score_completions
 from stages.core.models import load_model, make_deterministic
 from stages.core.params import Params
 from stages.core.paths import CLEAN, EVALUATIONS, write_json, write_text
@@ -32,9 +39,9 @@ from stages.core.statistics import (
     clusters_of,
     columns_of,
     document_of,
-    evaluated,
     length_name,
-    sliced,
+    measures_with_intervals,
+    slice_measures,
 )
 from stages.core.workers import count_workers
 from stages.runtime.integrity import check_base
@@ -43,51 +50,62 @@ from stages.runtime.runner import Outcome, run_stage
 NOT_SCORED, NOT_ANSWERED = dict.fromkeys(COUNTS, 0), dict.fromkeys(GENERATED, 0)
 
 
-def plain_forms(subject: Subject) -> tuple[list[Plain], list[Body | None]]:
-    """Of every record the plain way to ask it, and what of its answer both ways have to say."""
-    forms = [plain_form(record.messages[-2]["content"], record.messages[-1]["content"]) for record in subject.records]
-    pairs = zip(subject.records, forms, strict=True)
-    return forms, [body(record, form, subject.encoder, subject.context) for record, form in pairs]
+def completion_prompts(run: ModelRun) -> tuple[list[CompletionPrompt], list[AnswerBody | None]]:
+    """The completion prompt of each record, and the part of its answer that both kinds of prompt leave to the model."""
+    forms = [
+        completion_prompt(record.messages[-2]["content"], record.messages[-1]["content"]) for record in run.records
+    ]
+    pairs = zip(run.records, forms, strict=True)
+    return forms, [answer_body(record, form, run.encoder, run.context) for record, form in pairs]
 
 
-def evaluate(subject: Subject, scores: list[dict], prompts: Prompts, read: Reader) -> tuple[list[dict], Answers]:
-    """What is counted of every record (stages.core.statistics.COLUMNS), and the answers to the prompts.
+def evaluate(
+    run: ModelRun, scores: list[dict], prompts: PromptIds, read: PredictionReader
+) -> tuple[list[dict], Answers]:
+    """Counts what each record's answers are worth.
 
-    scores: what is counted of the answers in the data.
+    Args:
+        scores: The counts of the answers in the data, one row a record.
+        prompts: The prompts to answer.
+        read: Makes predictions of the generated tokens.
+
+    Returns:
+        (the columns of stages.core.statistics.COLUMNS, one row a record; the answers to the prompts)
     """
-    answers = subject.answer(prompts, read)
-    values = worth(answers.predictions)
+    answers = run.answer(prompts, read)
+    values = count_answers(answers.predictions)
     return [
         NOT_SCORED | counts | values.get(record.id, NOT_ANSWERED)
-        for record, counts in zip(subject.records, scores, strict=True)
+        for record, counts in zip(run.records, scores, strict=True)
     ], answers
 
 
-def evaluate_plain(
-    subject: Subject, forms: list[Plain], bodies: list[Body | None], places: Iterable[int]
+def evaluate_completions(
+    run: ModelRun, forms: list[CompletionPrompt], bodies: list[AnswerBody | None], places: Iterable[int]
 ) -> tuple[list[dict], Answers]:
-    """The same of the same records, those at `places` asked in the plain way."""
-    scores = score_plain(subject.model, bodies, subject.params)
-    room = subject.context - subject.params.max_new_tokens
-    prompts = {place: plain_prompt(forms[place], subject.encoder, room) for place in places}
-    read = partial(predict_plain, [forms[place] for place in places], list(prompts.values()))
-    return evaluate(subject, scores, prompts, read)
+    """evaluate() with completion prompts. Only the records at `places` are answered."""
+    scores = score_completions(run.model, bodies, run.settings)
+    room = run.context - run.settings.max_new_tokens
+    prompts = {place: completion_ids(forms[place], run.encoder, room) for place in places}
+    read = partial(read_completions, [forms[place] for place in places], list(prompts.values()))
+    return evaluate(run, scores, prompts, read)
 
 
 def metrics_of(rows: list[dict], clusters: list[int]) -> dict[str, float]:
-    """rows: {column: value} of stages.core.statistics.COLUMNS."""
+    """The metrics of one model. rows: the columns of stages.core.statistics.COLUMNS, one row a record."""
     columns = columns_of(rows)
     counts = {"rows": len(rows), "tokens": int(columns["tokens"].sum())}
     counts |= {"generated_rows": int(columns["answers"].sum()), "tested_rows": int(columns["tested"].sum())}
-    return counts | evaluated(columns, np.array(clusters))
+    return counts | measures_with_intervals(columns, np.array(clusters))
 
 
 def slices_of(record: Record, counts: dict, names: list[str]) -> dict[str, str]:
+    """{slice name: this record's value}, or "none" where it has no value."""
     made = {"source": document_of(record.source), "length": length_name(counts["tokens"])}
     return {name: made.get(name) or record.fields.get(name) or "none" for name in names}
 
 
-def lines(rows: list[dict]) -> str:
+def json_lines(rows: list[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
 
 
@@ -109,35 +127,37 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
     make_deterministic(params.seed, wanted=True, warn_only=True)
     records = next(read_records(CLEAN / "test.parquet", section.max_rows), [])
     if section.run_tests and any(record.tests for record in records):
-        check_sandbox()  # before the hours that a large model takes
-    subject = Subject(load_model(weights, params.machine), weights, records, Encoder(params.prompt), params)
-    prompts = asked(records, subject.encoder, section, subject.context)
+        check_sandbox()  # now, not after the hours that a large model takes
+    run = ModelRun(load_model(weights, params.machine), weights, records, Encoder(params.prompt), params)
+    prompts = fitting_prompts(records, run.encoder, section, run.context)
     if section.run_tests:
-        refuse_tests_of_nothing([records[place] for place in prompts], section, count_workers(params.machine))
-    forms, bodies = plain_forms(subject)
-    scores = score(subject.model, records, subject.encoder, section, bodies)
-    counts, answers = evaluate(subject, scores, prompts, predict)
+        check_tests_fail_without_answer([records[place] for place in prompts], section, count_workers(params.machine))
+    forms, bodies = completion_prompts(run)
+    scores = score(run.model, records, run.encoder, section, bodies)
+    counts, answers = evaluate(run, scores, prompts, read_answers)
     clusters = clusters_of([record.source for record in records], section.cluster)
     rows = [
-        {"id": record.id, "source": record.source, "cluster": cluster, **each}
-        | {"slices": slices_of(record, each, section.slices)}
-        for record, cluster, each in zip(records, clusters, counts, strict=True)
+        {"id": record.id, "source": record.source, "cluster": cluster, **row}
+        | {"slices": slices_of(record, row, section.slices)}
+        for record, cluster, row in zip(records, clusters, counts, strict=True)
     ]
-    predictions = [vars(each) for each in answers.predictions]
-    metrics = metrics_of(counts, clusters) | {"slices": {each: sliced(rows, each) for each in section.slices}}
+    predictions = [vars(prediction) for prediction in answers.predictions]
+    metrics = metrics_of(counts, clusters) | {
+        "slices": {field: slice_measures(rows, field) for field in section.slices}
+    }
     made = [answers]
     if name == "base":
-        plain, plain_answers = evaluate_plain(subject, forms, bodies, prompts)
+        plain, plain_answers = evaluate_completions(run, forms, bodies, prompts)
         made.append(plain_answers)
         metrics["plain"] = metrics_of(plain, clusters)
-        rows = [row | {"plain": each} for row, each in zip(rows, plain, strict=True)]
-        outputs = [each.output for each in plain_answers.predictions]
-        predictions = [each | {"plain": output} for each, output in zip(predictions, outputs, strict=True)]
-    write_text(EVALUATIONS / f"{name}.predictions.jsonl", lines(predictions))
-    write_text(EVALUATIONS / f"{name}.rows.jsonl", lines(rows))
+        rows = [row | {"plain": counts} for row, counts in zip(rows, plain, strict=True)]
+        outputs = [prediction.output for prediction in plain_answers.predictions]
+        predictions = [prediction | {"plain": output} for prediction, output in zip(predictions, outputs, strict=True)]
+    write_text(EVALUATIONS / f"{name}.predictions.jsonl", json_lines(predictions))
+    write_text(EVALUATIONS / f"{name}.rows.jsonl", json_lines(rows))
     write_json(EVALUATIONS / f"{name}.json", metrics)
     rate = {"generated_tokens_per_second": round(answers.rate, 1)}
-    return Outcome(summary(metrics), rate, lambda: [each.kept.forget() for each in made])
+    return Outcome(summary(metrics), rate, lambda: [made_answers.cache.remove() for made_answers in made])
 
 
 if __name__ == "__main__":

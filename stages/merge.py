@@ -1,9 +1,10 @@
-"""Merge: models/base, models/adapter, data/tokenized/validation.arrow, params `quantization`, `prompt`, `merge`
-→ models/merged, metrics/merge.json.
+"""Merge: models/base, models/adapter, data/tokenized/validation.arrow, params `quantization`, `prompt`, `merge` →
+models/merged, metrics/merge.json.
 
-The adapter was trained on the 4-bit values of the base, so it is merged onto just those (`merge.base: dequantized`),
-and the result is compared with the model as it was trained before it may take its place. Beside it stands what the
-usual merge, onto the 16-bit weights, would have given. Run it with `dvc repro merge`.
+The adapter was trained on the 4-bit values of the base. With `merge.base: dequantized` it is merged onto those values.
+The merged model is compared with the trained one, and takes its place only where the two are close enough.
+metrics/merge.json has the same figures for the usual merge, onto the 16-bit weights, under `naive`. Run it with `dvc
+repro merge`.
 """
 
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._merge.adapter import Adapter
-from stages._merge.stream import GB, Difference, Plan, differences, refuse_full_disk, shards, write_merged
+from stages._merge.stream import MergePlan, ValueDifference, value_differences, weight_shards, write_merged
 from stages.core.model_card import base_name, front_matter, precision
 from stages.core.models import free, load_model, pick_device
 from stages.core.params import Merge, Params
@@ -29,6 +30,7 @@ from stages.core.paths import (
 )
 from stages.core.prompts import CHAT_TEMPLATES
 from stages.core.quantization import SAMPLE, SAMPLES, VALUES, Values
+from stages.runtime.disk_space import GB, check_disk_for_merge
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import check_base
 from stages.runtime.runner import Outcome, peak_memory, run_stage
@@ -36,7 +38,7 @@ from stages.runtime.runner import Outcome, peak_memory, run_stage
 if TYPE_CHECKING:
     from stages._merge.parity import Reference
 
-CARD = """# Merged model
+CARD_TEXT = """# Merged model
 {kind} of rank {r} (alpha {alpha}), trained on {base} in {precision}, merged onto {onto}.
 
 On {tokens} tokens of the validation split its loss is {loss_gap:+.5f} nats a token from that of base and adapter as
@@ -44,12 +46,19 @@ they were trained; KL divergence {kl:.6f}, the same most likely token on {top1_a
 {other}
 Prompts follow Mistral's instruct format {template}: see chat_template.jinja.
 """
-OTHERWISE = {"nf4": "Another version of the libraries", "fp4": "Another device or version of the libraries"}
+ROUNDING_CAUSE = {"nf4": "Another version of the libraries", "fp4": "Another device or version of the libraries"}
 ONTO = {"dequantized": "those 4-bit values, kept in 16 bits", "original": "the base's 16-bit weights"}
 
 
 def trained_values(needed: bool) -> Values:
-    """The base's 4-bit values, as training left them beside the adapter."""
+    """The base's 4-bit values, as training stored them in the adapter's folder.
+
+    Args:
+        needed: Whether the merge cannot do without them.
+
+    Raises:
+        UserError: They are needed, and one of the two files is missing.
+    """
     from safetensors.torch import load_file
 
     try:
@@ -58,36 +67,48 @@ def trained_values(needed: bool) -> Values:
         if not needed:
             return Values({}, {})
         raise UserError(
-            f"{missing.filename or ADAPTER / SAMPLES} is missing, which says what was in 4 bits. `dvc repro train` "
-            "makes it; an adapter from elsewhere can be merged with merge.base: original"
+            f"{missing.filename or ADAPTER / SAMPLES} is missing. It says which 4-bit values the adapter was trained "
+            "on. `dvc repro train` makes it. An adapter from elsewhere can be merged with merge.base: original"
         ) from None
 
 
-def how_far(different: list[Difference], compared: int) -> str:
-    largest, share = (max(getattr(each, name) for each in different) for name in ("largest", "share"))
-    found = f"of {SAMPLE:,} values of a module up to {share:.1%} differ, by up to {largest:.2e} of the largest"
+def describe_differences(different: list[ValueDifference], compared: int) -> str:
+    """One sentence about the modules whose 4-bit values differ from those of training.
+
+    Args:
+        different: At least one difference.
+        compared: How many modules were compared.
+    """
+    largest, share = (max(getattr(difference, name) for difference in different) for name in ("largest", "share"))
+    extent = f"of {SAMPLE:,} values of a module up to {share:.1%} differ, by up to {largest:.2e} of the largest"
     if not share:
-        found = f"so few values that none of the {SAMPLE:,} of each that training kept is among them"
+        extent = f"so few values that none of the {SAMPLE:,} of each that training kept is among them"
     return (
         f"{len(different)} of {compared} modules have other 4-bit values here than in training, such as "
-        f"{different[0].module}: {found}"
+        f"{different[0].module}: {extent}"
     )
 
 
 def copy_companions(folder: Path, template: str) -> None:
-    """Everything of models/base but its weights, and the chat template that training followed."""
+    """Copies the files of models/base except weights and manifest, and writes the chat template of the training."""
     for path in sorted(BASE.iterdir()):
         if path.name != "manifest.json" and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)
     write_text(folder / "chat_template.jinja", CHAT_TEMPLATES[template])
 
 
-def card(params: Params, config: dict, parity: dict[str, float], other: str = "") -> str:
-    """README.md of the merged model. config: the adapter's; other: how its values are not those of training."""
+def merged_model_card(params: Params, config: dict, parity: dict[str, float], deviation: str = "") -> str:
+    """README.md of the merged model.
+
+    Args:
+        config: The adapter's configuration.
+        parity: The means of compare(), which the card quotes.
+        deviation: How the 4-bit values differ from those of training; empty where they do not.
+    """
     manifest = read_json(BASE / "manifest.json")
     kind = "DoRA" if config.get("use_dora") else "rsLoRA" if config.get("use_rslora") else "LoRA"
     base = f"{base_name(manifest)} at {manifest['revision']}" if manifest["revision"] else base_name(manifest)
-    text = CARD.format(
+    text = CARD_TEXT.format(
         kind=f"A {kind} adapter" if kind != "rsLoRA" else "An rsLoRA adapter",
         r=config["r"],
         alpha=config["lora_alpha"],
@@ -95,19 +116,26 @@ def card(params: Params, config: dict, parity: dict[str, float], other: str = ""
         precision=precision(params.quantization.model_dump()),
         onto=ONTO["original" if params.quantization.bits == 16 else params.merge.base],
         template=params.prompt.template,
-        other=f"\nNot exact: {other}.\n" if other else "",
+        other=f"\nNot exact: {deviation}.\n" if deviation else "",
         **parity,
     )
     return front_matter(manifest, params.quantization.model_dump()) + text
 
 
-def compare_both(plan: Plan, reference: "Reference", folder: Path, params: Params) -> tuple[dict, dict]:
-    """The parity of the merged model in `folder`, and of the merge onto the 16-bit weights."""
+def compare_both(plan: MergePlan, reference: "Reference", folder: Path, params: Params) -> tuple[dict, dict]:
+    """Compares the merged model in `folder`, and the merge onto the 16-bit weights, with the trained model.
+
+    Returns:
+        (parity of the merged model, parity of the other merge), both as compare() gives them.
+
+    Raises:
+        UserError: The merged model is too far from the trained one.
+    """
     from stages._merge.parity import compare, merge_in_memory
 
     free()
     parity = compare(reference, load_model(folder, params.machine))
-    refuse_distance(parity, params.merge)
+    check_distance(parity, params.merge)
     free()
     if params.merge.base == "original":
         return parity, parity
@@ -116,19 +144,24 @@ def compare_both(plan: Plan, reference: "Reference", folder: Path, params: Param
     return parity, compare(reference, naive)
 
 
-def refuse_distance(parity: dict[str, float], merge: Merge) -> None:
-    """Two checks, since a loss may come out the same by luck, and a KL divergence is never negative."""
+def check_distance(parity: dict[str, float], merge: Merge) -> None:
+    """Checks the merged model's distance from the trained one against merge.max_loss_gap and merge.max_kl.
+
+    Two losses may agree by luck. A KL divergence is never negative, so its mean cannot cancel out.
+
+    Raises:
+        UserError: A distance is above its bound, or not a number.
+    """
     distances = {
         "loss_gap": f"the merged model's loss is {parity['loss_gap']:+.5f} nats a token from the trained one's",
         "kl": f"the merged model's predictions are {parity['kl']:.5f} nats a token (KL) from the trained one's",
     }
-    for name, found in distances.items():
+    for name, distance in distances.items():
         bound = getattr(merge, f"max_{name}")
-        if not abs(parity[name]) <= bound:  # nor is NaN
+        if not abs(parity[name]) <= bound:  # NaN is not within it either
             raise UserError(
-                f"{found}, more than merge.max_{name} ({bound}). With merge.base: dequantized it should be near 0; a "
-                "merge onto the original weights is no longer the model that was trained, so only a larger bound lets "
-                "it pass"
+                f"{distance}, more than merge.max_{name} ({bound}). With merge.base: dequantized it should be near 0. "
+                "A merge onto the original weights is not the model that was trained, so it needs a larger bound"
             )
 
 
@@ -139,35 +172,37 @@ def main(params: Params) -> Outcome:
 
     rows = list(Dataset.from_file(str(TOKENIZED / "validation.arrow")).take(params.merge.parity_rows))
     check_base()
-    exact = params.merge.base == "dequantized"
-    trained = trained_values(needed=exact)
-    onto = trained if exact else Values({}, {})
-    plan = Plan(BASE, Adapter(ADAPTER), params.quantization, onto, pick_device(params.machine))
-    more = reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"])
-    size = sum(path.stat().st_size for path in shards(BASE))
-    with whole_directory(MERGED) as folder:  # where a killed run left a part, that is gone now
-        refuse_full_disk(BASE, BASE.parent, more)
+    dequantized = params.merge.base == "dequantized"
+    trained = trained_values(needed=dequantized)
+    onto = trained if dequantized else Values({}, {})
+    plan = MergePlan(BASE, Adapter(ADAPTER), params.quantization, onto, pick_device(params.machine))
+    parity_bytes = reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"])
+    size = sum(path.stat().st_size for path in weight_shards(BASE))
+    with whole_directory(MERGED) as folder:  # this removes what a killed run left
+        check_disk_for_merge(BASE.parent, size, parity_bytes)
         print(
-            f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, one in memory at a time: up "
-            f"to {size / GB:.2f} GB and activations on {plan.device}, {more / GB:.2f} GB of the disk meanwhile",
+            f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, one in memory at a time. "
+            f"This takes up to {size / GB:.2f} GB and activations on {plan.device}, and for a while "
+            f"{parity_bytes / GB:.2f} GB of the disk",
             flush=True,
         )
         started = time.monotonic()
         different = write_merged(plan, folder)
         timing = {"write_seconds": round(time.monotonic() - started, 3), "write_peak_rss_bytes": peak_memory()}
         copy_companions(folder, params.prompt.template)
-        wanted = not exact and bool(trained.hashes)
+        wanted = not dequantized and bool(trained.hashes)
         reference = Reference(BASE, ADAPTER, rows, params.machine, params.quantization, wanted)
-        different = sorted(different + differences(reference.values, trained), key=lambda each: each.module)
-        other = how_far(different, len(trained.hashes)) if different else ""
-        if other:
+        different += value_differences(reference.values, trained)
+        different.sort(key=lambda difference: difference.module)
+        deviation = describe_differences(different, len(trained.hashes)) if different else ""
+        if deviation:
             print(
-                f"merge: {other}. {OTHERWISE[params.quantization.quant_type]} rounds otherwise, and the models are "
-                "compared with the base as it is here. Merge where it was trained, or train here",
+                f"merge: {deviation}. {ROUNDING_CAUSE[params.quantization.quant_type]} rounds differently. "
+                "The models are compared with the base as it is here. Merge where it was trained, or train here",
                 flush=True,
             )
         parity, naive = compare_both(plan, reference, folder, params)
-        write_text(folder / "README.md", card(params, plan.adapter.config, parity, other))
+        write_text(folder / "README.md", merged_model_card(params, plan.adapter.config, parity, deviation))
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     write_json(
         METRICS / "merge.json",
@@ -179,7 +214,7 @@ def main(params: Params) -> Outcome:
             "values": {
                 "compared": len(trained.hashes),
                 "different": len(different),
-                "largest_difference": max((each.largest for each in different), default=0.0),
+                "largest_difference": max((difference.largest for difference in different), default=0.0),
             },
             "parity": parity,
             "naive": {name: naive[name] for name in ("loss_gap", "loss_merged", "kl", "top1_agreement")},

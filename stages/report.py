@@ -1,25 +1,25 @@
-"""Gather what the other stages measured: metrics/ and the predictions → metrics.json, reports/.
+"""Report: metrics/, the predictions and rows of both evaluations, all params that shape the result → metrics.json,
+reports/.
 
-metrics.json holds every figure under its stage's name and is the one result in Git, for `dvc metrics diff`.
-reports/report.md and reports/report.html (one self-contained file) say what was trained on what, and what came of it;
-reports/model-card.md says it to whoever gets the merged model.
-Run it with `dvc repro report`; `python -m stages.report --show` prints the last one, and with `--gate` it checks
-report.gates and exits with 1 where one failed.
+metrics.json holds every figure under its stage's name. It is the one result in Git, for `dvc metrics diff`.
+reports/report.md and reports/report.html (one self-contained file) show the data, the training and the results.
+reports/model-card.md is for people who get the merged model. Run it with `dvc repro report`. `python -m stages.report
+--show` prints the last results. `--gate` checks report.gates, and exits with 1 where one failed.
 """
 
 import sys
 
-from stages._report.formatting import spread
 from stages._report.inputs import read_curve, read_rejected, read_values
-from stages._report.metrics import metrics
-from stages._report.model_card import card
-from stages._report.page import script, templates
+from stages._report.layout import spread
+from stages._report.metrics import collect_metrics
+from stages._report.model_card import card_values
+from stages._report.page import page_script, template_environment
 from stages._report.pipeline_drawing import drawing
-from stages._report.predictions import pairs, read_predictions
-from stages._report.row_tables import KINDS, change, lines, plain_rows, read_rows, refuse_unequal_rows
-from stages._report.row_tables import MEASURES as BY_ROW
-from stages._report.sections import MEASURES, headline, sections
-from stages.comparison.gate import judge
+from stages._report.predictions import answer_pairs, read_predictions
+from stages._report.row_tables import KINDS, ROW_MEASURES, check_same_rows, plain_rows, read_evaluated_rows, row_lines
+from stages._report.sections import headline, sections
+from stages.comparison.gate import judge_gates
+from stages.comparison.measures import SHOWN_MEASURES
 from stages.core.params import Params, load_params
 from stages.core.paths import (
     CURVE,
@@ -33,16 +33,23 @@ from stages.core.paths import (
     write_json,
     write_text,
 )
+from stages.core.statistics import paired_change
 from stages.runtime.errors import UserError
 from stages.runtime.runner import Outcome, run_stage
 
-# Not download_model: every clone runs it, since the base is not pushed, and must come to the same report.
+# Without download_model: each clone runs it again, since the base is not pushed, and must get the same report.
 TIMED = ("download_data", "clean", "tokenize", "train", "merge", "evaluate@base", "evaluate@tuned")
 IN_CONSOLE = ("perplexity", "perplexity_after_8", "ended_share", "parses_share", "chrf")
 
 
-def refuse_unequal(base: dict, tuned: dict) -> None:
-    """Two perplexities over different tokens would compare the tokens, not the models."""
+def check_equal_evaluations(base: dict, tuned: dict) -> None:
+    """Checks that base and tuned were evaluated on the same tokens.
+
+    Perplexities over different tokens do not compare models.
+
+    Raises:
+        UserError: A count of the two evaluations differs.
+    """
     for name in ("rows", "tokens", "generated_rows", "tested_rows"):
         if base[name] != tuned[name]:
             raise UserError(
@@ -52,49 +59,56 @@ def refuse_unequal(base: dict, tuned: dict) -> None:
 
 
 def report(inputs: dict, samples: int) -> dict:
-    """{"metrics": for metrics.json, "markdown": …, "html": …, "card": the model card}.
+    """Makes all that the stage writes from what the other stages measured.
+
+    Args:
+        inputs: As main() reads them.
+        samples: How many generated answers the report shows.
+
+    Returns:
+        {"metrics": for metrics.json, "markdown": …, "html": …, "card": the model card}
 
     Raises:
-        UserError: base and tuned were not evaluated on the same rows.
+        UserError: Base and tuned were not evaluated on the same rows.
     """
-    refuse_unequal(inputs["base"], inputs["tuned"])
-    refuse_unequal_rows(inputs["rows"]["base"], inputs["rows"]["tuned"])
+    check_equal_evaluations(inputs["base"], inputs["tuned"])
+    check_same_rows(inputs["rows"]["base"], inputs["rows"]["tuned"])
     before, after = inputs["rows"]["base"], inputs["rows"]["tuned"]
-    inputs = inputs | {"change": change(before, after), "change_plain": change(plain_rows(before), after)}
-    generated = pairs(inputs["predictions"]["base"], inputs["predictions"]["tuned"])
+    inputs = inputs | {"change": paired_change(before, after), "change_plain": paired_change(plain_rows(before), after)}
+    generated = answer_pairs(inputs["predictions"]["base"], inputs["predictions"]["tuned"])
     page = {
         "headline": headline(inputs["base"], inputs["tuned"]),
         "sections": sections(inputs),
         "samples": spread(generated, samples),
         "generated": len(generated),
         "drawing": drawing(inputs["timing"]),
-        "lines": lines(inputs["rows"], generated),
+        "lines": row_lines(inputs["rows"], generated),
         "evaluated": len(inputs["rows"]["base"]),
         "kinds": KINDS,
-        "measures": BY_ROW,
-        **script(),
+        "measures": ROW_MEASURES,
+        **page_script(),
     }
-    environment = templates()
+    environment = template_environment()
     return {
-        "metrics": metrics(inputs),
+        "metrics": collect_metrics(inputs),
         "markdown": environment.get_template("report.md.j2").render(page),
         "html": environment.get_template("report.html.j2").render(page),
-        "card": environment.get_template("model-card.md.j2").render(card(inputs)),
+        "card": environment.get_template("model-card.md.j2").render(card_values(inputs)),
     }
 
 
 def closing_table(base: dict, tuned: dict) -> str:
-    """Base against tuned in a few lines of a terminal."""
+    """A few lines for a terminal that compare base and tuned."""
     lines = [f"{'':32}{'base':>10}{'tuned':>10}"]
-    for measure in MEASURES:
+    for measure in SHOWN_MEASURES:
         if measure.name in IN_CONSOLE:
             before, after = measure.show(base[measure.name]), measure.show(tuned[measure.name])
             lines.append(f"{measure.label:32}{before:>10}{after:>10}")
     return "\n".join(f"  {line}" for line in lines)
 
 
-def show() -> None:
-    """Prints the last run's base against tuned."""
+def print_results() -> None:
+    """Prints the results of the last run."""
     try:
         evaluations = read_values(RESULT, "result")["evaluate"]
     except UserError as error:
@@ -103,10 +117,10 @@ def show() -> None:
     print(f"  {evaluations['tuned']['rows']} test rows; the whole report: {REPORTS / 'report.html'}")
 
 
-def gate() -> None:
-    """Prints what each of report.gates says, and ends the process with 1 where one failed."""
+def print_gates() -> None:
+    """Prints the verdict of each gate in report.gates. Ends the process with 1 where one failed."""
     try:
-        verdicts = judge(load_params().report.gates)
+        verdicts = judge_gates(load_params().report.gates)
     except UserError as error:
         sys.exit(f"report: {error}")
     for verdict in verdicts:
@@ -116,8 +130,11 @@ def gate() -> None:
         sys.exit(1)
 
 
-def made_by(params: Params) -> dict:
-    """The params that shape the result, by section. One by one, so that dvc.yaml is held to them."""
+def result_params(params: Params) -> dict:
+    """{section: values} of the params that shape the result.
+
+    Each is named here, so that a test can compare dvc.yaml with it.
+    """
     sections = {
         "model": params.model,
         "data": params.data,
@@ -147,8 +164,8 @@ def main(params: Params) -> Outcome:
     inputs["predictions"] = {
         name: read_predictions(EVALUATIONS / f"{name}.predictions.jsonl") for name in ("base", "tuned")
     }
-    inputs["rows"] = {name: read_rows(EVALUATIONS / f"{name}.rows.jsonl") for name in ("base", "tuned")}
-    inputs["params"] = made_by(params)
+    inputs["rows"] = {name: read_evaluated_rows(EVALUATIONS / f"{name}.rows.jsonl") for name in ("base", "tuned")}
+    inputs["params"] = result_params(params)
     result = report(inputs, params.report.samples)
     with whole_directory(REPORTS) as folder:
         write_text(folder / "report.md", result["markdown"])
@@ -160,8 +177,8 @@ def main(params: Params) -> Outcome:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--show"]:
-        show()
+        print_results()
     elif sys.argv[1:] == ["--gate"]:
-        gate()
+        print_gates()
     else:
         run_stage("report", main)

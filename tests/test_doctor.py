@@ -1,4 +1,4 @@
-"""python -m tools.doctor: every fault is made for real, and found."""
+"""python -m tools.doctor finds every fault. Each fault here is a real one."""
 
 import contextlib
 import fcntl
@@ -43,17 +43,17 @@ def test_more_workers_than_cores_are_named():
 def test_memory_is_compared_with_the_base_alone():
     assert not machine.check_memory(8 << 30, 7_000_000_000, 4).remedy
     found = machine.check_memory(8 << 30, 7_000_000_000, 16)
-    assert "8.0 GiB available, and the base in 16 bits alone takes 13.0 GiB" in str(found)
+    assert "8.0 GiB available, but the base in 16 bits needs 13.0 GiB" in str(found)
     assert found.remedy
-    assert "once it is here" in str(machine.check_memory(8 << 30, None, 4))
+    assert "is known after the base is downloaded" in str(machine.check_memory(8 << 30, None, 4))
 
 
 def test_the_disk_must_hold_the_merged_model_and_the_base_where_it_is_absent():
-    assert not machine.check_disk(20 << 30, 14 << 30, base_is_here=True).remedy
-    found = machine.check_disk(20 << 30, 14 << 30, base_is_here=False)
+    assert not machine.check_disk_space(20 << 30, 14 << 30, base_is_here=True).remedy
+    found = machine.check_disk_space(20 << 30, 14 << 30, base_is_here=False)
     assert "20.0 GiB free, and models/base and models/merged takes 28.0 GiB" in str(found)
     assert found.remedy
-    assert "once it is here" in str(machine.check_disk(20 << 30, None, base_is_here=True))
+    assert "is known after the base is downloaded" in str(machine.check_disk_space(20 << 30, None, base_is_here=True))
 
 
 def test_the_base_is_measured_where_it_lies(params_of, small_base, tmp_path):
@@ -92,7 +92,7 @@ def test_a_gpu_that_cannot_be_used_is_named_with_the_reason(seen, words):
 def test_a_gpu_that_works_and_a_small_base_on_the_cpu_are_well():
     assert not machine.check_gpu("auto", "NVIDIA H100, 570.86", True, True, 7 * 10**9).remedy
     assert not machine.check_gpu("auto", None, False, False, 10**7).remedy
-    for cuda in (True, False):  # what is not asked for may be out of order
+    for cuda in (True, False):  # a device that is not asked for may be broken
         assert not machine.check_gpu("cpu", "Tesla T4, 550.54", cuda, False, 10**7).remedy
 
 
@@ -144,7 +144,7 @@ def dead():
 @pytest.fixture
 def alive():
     with subprocess.Popen(["sleep", "600"]) as one:
-        while not processes.command_of(one.pid):  # it has none yet at its very start
+        while not processes.command_of(one.pid):  # right after its start it has none
             time.sleep(0.01)
         yield one.pid
         one.kill()
@@ -166,8 +166,7 @@ def test_a_lock_of_a_dead_process_is_found_once(tmp_path, dead):
 
 def test_a_lock_whose_number_another_program_got_is_found(tmp_path, alive):
     assert (
-        f"process {alive}, which is no DVC any more but 'sleep 600'"
-        in wrong(locks.check_rwlock(rwlock(tmp_path, alive)))[0]
+        f"process {alive}, which is now 'sleep 600', not DVC" in wrong(locks.check_rwlock(rwlock(tmp_path, alive)))[0]
     )
 
 
@@ -189,7 +188,7 @@ time.sleep(600)
 
 
 def holder(lock, name):
-    """A process that holds the lock, below a Python that runs a file of that name."""
+    """A process that holds the lock. Its parent is a Python that runs a file of that name."""
     lock.parent.mkdir(parents=True)
     program, above = lock.parent.parent / "hold.py", lock.parent.parent / name
     program.write_text(HOLD)
@@ -290,7 +289,7 @@ def test_the_clone_of_a_stopped_sweeps_trial_is_found_and_of_one_that_runs_it_is
     with open(tmp_path / "sweeps/runs/lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (found,) = wrong(copies.check_copies(tmp_path))
-    assert f"{tmp_path}/sweeps/stopped/stopped-0 is the clone of a trial" in found
+    assert f"{tmp_path}/sweeps/stopped/stopped-0 is the clone of a stopped trial" in found
     assert found.endswith(f"rm -r {tmp_path}/sweeps/stopped")
 
 
@@ -306,11 +305,11 @@ def test_the_trials_that_outlive_a_killed_sweep_are_named_and_nothing_of_theirs_
             with open(lock) as held:
                 fcntl.flock(held, fcntl.LOCK_EX)
                 assert wrong(copies.check_copies(tmp_path)) == [], "as long as the sweep runs, they are its own"
-            sweep.end(lock.parent)  # which is what starting the sweep again begins with
+            sweep.stop_trials(lock.parent)  # the first step of a sweep that is started again
             assert processes.trials_below(lock.parent) == []
         finally:
             trial.kill()
-    assert f"the sweep killed was killed, and its trials go on: processes {trial.pid}. Start the sweep again" in found
+    assert f"the sweep killed was killed, and its trials still run: processes {trial.pid}. Start the sweep" in found
     assert f"kill {trial.pid} and, once they have ended, rm -r {tmp_path}/sweeps/killed" in found
     assert len(wrong(copies.check_copies(tmp_path))) == len(clones)
 
@@ -388,7 +387,7 @@ def object_below(folder, content):
 @pytest.mark.slow
 @pytest.mark.parametrize("writable", [True, False])
 def test_dvc_hashes_a_changed_object_that_can_be_written_and_trusts_one_that_cannot(tracked, writable):
-    """Whatever its size and time. Should DVC come to hash both, docs/reliability.md says too little of it."""
+    """Size and time do not matter. If DVC one day hashes both, docs/reliability.md must say so."""
     from dvc.repo import Repo
 
     path = object_below(Path(), b"a")
@@ -398,7 +397,7 @@ def test_dvc_hashes_a_changed_object_that_can_be_written_and_trusts_one_that_can
     path.write_bytes(b"changed")
     if not writable:
         path.chmod(mode)
-        (found, *_) = wrong(stored.check_cache(stored.outputs(Repo()), deep=False))
+        (found, *_) = wrong(stored.check_cache(stored.stored_outputs(Repo()), deep=False))
         assert f"has other bytes than dvc.lock says ({path.absolute()})" in found
     tracked("dvc repro")
     assert Path("one").read_text() == Path("two").read_text() == ("a" if writable else "changed")
@@ -436,7 +435,7 @@ def test_a_git_index_lock_that_a_kill_left_is_found_and_one_of_a_git_at_work_is_
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """A repository with a file and a folder in its cache, and none of our stages."""
+    """A repository with a file and a folder in its cache, and without our stages."""
     folder = tmp_path_factory.mktemp("doctor")
     stages = {
         "one": {"cmd": "echo one > file", "outs": ["file"]},
@@ -466,13 +465,13 @@ def inside(repository, monkeypatch):
 
 
 def object_of(repo, output):
-    one = next(one for one in stored.outputs(repo) if one.output == output)
-    return list(stored.files_of(one))[-1][1]
+    one = next(one for one in stored.stored_outputs(repo) if one.output == output)
+    return list(stored.objects_of(one))[-1][1]
 
 
 @contextlib.contextmanager
 def harmed(path, content):
-    """The file with other bytes, and afterwards as before."""
+    """The file with other bytes, and later with its own again."""
     before, mode = path.read_bytes(), path.stat().st_mode
     path.chmod(0o644)
     path.write_bytes(content)
@@ -485,7 +484,7 @@ def harmed(path, content):
 
 def test_a_whole_cache_is_well_and_what_git_keeps_is_not_looked_for(inside):
     for deep in (False, True):
-        found = stored.check_cache(stored.outputs(inside), deep)
+        found = stored.check_cache(stored.stored_outputs(inside), deep)
         assert [finding.remedy for finding in found] == [""]
         assert "2 of 2 outputs" in found[0].text
 
@@ -495,8 +494,8 @@ def test_a_flipped_byte_in_the_cache_is_found_by_its_hash_alone(inside, output):
     path = object_of(inside, output)
     flipped = bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]
     with harmed(path, flipped):
-        assert wrong(stored.check_cache(stored.outputs(inside), deep=False)) == []
-        found = wrong(stored.check_cache(stored.outputs(inside), deep=True))
+        assert wrong(stored.check_cache(stored.stored_outputs(inside), deep=False)) == []
+        found = wrong(stored.check_cache(stored.stored_outputs(inside), deep=True))
     assert len(found) == 1
     assert f"the copy of {output} has other bytes than dvc.lock says ({path})" in found[0]
 
@@ -504,13 +503,16 @@ def test_a_flipped_byte_in_the_cache_is_found_by_its_hash_alone(inside, output):
 @pytest.mark.parametrize("output", ["file", "folder"])
 def test_an_object_that_was_cut_short_is_found_by_its_size(inside, output):
     with harmed(object_of(inside, output), b""):
-        assert f"the copy of {output} has other bytes" in wrong(stored.check_cache(stored.outputs(inside), False))[0]
+        assert (
+            f"the copy of {output} has other bytes"
+            in wrong(stored.check_cache(stored.stored_outputs(inside), False))[0]
+        )
 
 
 def test_a_damaged_list_of_a_folders_files_is_found(inside):
-    one = next(one for one in stored.outputs(inside) if one.output == "folder")
+    one = next(one for one in stored.stored_outputs(inside) if one.output == "folder")
     with harmed(one.path, one.path.read_bytes()[:-1]):
-        assert f"({one.path})" in wrong(stored.check_cache(stored.outputs(inside), False))[0]
+        assert f"({one.path})" in wrong(stored.check_cache(stored.stored_outputs(inside), False))[0]
 
 
 def test_another_base_in_the_place_of_this_one_leaves_its_room_to_be_found(
@@ -530,7 +532,7 @@ def test_an_object_that_cannot_be_read_is_a_finding_beside_the_others(inside):
     path.rename(path.with_suffix(".away"))
     path.symlink_to("/proc/self/mem")  # a file whose first byte nobody can read
     try:
-        found = wrong(stored.check_cache(stored.outputs(inside), deep=True))
+        found = wrong(stored.check_cache(stored.stored_outputs(inside), deep=True))
     finally:
         path.with_suffix(".away").replace(path)
     assert len(found) == 1
@@ -541,7 +543,7 @@ def test_an_absent_object_is_nothing_wrong(inside):
     path = object_of(inside, "file")
     path.rename(path.with_suffix(".away"))
     try:
-        found = stored.check_cache(stored.outputs(inside), deep=True)
+        found = stored.check_cache(stored.stored_outputs(inside), deep=True)
     finally:
         path.with_suffix(".away").rename(path)
     assert wrong(found) == []
@@ -552,7 +554,7 @@ def test_the_remedy_for_a_damaged_object_brings_it_back(repository, inside):
     path = object_of(inside, "file")
     path.chmod(0o644)
     path.write_bytes(b"two\n")
-    remedy = wrong(stored.check_cache(stored.outputs(inside), deep=True))[0]
+    remedy = wrong(stored.check_cache(stored.stored_outputs(inside), deep=True))[0]
     commands = [remedy.partition(". ")[2].partition(", then")[0], remedy.rpartition("`")[0].rpartition("`")[2]]
     assert [command.split()[0] for command in commands] == ["rm", "dvc"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -673,7 +675,7 @@ def test_what_dvc_yaml_takes_from_params_that_are_not_legal_is_waited_for_and_no
     said = capsys.readouterr().out.splitlines()
     (first,) = [line for line in said if line.startswith("✗")]
     assert first.startswith("✗ params.yaml: not legal")
-    assert "✓ cache: not compared with dvc.lock; that waits for params.yaml, whose values dvc.yaml takes" in said
+    assert "✓ cache: not compared with dvc.lock, because dvc.yaml needs a legal params.yaml" in said
     assert {"✓ locks: none", "✓ remotes: none; results stay on this machine"} <= set(said)
 
 

@@ -1,4 +1,4 @@
-"""Scores against a loop over single rows, generation against single prompts, on a real Mistral of two layers."""
+"""Compares scores with a loop over single rows, and generation with single prompts, on a real Mistral of two layers."""
 
 import dataclasses
 import json
@@ -16,18 +16,25 @@ from sacrebleu.metrics import CHRF
 from stages import evaluate as stage
 from stages._evaluate import generation, sandbox, scoring
 from stages._evaluate import generation_cache as kept
-from stages._evaluate.completion_prompts import continued, plain_form
+from stages._evaluate.completion_prompts import complete_answer, completion_prompt
 from stages._evaluate.generation import batches, generate
-from stages._evaluate.model_run import Subject
-from stages._evaluate.predictions import asked, is_code, predict, refuse_tests_of_nothing, with_outcomes, worth
-from stages._evaluate.scoring import FORMAT_TOKENS, body, score, score_plain, token_losses
+from stages._evaluate.model_run import ModelRun
+from stages._evaluate.predictions import (
+    check_tests_fail_without_answer,
+    count_answers,
+    fitting_prompts,
+    is_code,
+    read_answers,
+    with_test_outcomes,
+)
+from stages._evaluate.scoring import FORMAT_TOKENS, answer_body, score, score_completions, token_losses
 from stages.core.models import load_model
 from stages.core.params import Prompt
 from stages.core.paths import CLEAN, EVALUATIONS, read_json, sha256, write_json
 from stages.core.prompts import IGNORED, Encoder
 from stages.core.records import Record, read_records, record_file, record_table
 from stages.core.statistics import GENERATED
-from stages.evaluate import main, plain_forms
+from stages.evaluate import completion_prompts, main
 from stages.runtime.errors import UserError
 from tests.support.data_files import write_records
 from tests.support.project import ROOT
@@ -42,7 +49,7 @@ def save_model(folder, seed):
 
     sizes = {"vocab_size": 32768, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
-    # Large weights, so that the model has a favourite among the tokens at each place.
+    # Large weights, so that one token is clearly the most likely at each place.
     config = MistralConfig(**sizes, **heads, max_position_embeddings=CONTEXT, initializer_range=0.3)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -59,7 +66,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model(folder):
-    """The same in 32 bits, where no two tokens are equally likely."""
+    """The Mistral of `folder` in 32 bits, where no two tokens are equally likely."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -91,7 +98,7 @@ def record(*texts) -> Record:
 
 
 def records_of(count) -> list[Record]:
-    """Conversations of one exchange, of lengths that lie apart."""
+    """Conversations of one exchange, with very different lengths."""
     rng = random.Random(0)
     answers = [" ".join(f"x{n} = {n}" for n in range(rng.randint(3, 12))) for _ in range(count)]
     return [record("Set " + "x " * rng.randint(1, 40) + str(n), answer) for n, answer in enumerate(answers)]
@@ -103,7 +110,7 @@ def row_of(encoded) -> dict:
 
 
 def plain_losses(model, ids, labels) -> list[float]:
-    """The loss of each label, from one row alone and without padding."""
+    """The loss of each label, from one row without padding."""
     import torch
 
     with torch.no_grad():
@@ -112,7 +119,7 @@ def plain_losses(model, ids, labels) -> list[float]:
 
 
 def plain_hits(model, ids, labels) -> list[float]:
-    """Whether each label was the likeliest token."""
+    """Whether each label was the most likely token."""
     import torch
 
     with torch.no_grad():
@@ -121,20 +128,20 @@ def plain_hits(model, ids, labels) -> list[float]:
 
 
 def scored(model, records, encoder, params) -> dict:
-    """The measures of score() alone, as the stage makes them."""
+    """The measures of score(), as the stage makes them."""
     counts = score(model, records, encoder, params, [None] * len(records))
     return stage.metrics_of([each | dict.fromkeys(GENERATED, 1) for each in counts], list(range(len(records))))
 
 
 def answers_of(model, records, encoder, params) -> list:
-    """The predictions of the records that are asked, as the stage makes them, without its files."""
-    prompts = asked(records, encoder, params, CONTEXT)
+    """The predictions of the records with a prompt, as the stage makes them, without its files."""
+    prompts = fitting_prompts(records, encoder, params, CONTEXT)
     outputs = generate(model, list(prompts.values()), encoder.eos, params)
-    return predict([records[place] for place in prompts], outputs, encoder)
+    return read_answers([records[place] for place in prompts], outputs, encoder)
 
 
 def one_by_one(model, prompt, eos, count) -> list[int]:
-    """Greedy decoding with nothing but forward passes over the whole text."""
+    """Greedy decoding by forward passes over the whole text."""
     import torch
 
     ids = list(prompt)
@@ -275,7 +282,7 @@ def test_prompts_in_a_batch_get_the_answers_they_get_alone(model, encoder, promp
 
 def test_an_answer_is_cut_behind_its_end(model, encoder, prompts, section):
     answers = generate(model, prompts, encoder.eos, section())
-    stop = answers[0][3]  # as if this were </s>
+    stop = answers[0][3]  # a token in place of </s>
     expected = [one_by_one(model, prompt, stop, 8) for prompt in prompts]
     assert expected[0] == answers[0][: answers[0].index(stop) + 1]
     assert {len(answer) for answer in expected} > {8}
@@ -329,11 +336,11 @@ def test_what_the_answers_are_worth(encoder):
     answers = {"x = 1": True, "def f(": True, "y = 2": False, "word": True}
     ids = [pieces.encode(text, add_eos=ended) for text, ended in answers.items()]
     records = [record(f"Write {text}", text) for text in answers]
-    found = predict(records, ids, encoder)
+    found = read_answers(records, ids, encoder)
     assert [each.output for each in found] == list(answers)
     assert [each.ended for each in found] == list(answers.values())
     assert [each.parses for each in found] == [True, False, True, False]
-    values = list(worth(found).values())
+    values = list(count_answers(found).values())
     assert [(each["ended"], each["parses"], each["exact"]) for each in values] == [
         (1, 1, 1),
         (1, 0, 1),
@@ -343,8 +350,8 @@ def test_what_the_answers_are_worth(encoder):
     assert [each["chrf"] for each in values] == pytest.approx([100] * 4)
     assert [each["rouge_l"] for each in values] == pytest.approx([1] * 4)
     ids[0] = pieces.encode("x = 1 + y")
-    other = predict(records, ids, encoder)
-    assert worth(other)[other[0].id] == {
+    other = read_answers(records, ids, encoder)
+    assert count_answers(other)[other[0].id] == {
         **{"answers": 1, "ended": 0, "parses": 1, "exact": 0},
         "chrf": pytest.approx(CHRF().sentence_score("x = 1 + y", ["x = 1"]).score),
         "rouge_l": pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1)),  # two words in order, of three and of two
@@ -354,7 +361,7 @@ def test_what_the_answers_are_worth(encoder):
 
 @pytest.fixture
 def evaluated(tmp_path, monkeypatch, params_of):
-    """evaluated(name, folder, …) → the bytes of what the stage writes about the model in `folder`."""
+    """evaluated(name, folder, …) → the bytes that the stage writes about the model in `folder`."""
     monkeypatch.chdir(tmp_path)
     CLEAN.mkdir(parents=True)
     write_records(CLEAN / "test.parquet", [*records_of(10), record("🦜 line\u2028separator", "s = '🦜'\n" * 4)][::-1])
@@ -414,7 +421,7 @@ def test_the_stage_writes_its_metrics_and_one_line_for_each_answer(evaluated, fo
     assert [row["id"] for row in rows] == [each.id for each in scored]
     assert [row["answers"] for row in rows] == [1] * 5 + [0] * 3
     params = params_of(prompt={"system": None})
-    bodies = plain_forms(Subject(load(folder), folder, scored, encoder, params))[1]
+    bodies = completion_prompts(ModelRun(load(folder), folder, scored, encoder, params))[1]
     expected = score(load(folder), scored, encoder, params.evaluate, bodies)
     assert [{name: row[name] for name in expected[0]} for row in rows] == expected
     assert metrics["loss"] == pytest.approx(sum(r["loss_sum"] for r in expected) / sum(r["tokens"] for r in expected))
@@ -448,16 +455,16 @@ def test_a_generation_that_is_killed_goes_on_behind_the_batches_it_made(evaluate
     with pytest.raises(KeyboardInterrupt):
         evaluated("base", folder, **options)
     assert len(saved(tmp_path)) == 3
-    saved(tmp_path)[0].write_text("[[1, 2")  # torn: made again
+    saved(tmp_path)[0].write_text("[[1, 2")  # torn, so it is generated again
     monkeypatch.setattr(generation, "continuations", lambda *arguments: calls.append(1) or real(*arguments))
     assert evaluated("base", folder, **options) == expected
-    assert len(calls) == 4 + 4 + 1  # of the chat and of the plain prompts, and the torn one
+    assert len(calls) == 4 + 4 + 1  # chat prompts, completion prompts, and the torn batch
     assert not saved(tmp_path)
 
 
 def test_what_is_kept_of_another_model_or_other_params_is_not_taken(evaluated, folder, tmp_path, monkeypatch):
     real = generation.continuations
-    monkeypatch.setattr(kept.Kept, "forget", lambda self: None)
+    monkeypatch.setattr(kept.GenerationCache, "remove", lambda self: None)
     evaluated("tuned", folder)
     assert len(saved(tmp_path)) == 2
     calls = []
@@ -471,7 +478,7 @@ def test_what_is_kept_of_another_model_or_other_params_is_not_taken(evaluated, f
 
 
 def test_what_is_kept_of_other_code_is_not_taken(folder, model, section, tmp_path, monkeypatch):
-    found = {kept.fingerprint(folder, model, [[1, 2]], section()) for _ in range(2)}
+    found = {kept.generation_fingerprint(folder, model, [[1, 2]], section()) for _ in range(2)}
     assert len(found) == 1
     for name in ("_evaluate.generation", "core.decoding", "core.models"):
         module = sys.modules[f"stages.{name}"]
@@ -479,18 +486,18 @@ def test_what_is_kept_of_other_code_is_not_taken(folder, model, section, tmp_pat
         changed.write_text(Path(module.__file__).read_text() + "\nANOTHER = 1\n")
         with monkeypatch.context() as patch:
             patch.setattr(module, "__file__", str(changed))
-            found.add(kept.fingerprint(folder, model, [[1, 2]], section()))
+            found.add(kept.generation_fingerprint(folder, model, [[1, 2]], section()))
     assert len(found) == 4
 
 
 KEEPS = """
-from stages._evaluate.generation_cache import Kept
+from stages._evaluate.generation_cache import GenerationCache
 for _ in range(100):
-    one = Kept("same")
+    one = GenerationCache("same")
     for number in range(5):
         one[number] = [[1] * 100]
         assert one[number] in ([[1] * 100], None)
-    one.forget()
+    one.remove()
 """
 
 
@@ -511,9 +518,9 @@ def test_answers_to_records_with_tests_are_run(encoder, section):
     records = [dataclasses.replace(record(f"Write {n}", "x = 1"), tests="assert f() == 1") for n in range(3)]
     records.append(record("Write 3", "x = 1"))
     ids = [encoder.pieces.encode(text) for text in (*answers, answers[0])]
-    found = with_outcomes(predict(records, ids, encoder), records, section(), workers=2)
+    found = with_test_outcomes(read_answers(records, ids, encoder), records, section(), workers=2)
     assert [each.tests for each in found] == ["passed", "passed", "failed", None]
-    values = list(worth(found).values())
+    values = list(count_answers(found).values())
     assert [(each["tested"], each["passed"]) for each in values] == [(1, 1), (1, 1), (1, 0), (0, 0)]
 
 
@@ -546,7 +553,7 @@ def evaluated_with_tests(tmp_path, monkeypatch, params_of):
 
 
 def test_pass_at_1_and_slices_stand_in_the_metrics(evaluated_with_tests, folder, monkeypatch):
-    # What a model of random weights writes passes nothing.
+    # A model with random weights passes no test.
     monkeypatch.setattr(Encoder, "decode", lambda self, ids: "x = 1")
     metrics, rows, predictions = evaluated_with_tests("tuned", folder)
     assert [each["tests"] for each in predictions] == ["failed", "passed"] * 6
@@ -559,7 +566,7 @@ def test_pass_at_1_and_slices_stand_in_the_metrics(evaluated_with_tests, folder,
         sum(row["loss_sum"] for row in hard) / sum(row["tokens"] for row in hard)
     )
     assert level["easy"]["pass_at_1"] == 0.5
-    assert "loss_lo" not in level["easy"]  # of so few rows it would say little
+    assert "loss_lo" not in level["easy"]  # too few rows for an interval
     assert metrics["slices"]["source"]["rows.jsonl"]["loss_lo"] < metrics["loss"]
 
 
@@ -585,10 +592,10 @@ if __name__ == "__main__":
 def test_tests_that_test_nothing_are_refused(tests, section):
     idle = dataclasses.replace(record("Add", "x = 1"), tests=tests)
     good = dataclasses.replace(record("Sum", "x = 1"), tests=f"{tests}\nassert add(1, 2) == 3")
-    refuse_tests_of_nothing([good, record("None", "x = 1")], section(), workers=2)
+    check_tests_fail_without_answer([good, record("None", "x = 1")], section(), workers=2)
     where = rf"the tests of 1 of 2 test rows, the first from {idle.source} \(id {idle.id}\)"
     with pytest.raises(UserError, match=where + r".*call it at their end, as in check\(add\)"):
-        refuse_tests_of_nothing([good, idle], section(), workers=2)
+        check_tests_fail_without_answer([good, idle], section(), workers=2)
 
 
 def test_they_are_refused_before_anything_is_generated(evaluated_with_tests, folder, monkeypatch):
@@ -600,7 +607,7 @@ def test_they_are_refused_before_anything_is_generated(evaluated_with_tests, fol
 
 def test_tests_run_only_where_that_is_asked_for(evaluated_with_tests, folder, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    sandbox.command.cache_clear()
+    sandbox.bwrap_command.cache_clear()
     metrics, _, predictions = evaluated_with_tests("tuned", folder, run_tests=False)
     assert metrics["tested_rows"] == 0
     assert "pass_at_1" not in metrics
@@ -611,7 +618,7 @@ def test_tests_run_only_where_that_is_asked_for(evaluated_with_tests, folder, mo
 
 def test_records_without_tests_need_no_sandbox(evaluated, folder, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    sandbox.command.cache_clear()
+    sandbox.bwrap_command.cache_clear()
     assert b'"tested_rows": 0' in evaluated("tuned", folder)["json"]
 
 
@@ -620,7 +627,7 @@ ANSWER = "@cache\ndef f(x: int,\n      y=1) -> int:\n    # both\n    return x + 
 
 
 def test_a_function_is_asked_for_plainly_by_its_signature_and_docstring():
-    form = plain_form(REQUEST, ANSWER)
+    form = completion_prompt(REQUEST, ANSWER)
     document = 'def f(x: int, y=1) -> int:\n    """Add them.\n\n        >>> f(1)\n        2\n    """\n'
     assert (form.prompt, form.head) == (document, "def f(x: int, y=1) -> int:\n")
     assert form.given + form.rest == ANSWER
@@ -634,18 +641,18 @@ def test_a_function_is_asked_for_plainly_by_its_signature_and_docstring():
 def test_a_request_that_is_code_already_is_its_own_plain_form():
     request = 'Complete it:\n\n```python\nimport math\n\ndef f(x):\n    """Twice x."""\n```'
     answer = 'import math\n\ndef f(x):\n    """Twice x."""\n    return 2 * x\n'
-    form = plain_form(request, answer)
+    form = completion_prompt(request, answer)
     assert form.prompt == 'import math\n\ndef f(x):\n    """Twice x."""\n'
     assert (form.given, form.rest) == (form.prompt, "    return 2 * x\n")
-    assert continued(form, "    return 2 * x\n\n\nprint(f(1))\n") == (answer.rstrip(), True)
+    assert complete_answer(form, "    return 2 * x\n\n\nprint(f(1))\n") == (answer.rstrip(), True)
 
 
 @pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
 def test_lines_end_as_python_sees_it(end):
     answer = end.join(["def f():", '    """a', " b", '    """', "    return 1", ""])
-    form = plain_form("def f():\n\nGive one", answer)
+    form = completion_prompt("def f():\n\nGive one", answer)
     assert (form.given + form.rest, form.rest) == (answer, f"    return 1{end}")
-    assert continued(form, f"    return 1{end}{end}print(1)") == (f"{form.head}    return 1", True)
+    assert complete_answer(form, f"    return 1{end}{end}print(1)") == (f"{form.head}    return 1", True)
 
 
 @pytest.mark.parametrize(
@@ -660,7 +667,7 @@ def test_lines_end_as_python_sees_it(end):
     ],
 )
 def test_what_else_is_asked_plainly(request_text, answer, prompt):
-    form = plain_form(request_text, answer)
+    form = completion_prompt(request_text, answer)
     assert form.prompt == prompt
     assert form.given + form.rest == answer
 
@@ -675,20 +682,20 @@ def test_what_else_is_asked_plainly(request_text, answer, prompt):
     ],
 )
 def test_a_function_ends_with_the_first_line_that_is_not_indented(text, expected, ended):
-    form = plain_form(REQUEST, ANSWER)
-    assert continued(form, text) == ((form.head + expected).rstrip() if expected else form.head, ended)
+    form = completion_prompt(REQUEST, ANSWER)
+    assert complete_answer(form, text) == ((form.head + expected).rstrip() if expected else form.head, ended)
 
 
 def test_both_ways_of_asking_are_scored_on_the_same_bytes(model, encoder, section):
     talk = record(REQUEST, ANSWER)
-    form = plain_form(REQUEST, ANSWER)
-    found = body(talk, form, encoder, CONTEXT)
+    form = completion_prompt(REQUEST, ANSWER)
+    found = answer_body(talk, form, encoder, CONTEXT)
     whole = encoder.conversation(talk.messages)
     (chat,) = score(model, [talk], encoder, section(), [found])
     losses = plain_losses(model, whole.input_ids, whole.labels)
     count = len(encoder.pieces.encode(ANSWER)) - len(encoder.pieces.encode(form.given))
     assert chat["body_loss_sum"] == pytest.approx(sum(losses[-1 - count : -1]), abs=1e-3)
-    (plainly,) = score_plain(model, [found], section())
+    (plainly,) = score_completions(model, [found], section())
     ids = [encoder.bos, *encoder.pieces.encode(form.prompt + form.rest)]
     start = 1 + len(encoder.pieces.encode(form.prompt))
     expected = plain_losses(model, ids, [IGNORED] * start + ids[start:])
@@ -699,9 +706,9 @@ def test_both_ways_of_asking_are_scored_on_the_same_bytes(model, encoder, sectio
 
 def test_a_body_that_the_context_does_not_hold_is_counted_nowhere(model, encoder, section):
     long = record("Count", " ".join(map(str, range(300))))
-    found = body(long, plain_form("Count", long.messages[1]["content"]), encoder, CONTEXT)
+    found = answer_body(long, completion_prompt("Count", long.messages[1]["content"]), encoder, CONTEXT)
     assert found is None
-    assert score_plain(model, [found], section()) == [{"body_bytes": 0, "body_loss_sum": 0.0}]
+    assert score_completions(model, [found], section()) == [{"body_bytes": 0, "body_loss_sum": 0.0}]
     assert score(model, [long], encoder, section(), [found])[0]["body_bytes"] == 0
 
 

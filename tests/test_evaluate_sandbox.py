@@ -1,5 +1,7 @@
-"""Code that tries to get out of the sandbox, as the stage would run it. Each attempt is written so that success would
-show: as a passed test, or outside."""
+"""Runs code that tries to get out of the sandbox, as the stage would run it.
+
+Each attempt would be visible if it succeeded: as a passed test, or outside.
+"""
 
 import os
 import platform
@@ -17,20 +19,28 @@ import psutil
 import pytest
 
 from stages._evaluate import sandbox
-from stages._evaluate.sandbox import PROCESSES, ROOM, WAITS, Program, check_sandbox, outcomes, run
+from stages._evaluate.sandbox import (
+    CLOCK_FACTOR,
+    FOLDER_BYTES,
+    MOST_PROCESSES,
+    Program,
+    check_sandbox,
+    run_program,
+    run_programs,
+)
 from stages.runtime.errors import UserError
 from tests.support.project import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is there for Linux alone")
-SECONDS, MEGABYTES = 20, 256  # of CPU; the machine may be busy
+SECONDS, MEGABYTES = 20, 256  # CPU time; the machine may be busy
 
 
 def outcome(answer, tests="", seconds=SECONDS, megabytes=MEGABYTES):
-    return run(Program(textwrap.dedent(answer), textwrap.dedent(tests)), seconds, megabytes)[0]
+    return run_program(Program(textwrap.dedent(answer), textwrap.dedent(tests)), seconds, megabytes)[0]
 
 
 def left_over(mark) -> list[int]:
-    """Processes that were started with `mark` among their arguments, after a while for the kernel to end them."""
+    """Processes that were started with `mark` among their arguments, after the kernel has had time to end them."""
     for _ in range(100):
         found = [each.pid for each in psutil.process_iter(["cmdline"]) if mark in (each.info["cmdline"] or [])]
         if not found:
@@ -41,11 +51,11 @@ def left_over(mark) -> list[int]:
 
 @pytest.fixture
 def marked(monkeypatch):
-    """A word among the arguments of what the sandbox starts, and little patience."""
+    """A word among the arguments of everything that the sandbox starts, and short limits."""
     mark = uuid.uuid4().hex
-    whole = [*sandbox.command(), mark]
-    monkeypatch.setattr(sandbox, "command", lambda: whole)
-    monkeypatch.setattr(sandbox, "WAITS", 1)
+    whole = [*sandbox.bwrap_command(), mark]
+    monkeypatch.setattr(sandbox, "bwrap_command", lambda: whole)
+    monkeypatch.setattr(sandbox, "CLOCK_FACTOR", 1)
     return mark
 
 
@@ -172,7 +182,7 @@ def test_nothing_can_be_written_but_a_little_in_memory(secret):
                     written += file.write(bytes(1 << 20))
         except OSError:
             pass
-        assert 1 << 20 <= written <= {ROOM}
+        assert 1 << 20 <= written <= {FOLDER_BYTES}
         """
     assert outcome(fill) == "passed"
     assert not (secret.parent / "new").exists()
@@ -186,7 +196,7 @@ def test_the_interpreters_own_files_cannot_be_changed():
 
 
 def test_signals_reach_nobody_outside(marked):
-    """Not this process, by its number or any other."""
+    """They do not reach this process by its number, or by any other."""
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
     try:
@@ -232,7 +242,7 @@ def test_no_more_than_a_few_processes_run_at_once():
                 started += 1
         except OSError:
             pass
-        assert 3 <= started <= {PROCESSES}
+        assert 3 <= started <= {MOST_PROCESSES}
         """
     assert outcome(count) == "passed"
 
@@ -251,7 +261,7 @@ def test_a_process_that_goes_its_own_way_ends_as_well(marked):
 
 
 def test_endless_output_goes_nowhere():
-    """By the ways that a program has, and by the one that the sandbox keeps for its word."""
+    """A program may print, or write to the pipe that the sandbox keeps for its word."""
     assert outcome("while True:\n    print('x' * 100_000)", seconds=1) == "stopped"
     flood = """
         import os, stat
@@ -281,7 +291,7 @@ def test_too_much_memory_is_refused_to_one_process_and_ends_several():
         """
     started = time.monotonic()
     assert outcome(many) == "stopped"
-    assert time.monotonic() - started < WAITS * SECONDS  # memory it was, not time
+    assert time.monotonic() - started < CLOCK_FACTOR * SECONDS  # memory was the limit, not time
 
 
 @pytest.mark.parametrize(
@@ -309,14 +319,14 @@ def test_the_processes_of_one_sandbox_do_not_count_in_another(params_of):
         time.sleep(3)
         """
     section = params_of(evaluate={"test_seconds": SECONDS, "test_megabytes": MEGABYTES}).evaluate
-    assert outcomes([Program("", textwrap.dedent(tests))] * 3, section, workers=3) == ["passed"] * 3
+    assert run_programs([Program("", textwrap.dedent(tests))] * 3, section, workers=3) == ["passed"] * 3
 
 
 def test_in_a_container_with_few_users_the_sandbox_takes_one_of_them(monkeypatch):
     monkeypatch.setattr(
         Path, "read_text", lambda path: "         0       1000          1\n         1     100000      65535\n"
     )
-    found = {sandbox.own_user() for _ in range(100)}
+    found = {sandbox.unused_user() for _ in range(100)}
     assert len(found) == 100
     assert all(32768 <= user < 65536 for user in found)
 
@@ -352,12 +362,12 @@ def test_outcomes_stand_in_the_order_of_the_programs(params_of):
     section = params_of(evaluate={"test_seconds": SECONDS, "test_megabytes": MEGABYTES}).evaluate
     programs = [Program(f"n = {n}", f"assert n % 3 == 0{' or 1 / 0' if n == 4 else ''}") for n in range(7)]
     expected = ["passed", "failed", "failed", "passed", "failed", "failed", "passed"]
-    assert outcomes(programs, section, workers=3) == outcomes(programs, section, workers=1) == expected
-    assert outcomes([], section, workers=2) == []
+    assert run_programs(programs, section, workers=3) == run_programs(programs, section, workers=1) == expected
+    assert run_programs([], section, workers=2) == []
 
 
 def test_without_bubblewrap_it_says_how_to_get_it(monkeypatch):
-    sandbox.command.cache_clear()
+    sandbox.bwrap_command.cache_clear()
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=r"not installed\. Install it .*apt-get install bubblewrap.*run_tests: false"):
         check_sandbox()
@@ -366,27 +376,27 @@ def test_without_bubblewrap_it_says_how_to_get_it(monkeypatch):
 def test_where_bubblewrap_may_not_work_it_says_what_it_said(monkeypatch, tmp_path):
     (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     (tmp_path / "bwrap").chmod(0o755)
-    sandbox.command.cache_clear()
+    sandbox.bwrap_command.cache_clear()
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     try:
         with pytest.raises(UserError, match=r"does not start: bwrap: No permissions to create new namespace"):
             check_sandbox()
     finally:
-        sandbox.command.cache_clear()
+        sandbox.bwrap_command.cache_clear()
 
 
 @pytest.fixture
 def ordinary_user(monkeypatch):
-    """The sandbox as it is made for everybody but root."""
+    """The sandbox as it is made for everybody except root."""
     monkeypatch.setattr(sandbox, "is_root", lambda: False)
-    command = sandbox.command  # which `marked` replaces
+    command = sandbox.bwrap_command  # `marked` replaces it
     command.cache_clear()
     yield
     command.cache_clear()
 
 
 def test_for_an_ordinary_user_it_is_as_tight(ordinary_user, secret, marked):
-    assert "--unshare-user" in sandbox.command()
+    assert "--unshare-user" in sandbox.bwrap_command()
     check_sandbox()
     assert outcome("def f():\n    return 1", "assert f() == 1") == "passed"
     tests = f"""
@@ -403,7 +413,7 @@ def test_for_an_ordinary_user_it_is_as_tight(ordinary_user, secret, marked):
         """
     assert outcome("", tests) == "passed"
     nested = "import ctypes, os\nassert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0"
-    assert outcome(nested) == "failed"  # no user namespace below
+    assert outcome(nested) == "failed"  # no user namespace inside
     assert outcome("import os\nos.memfd_create('more')") == "failed"
     assert outcome("while True:\n    pass", seconds=1) == "stopped"
     assert not left_over(marked)

@@ -1,4 +1,4 @@
-"""tools.generate, against transformers and PEFT called by themselves, on a real Mistral of two layers."""
+"""Compares tools.generate with direct calls of transformers and PEFT, on a real Mistral of two layers."""
 
 import contextlib
 import fcntl
@@ -28,7 +28,7 @@ from stages.runtime.errors import UserError
 from tests.support.merging import make_adapter, merged_folder
 from tests.support.project import ROOT
 from tools._generate import terminal
-from tools._generate.speakers import load, prompts_for
+from tools._generate.speakers import load_speaker, prompts_for
 from tools._generate.terminal import Stream, escaped
 from tools.generate import main, read_options
 
@@ -79,20 +79,23 @@ def printed(capsys, *options) -> str:
 
 
 def reference(name):
-    """The model as its makers load it, but for double quantization, which bitsandbytes leaves to the device."""
+    """The model as its makers load it.
+
+    Only double quantization is ours, since bitsandbytes' differs between devices.
+    """
     bf16 = {"dtype": torch.bfloat16}
     if name not in ("adapter", "base in 4 bits"):
         return AutoModelForCausalLM.from_pretrained(name, **bf16)
     config = BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=torch.bfloat16)
     base = AutoModelForCausalLM.from_pretrained(BASE, **bf16, quantization_config=config)
-    for _, module in quantized_modules(base):  # as load_model() says: else other roundings
+    for _, module in quantized_modules(base):  # as in load_model(), or it rounds differently
         double_quantize(module)
         module.support_avx512bf16_for_cpu = False
     return base if name == "base in 4 bits" else peft.PeftModel.from_pretrained(base, ADAPTER)
 
 
 def answered(model, messages, **options) -> str:
-    """The answer by transformers alone, from its tokenizer and the chat template to the text."""
+    """The answer by transformers only, from its tokenizer and the chat template to the text."""
     tokenizer = AutoTokenizer.from_pretrained(BASE, chat_template=CHAT_TEMPLATES["v3"])
     inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
     options = {"do_sample": False} | options
@@ -177,7 +180,7 @@ def test_a_chat_outlives_a_turn_that_is_too_long_and_an_answer_that_is_stopped(c
     run()
     out, err = capsys.readouterr()
     assert "tokens, and with --max-new-tokens 12 that is more than the model's context of 512" in err
-    assert "or begin anew with /reset" in err
+    assert "or start again with /reset" in err
     assert "(stopped)" in err
     talk = [*asked("One"), {"role": "assistant", "content": calls[3]}, *asked("Two")]
     assert calls[3]
@@ -193,12 +196,12 @@ def test_draws_follow_the_seed_and_the_temperature(capsys):
 
 
 def test_a_high_temperature_draws_from_the_whole_vocabulary(made):
-    """Not from the 50 likeliest tokens, which are transformers' own choice."""
+    """transformers' own default draws from the 50 most likely tokens."""
     params = params_here()
     encoder = Encoder(params.prompt)
     options = read_options(params, ["--temperature", "1000", "--max-new-tokens", "200"])
     decoding = Decoding(options.max_new_tokens, options.temperature)
-    speaker = load("base", params, prompts_for("base", encoder, decoding))
+    speaker = load_speaker("base", params, prompts_for("base", encoder, decoding))
     (ids,) = speaker.answer([encoder.prompt(asked(ASKED))], seed=0)
     assert len(set(ids)) > 190
 
@@ -236,7 +239,7 @@ def test_no_control_character_reaches_the_terminal(text):
 
 
 def test_a_streamed_answer_colours_and_renames_no_terminal(encoder, capsys):
-    stream = Stream(encoder, terminal.show)
+    stream = Stream(encoder, terminal.print_escaped)
     stream.put(torch.tensor([[1]]))
     for token in [encoder.pieces.piece_to_id("<0x1B>"), *encoder.pieces.encode("[31mred"), encoder.eos]:
         stream.put(torch.tensor([token]))
@@ -278,7 +281,7 @@ def test_rows_come_back_in_their_order_with_their_fields_and_the_answer(tmp_path
         assert {name: row[name] for name in asked_for} == asked_for
         assert row.keys() - asked_for.keys() == {"answer", "answer_ended"}
         assert row["answer_ended"] is False
-    for index in range(4):  # in the last one transformers takes the look-alikes for control tokens
+    for index in range(4):  # in the last one transformers reads the look-alikes as control tokens
         messages = ROWS[index].get("messages") or asked(ROWS[index]["prompt"])
         assert found[index]["answer"] == answered(model, messages)
 
@@ -330,7 +333,7 @@ def test_answers_made_otherwise_or_to_other_rows_are_not_mixed(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "another process writes" in refused(*command)
     (tmp_path / "answers.jsonl.settings.json").unlink()
-    assert "is missing, which says how" in refused(*command)
+    assert "which says how they were made, is missing" in refused(*command)
 
 
 def test_an_adapters_answers_belong_to_the_bits_of_its_base(tmp_path):

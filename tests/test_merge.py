@@ -1,4 +1,4 @@
-"""Merging, against PEFT's own merge of the same base, tensor by tensor."""
+"""Compares merging with PEFT's own merge of the same base, tensor by tensor."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from stages import merge as merge_stage
-from stages._merge import stream, weights
+from stages._merge import weights
 from stages._merge.adapter import Adapter
-from stages._merge.four_bit import FourBit
+from stages._merge.four_bit import FourBitWeight
 from stages._merge.parity import Reference, compare, merge_in_memory, reference_bytes
-from stages._merge.stream import refuse_full_disk, write_merged
+from stages._merge.stream import write_merged
 from stages._merge.weights import stored_tensors
 from stages._tokenize.packing import row_schema
 from stages.core.fused import layer
@@ -41,6 +41,7 @@ from stages.core.quantization import (
 from stages.core.yaml_files import read_yaml
 from stages.download_model import download_model
 from stages.merge import ADAPTER, BASE, main
+from stages.runtime import disk_space
 from stages.runtime.errors import UserError
 from tests.support.layers import layer_of
 from tests.support.merging import make_adapter, merged_folder, plan_of
@@ -72,7 +73,7 @@ def write_validation(rows):
 
 @pytest.fixture
 def repository(small_base, params_of, tmp_path, monkeypatch):
-    """A folder with models/base, whose params are returned."""
+    """A folder with models/base. Returns the params."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/base").symlink_to(small_base)
@@ -81,7 +82,7 @@ def repository(small_base, params_of, tmp_path, monkeypatch):
 
 @pytest.fixture
 def adapted(repository):
-    """The same with a plain LoRA in models/adapter."""
+    """A folder with models/base and a plain LoRA in models/adapter. Returns the params."""
     make_adapter(BASE, repository, ADAPTER)
     return repository
 
@@ -132,14 +133,14 @@ def test_the_merge_equals_that_of_peft_on_the_same_base(repository, tmp_path, ba
 def test_the_values_are_those_of_the_loaded_4_bit_model_to_the_last_bit(
     params_of, small_base, monkeypatch, quant_type, double_quant
 ):
-    monkeypatch.setattr(weights, "BLOCK", 3000)  # several blocks a weight, and a last one that is smaller
+    monkeypatch.setattr(weights, "BLOCK", 3000)  # several blocks a weight, and a smaller last one
     params = params_of(machine={"device": "cpu"}, quantization={"quant_type": quant_type, "double_quant": double_quant})
     model = load_model(small_base, params.machine, params.quantization)
     expected = values_of(model)
     stored = {each.name: each for path in sorted(small_base.glob("*.safetensors")) for each in stored_tensors(path)}
     assert len(expected.hashes) == CHANGED
     for name, module in quantized_modules(model):
-        values = FourBit(stored[f"{name}.weight"], "cpu", params.quantization)
+        values = FourBitWeight(stored[f"{name}.weight"], "cpu", params.quantization)
         blocks = [rows for _, rows in values.blocks()]
         assert len(blocks) > 1 or stored[f"{name}.weight"].shape[0] <= 64
         assert torch.equal(torch.cat(blocks), dequantized(module))
@@ -148,7 +149,7 @@ def test_the_values_are_those_of_the_loaded_4_bit_model_to_the_last_bit(
 
 
 def test_a_weight_whose_columns_fill_no_quantized_block_keeps_its_values(tmp_path, params_of, monkeypatch):
-    """Blocks of 64 values then run across rows, and the last one is not full."""
+    """Blocks of 64 values then cross the ends of rows, and the last block is not full."""
     monkeypatch.setattr(weights, "BLOCK", 3000)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(150, 30, generator=generator).to(torch.bfloat16)
@@ -157,7 +158,7 @@ def test_a_weight_whose_columns_fill_no_quantized_block_keeps_its_values(tmp_pat
     layer = layer_of(weight)
     double_quantize(layer)
     (stored,) = stored_tensors(tmp_path / "x.safetensors")
-    blocks = [rows for _, rows in FourBit(stored, "cpu", quantization).blocks()]
+    blocks = [rows for _, rows in FourBitWeight(stored, "cpu", quantization).blocks()]
     assert len(blocks) > 1
     assert torch.equal(torch.cat(blocks), dequantized(layer))
 
@@ -198,7 +199,7 @@ def test_one_thread_or_several_and_blocks_of_any_size_write_the_same_bytes(adapt
     found = []
     for threads, block, part in ((1, 1 << 21, 1 << 24), (4, 3000, 1000)):
         monkeypatch.setattr(weights, "BLOCK", block)
-        monkeypatch.setattr(weights, "COPY", part)
+        monkeypatch.setattr(weights, "COPY_BYTES", part)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         folder = merged_folder(adapted, tmp_path / str(threads))
         found.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.safetensors")})
@@ -208,22 +209,25 @@ def test_one_thread_or_several_and_blocks_of_any_size_write_the_same_bytes(adapt
 def test_no_tensor_is_held_whole(adapted, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "BLOCK", 2048)
     largest = []
-    read = weights.Stored.read
+    read = weights.StoredTensor.read
 
     def watched(stored, first, last):
         rows = read(stored, first, last)
         largest.append(rows.numel())
         return rows
 
-    monkeypatch.setattr(weights.Stored, "read", watched)
+    monkeypatch.setattr(weights.StoredTensor, "read", watched)
     merged_folder(adapted, tmp_path / "merged")
-    assert max(largest) == 64 * 128  # 64 rows are the least, of the widest matrix
+    assert max(largest) == 64 * 128  # at least 64 rows, of the widest matrix
     assert len(largest) > CHANGED
 
 
 @pytest.fixture
 def parities(adapted, tmp_path):
-    """{merge.base: parity of the merge, from the files}, and "in memory" for the naive one that is never written."""
+    """{merge.base: parity of the merge, from the files}.
+
+    "in memory" has that of the naive merge, which is never written.
+    """
     reference = Reference(BASE, ADAPTER, ROWS, adapted.machine, adapted.quantization)
     found = {}
     for base in ("dequantized", "original"):
@@ -246,7 +250,7 @@ def test_the_naive_merge_in_memory_equals_the_one_from_files(parities):
 
 
 def test_parity_equals_a_comparison_of_the_logits_themselves(adapted, tmp_path, monkeypatch):
-    """With PEFT's and PyTorch's passes in place of training's, which round otherwise (see test_merge_options.py)."""
+    """Runs PEFT's and PyTorch's passes in place of training's, which round differently (see test_merge_options.py)."""
     monkeypatch.setattr(layer, "fuse", lambda model: False)
     machine = adapted.machine.model_copy(update={"attention": "sdpa"})
     rows = [{"input_ids": [*range(50, 90)], "labels": [-100] * 10 + [*range(60, 90)], "seq_lengths": [15, 25]}]
@@ -276,7 +280,7 @@ def test_the_reference_takes_the_bytes_that_were_announced_and_leaves_no_file(ad
 
 
 def test_an_adapter_on_the_head_is_compared_with_its_own_head(small_base, params_of, tmp_path, monkeypatch):
-    """Of a base whose head is not tied to the embeddings; lm_head is never in 4 bits."""
+    """The base's head is not tied to the embeddings; lm_head is never in 4 bits."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(small_base, BASE)
     config = read_json(BASE / "config.json")
@@ -363,14 +367,20 @@ def test_what_the_merge_does_not_know_is_refused_by_name(adapted, options):
 
 
 def test_every_setting_that_peft_has_is_followed_or_refused():
-    """A new field of LoraConfig must be looked at before it is let through."""
-    from stages._merge.adapter import FOLLOWED, PLAIN, WITHOUT_EFFECT
+    """Somebody must decide about a new field of LoraConfig before the merge accepts it."""
+    from stages._merge.adapter import ALLOWED_VALUES, SUPPORTED, WITHOUT_EFFECT
 
     defaults = peft.LoraConfig().to_dict()
-    rest = {key: value for key, value in defaults.items() if key not in FOLLOWED | WITHOUT_EFFECT | PLAIN.keys()}
+    rest = {
+        key: value for key, value in defaults.items() if key not in SUPPORTED | WITHOUT_EFFECT | ALLOWED_VALUES.keys()
+    }
     assert not [key for key, value in rest.items() if value not in (None, False, [], {})]
-    assert {key: defaults[key] for key in PLAIN} == {"peft_type": "LORA", "bias": "none", "init_lora_weights": True}
-    assert FOLLOWED | WITHOUT_EFFECT - {"auto_mapping", "runtime_config"} <= defaults.keys()
+    assert {key: defaults[key] for key in ALLOWED_VALUES} == {
+        "peft_type": "LORA",
+        "bias": "none",
+        "init_lora_weights": True,
+    }
+    assert SUPPORTED | WITHOUT_EFFECT - {"auto_mapping", "runtime_config"} <= defaults.keys()
 
 
 @pytest.mark.parametrize("name", [VALUES, SAMPLES])
@@ -383,7 +393,7 @@ def test_a_missing_record_of_the_4_bit_values_says_what_to_do(with_rows, name):
 
 @pytest.mark.parametrize("base", ["dequantized", "original"])
 def test_values_that_another_device_rounded_otherwise_are_counted_and_not_hidden(with_rows, capsys, base):
-    """As if training's device had made every fourth value of one module larger by a tenth of the largest one."""
+    """Training's device seems to have made every fourth value of one module larger, by a tenth of the largest value."""
     hashes, samples = read_json(ADAPTER / VALUES), load_file(ADAPTER / SAMPLES)
     changed = sorted(hashes)[:3]
     write_json(ADAPTER / VALUES, hashes | dict.fromkeys(changed, "0" * 64))
@@ -397,7 +407,7 @@ def test_values_that_another_device_rounded_otherwise_are_counted_and_not_hidden
     main(loose)
     values = read_json(merge_stage.METRICS / "merge.json")["values"]
     assert (values["compared"], values["different"]) == (CHANGED, 3)
-    assert values["largest_difference"] == pytest.approx(0.1, rel=0.12)  # by then the largest may be a smaller one
+    assert values["largest_difference"] == pytest.approx(0.1, rel=0.12)  # the largest value may have become smaller
     said = f"3 of {CHANGED} modules have other 4-bit values here than in training, such as {changed[0]}"
     share = "up to 25.0% differ"
     printed, card = capsys.readouterr().out, (merge_stage.MERGED / "README.md").read_text()
@@ -426,11 +436,11 @@ def test_what_the_comparison_needs_is_said_beforehand(with_rows, capsys):
 
 
 def test_a_full_disk_is_said_before_anything_is_written(with_rows, monkeypatch):
-    monkeypatch.setattr(stream.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     with pytest.raises(UserError, match=r"merging needs 0\.0 GB on the disk of models.*0\.0 GB are free"):
         main(with_rows)
     assert not list(merge_stage.MERGED.parent.glob("*merged*"))
-    refuse_full_disk(BASE, merge_stage.MERGED.parent, -(10**10))
+    disk_space.check_disk_for_merge(merge_stage.MERGED.parent, 10**10, -(10**10))
 
 
 def test_what_a_killed_merge_left_takes_no_room_from_the_next(with_rows, monkeypatch):
@@ -438,7 +448,7 @@ def test_what_a_killed_merge_left_takes_no_room_from_the_next(with_rows, monkeyp
     partial.mkdir()
     (partial / "model.safetensors").write_bytes(bytes(100))
     seen = []
-    monkeypatch.setattr(merge_stage, "refuse_full_disk", lambda *_: seen.append(list(partial.iterdir())))
+    monkeypatch.setattr(merge_stage, "check_disk_for_merge", lambda *_: seen.append(list(partial.iterdir())))
     main(changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0))
     assert seen == [[]]
 
@@ -459,7 +469,7 @@ except OSError as error:
 
 @pytest.mark.slow
 def test_a_disk_that_gets_full_before_the_comparison_is_no_bus_error(adapted, tmp_path):
-    """150 rows need 1.5 MB beside the adapter."""
+    """150 rows need 1.5 MB in the adapter's folder."""
     place = tmp_path / "small"
     place.mkdir()
     mount = ["unshare", "--mount"] if not os.geteuid() else ["unshare", "--map-root-user", "--mount"]
@@ -490,7 +500,7 @@ def test_a_base_that_is_cut_short_is_said(adapted, small_base, tmp_path):
 
 @pytest.fixture
 def tiny_mistral(params_of, tmp_path, monkeypatch):
-    """The tiny profile's own base with a small adapter, and Python source to compare on."""
+    """The tiny profile's own base with a small adapter, and Python source to compare models on."""
     monkeypatch.chdir(tmp_path)
     BASE.mkdir(parents=True)
     params = params_of(model={"path": str(ROOT / "assets/tiny-mistral")}, machine={"device": "cpu"})
@@ -520,7 +530,7 @@ def test_the_profiles_bounds_let_our_merge_pass_and_stop_the_naive_one(tiny_mist
     ):
         with pytest.raises(UserError, match=said):
             main(changed_merge(tiny_mistral, base="original", **bounds))
-    assert sorted(path.name for path in merge_stage.MERGED.iterdir()) == made  # what was there before is kept
+    assert sorted(path.name for path in merge_stage.MERGED.iterdir()) == made  # the earlier files are kept
 
 
 @pytest.mark.parametrize("bound", ["max_loss_gap", "max_kl"])
@@ -535,7 +545,7 @@ def test_a_distance_above_its_bound_fails_the_stage_and_leaves_no_merged_model(w
 @pytest.mark.parametrize("name", ["loss_gap", "kl"])
 def test_a_distance_that_is_no_number_is_above_every_bound(adapted, name):
     with pytest.raises(UserError, match=rf"nan nats .*merge\.max_{name}"):
-        merge_stage.refuse_distance({"loss_gap": 0.0, "kl": 0.0} | {name: float("nan")}, adapted.merge)
+        merge_stage.check_distance({"loss_gap": 0.0, "kl": 0.0} | {name: float("nan")}, adapted.merge)
 
 
 def test_two_runs_write_the_same_bytes_and_a_card_that_hubs_take(with_rows):
@@ -557,7 +567,7 @@ def test_two_runs_write_the_same_bytes_and_a_card_that_hubs_take(with_rows):
 
 def test_merged_onto_the_original_base_the_naive_merge_is_the_result(with_rows):
     for name in (VALUES, SAMPLES):
-        (ADAPTER / name).unlink()  # needed only where the 4-bit values are merged onto
+        (ADAPTER / name).unlink()  # needed only for a merge onto the 4-bit values
     main(changed_merge(with_rows, base="original", max_loss_gap=1.0, max_kl=1.0))
     metrics = read_json(merge_stage.METRICS / "merge.json")
     assert metrics["naive"].items() <= metrics["parity"].items()
@@ -578,7 +588,7 @@ def test_training_records_the_values_of_every_module_that_was_in_4_bits(adapted)
 
 
 def test_the_bounds_of_the_committed_run_are_under_a_third_of_its_naive_distances(tiny):
-    """Those of the tiny profile, on the figures that its own run left in metrics.json."""
+    """The bounds are those of the tiny profile, and the distances are those of its own run in metrics.json."""
     merge, bounds = json.loads(committed("metrics.json"))["merge"], read_yaml(tiny)["merge"]
     for name in ("loss_gap", "kl"):
         assert abs(merge["parity"][name]) < bounds[f"max_{name}"] < abs(merge["naive"][name]) / 3

@@ -1,4 +1,4 @@
-"""The faster NF4 quantization gives the bits of bitsandbytes' own, whatever the weights are."""
+"""The faster NF4 quantization gives bitsandbytes' own bits for all weights."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def assert_same_bits(rows):
 
 @pytest.fixture(autouse=True)
 def without_a_way_back(monkeypatch):
-    """bitsandbytes' function is not what is compared with itself."""
+    """Makes sure that bitsandbytes' function is not compared with itself."""
     monkeypatch.setattr("bitsandbytes.functional.quantize_4bit", None)
 
 
@@ -39,7 +39,7 @@ def test_random_weights_have_the_same_codes(scale):
 
 
 def test_ties_and_their_neighbours_have_the_same_codes():
-    """In fp32, since a scaled bf16 value hardly ever lies on a midpoint."""
+    """The values are in fp32, since a scaled bf16 value is rarely exactly on a midpoint."""
     ties = torch.tensor([float(midpoint) for midpoint in midpoints()])
     values = torch.cat([ties, ties.nextafter(torch.tensor(2.0)), ties.nextafter(torch.tensor(-2.0))])
     one = torch.ones(1)
@@ -47,7 +47,7 @@ def test_ties_and_their_neighbours_have_the_same_codes():
 
 
 def test_blocks_of_zeros_and_weights_that_are_no_numbers_have_the_same_codes():
-    """Such as infinity, and every bf16 value in turn, those included that are no numbers."""
+    """Tries infinity, and every bf16 value in turn, with those that are not numbers."""
     for rows in (torch.zeros(4, 64), -torch.zeros(4, 64), torch.full((1, 64), torch.inf)):
         assert_same_bits(rows.to(torch.bfloat16))
     assert_same_bits(EVERY.view(-1, 64))

@@ -1,4 +1,4 @@
-"""What training's options leave behind can be merged, and the merged model is the one that was trained."""
+"""The results of all training options can be merged, and the merged model is the trained one."""
 
 import pytest
 from safetensors.torch import save_file
@@ -16,7 +16,7 @@ EXACT = {"merge": {"base": "dequantized", "parity_rows": 2, "max_loss_gap": 0.02
 
 
 def merged(params, trained_by, folder, **options) -> dict:
-    """Trains, merges, and reads what the stage says of it."""
+    """Trains, merges, and reads what the stage measured."""
     trainer = trained_by(params, **options)
     trainer.run(None)
     saved(trainer, ADAPTER)
@@ -40,12 +40,12 @@ def test_the_merged_model_is_the_trained_one(kind, options_of, training_folder, 
     params = options_of(**OPTIONS[kind] | EXACT)
     metrics = merged(params, trainer_of, training_folder)
     assert metrics["merged_modules"] == (4 if kind in ("q and v", "some targets") else 14)
-    # To the last bit, but where the trained base is no longer the one that the saved adapter goes onto.
+    # Equal to the last bit, except where training changed the base that the saved adapter is for.
     rounding = 1e-3 if params.lora.init in ("pissa", "olora") else 1e-6
     assert metrics["parity"]["loss_trained"] == pytest.approx(metrics["validation_loss"], rel=rounding)
     assert metrics["values"]["different"] == 0
     assert (metrics["values"]["compared"] == 0) == (params.quantization.bits == 16)
-    assert metrics["parity"]["top1_agreement"] > 0.8  # of two dozen tokens, whose likeliest are nearly even
+    assert metrics["parity"]["top1_agreement"] > 0.8  # of two dozen tokens, whose most likely ones are nearly equal
     if params.quantization.bits == 4:
         assert metrics["naive"]["kl"] > 3 * metrics["parity"]["kl"]
 
@@ -90,4 +90,4 @@ def test_the_merged_models_card_says_in_what_the_base_was_held(params_of, tmp_pa
     write_json(BASE / "manifest.json", {"id": "owner/base", "revision": None, "license": None})
     params = params_of(quantization=values, merge={"base": "dequantized"})
     parity = {"tokens": 1, "loss_gap": 0.0, "kl": 0.0, "top1_agreement": 1.0}
-    assert f"trained on owner/base {said}" in merge.card(params, {"r": 4, "lora_alpha": 8}, parity)
+    assert f"trained on owner/base {said}" in merge.merged_model_card(params, {"r": 4, "lora_alpha": 8}, parity)

@@ -1,4 +1,4 @@
-"""tools.push_to_hub against the stand-in hub: what arrives there, and what never leaves this machine."""
+"""Runs tools.push_to_hub against the stand-in hub: what arrives there, and what never leaves this machine."""
 
 import json
 import pickle
@@ -17,8 +17,8 @@ from stages.runtime.errors import UserError
 from tests.support.hub import TOKEN
 from tests.support.project import ROOT
 from tests.support.repository import Repository
-from tools._push_to_hub.files import CARD, adapter_card, files_of, left_over, listing, prepare
-from tools.push_to_hub import read_options, stale
+from tools._push_to_hub.files import CARD, adapter_card, file_list, files_of, left_over, prepare_upload
+from tools.push_to_hub import changed_paths, read_options
 
 CODE = """
 import os, runpy, sys
@@ -92,7 +92,7 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A repository whose two models and card came out of DVC, and are committed."""
+    """A repository with two models and a card, which came from DVC and are committed."""
     folder = tmp_path_factory.mktemp("push") / "repository"
     fill(
         folder, {f"from/{model}/{name}": content for model, files in MODELS.items() for name, content in files.items()}
@@ -150,7 +150,7 @@ def test_a_later_upload_replaces_the_model_and_leaves_other_files(push, hub):
     printed = push("adapter", "owner/name")
     arrived = hub.files["models/owner/name"]
     assert arrived.keys() == {*MODELS["adapter"], "README.md", "chat_template.jinja", ".gitattributes", *others}
-    assert "of an earlier upload config.json, model-00001-of-00002.safetensors" in printed
+    assert "removed config.json, model-00001-of-00002.safetensors" in printed
     assert arrived["chat_template.jinja"].decode() == CHAT_TEMPLATES["v3"]
     again = push("adapter", "owner/name")
     assert "earlier upload" not in again
@@ -253,32 +253,32 @@ def test_a_tokenizer_of_the_bases_own_goes_along(place):
 def test_of_what_is_there_only_the_pipelines_own_files_may_go(place, model):
     stranger = {"notes.json", "onnx/config.json", "eval_results/2024.json", "consolidated.safetensors", "LICENSE"}
     earlier = {*MODELS["merged"], *MODELS["adapter"], *TOKENIZER_FILES, *TOKENIZER_EXTRAS, "generation_config.json"}
-    upload = prepare(model, "c" * 40, None)
+    upload = prepare_upload(model, "c" * 40, None)
     assert set(left_over([*earlier, *stranger], upload)) == earlier - upload.files.keys()
 
 
 def test_what_is_missing_is_named_with_what_makes_it(place):
     shutil.rmtree(MERGED)
     with pytest.raises(UserError, match=r"models/merged is missing. `dvc repro merge` makes it"):
-        prepare("merged", "c" * 40, None)
+        prepare_upload("merged", "c" * 40, None)
     CARD.unlink()
     with pytest.raises(UserError, match=r"reports/model-card.md is missing. `dvc repro report` makes it"):
-        prepare("adapter", "c" * 40, None)
+        prepare_upload("adapter", "c" * 40, None)
     for path in Path("models/adapter").glob("*.safetensors"):
         path.unlink()
     with pytest.raises(UserError, match="models/adapter has no weights"):
-        prepare("adapter", "c" * 40, None)
+        prepare_upload("adapter", "c" * 40, None)
 
 
 def test_links_to_the_cache_are_files_as_any(place):
     (place / "cache").write_bytes(WEIGHTS[0])
     (MERGED / "model-00001-of-00002.safetensors").unlink()
     (MERGED / "model-00001-of-00002.safetensors").symlink_to(place / "cache")
-    upload = prepare("merged", "c" * 40, None)
+    upload = prepare_upload("merged", "c" * 40, None)
     assert len(upload.files) == len(MODELS["merged"])
-    sizes = [int(line.split()[0].replace(",", "")) for line in listing(upload).splitlines()]
+    sizes = [int(line.split()[0].replace(",", "")) for line in file_list(upload).splitlines()]
     (place / "cache").rename(place / "elsewhere")
-    with pytest.raises(UserError, match="model-00001-of-00002.safetensors is a link to nothing"):
+    with pytest.raises(UserError, match="model-00001-of-00002.safetensors is a link to a missing file"):
         files_of(MERGED, "merge")
     assert sizes[-1] == sum(sizes[:-1]) == sum(map(len, MODELS["merged"].values())) - 15 + len(CARD_TEXT.encode())
 
@@ -311,9 +311,9 @@ def test_only_changes_make_results_stale_and_not_what_is_missing():
         "merge": [{"changed deps": {"params.yaml": {"merge.base": "modified"}}}],
         "download_model": [{"changed outs": {"models/base": "deleted"}}],
     }
-    assert stale(status) == ["params.yaml", "stages/train.py", "train"]
-    assert stale({}) == []
-    assert stale(json.loads('{"download_model": [{"changed outs": {"models/base": "deleted"}}]}')) == []
+    assert changed_paths(status) == ["params.yaml", "stages/train.py", "train"]
+    assert changed_paths({}) == []
+    assert changed_paths(json.loads('{"download_model": [{"changed outs": {"models/base": "deleted"}}]}')) == []
 
 
 @pytest.mark.parametrize("name", ["name", "owner/name/more", "owner/na me", "../x/y"])

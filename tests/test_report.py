@@ -17,18 +17,20 @@ from dvc.repo import Repo
 from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
 
-from stages._report.data_section import OTHERS
-from stages._report.escaping import fenced, inline, visible
-from stages._report.formatting import duration, number, size, spread
+from stages._report.data_section import OTHER_SOURCES
+from stages._report.escaping import fenced, inline
+from stages._report.layout import spread
 from stages._report.pipeline_drawing import LINES, PLACES, drawing
-from stages._report.predictions import pairs
-from stages._report.row_tables import lines
-from stages._report.svg_charts import histogram, label, line_chart, thinned, ticks
+from stages._report.predictions import answer_pairs
+from stages._report.row_tables import row_lines
+from stages._report.svg_charts import histogram, line_chart, thinned, tick_label, ticks
+from stages.comparison.number_text import duration, number, size
+from stages.comparison.visible_text import visible
 from stages.core.params import load_params
 from stages.core.paths import timing_file
-from stages.core.statistics import BODY, COLUMNS, COUNTS, length_name
+from stages.core.statistics import BODY, COLUMNS, COUNTS, length_name, paired_change
 from stages.core.yaml_files import read_yaml
-from stages.report import TIMED, closing_table, made_by, main, report, show
+from stages.report import TIMED, closing_table, main, print_results, report, result_params
 from stages.runtime.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -130,7 +132,7 @@ def example():
         | {"naive": {"loss_gap": -0.0321, "kl": 0.0453, "top1_agreement": 0.9095, "loss_merged": 1.48024}}
         | {"values": {"compared": 28, "different": 3, "largest_difference": 0.0123}}
         | {"bytes": 2_470_111, "tensors": 39, "merged_modules": 28, "base": "dequantized"},
-        "params": made_by(load_params(REPOSITORY / "tests/params.yaml")),
+        "params": result_params(load_params(REPOSITORY / "tests/params.yaml")),
         "base": evaluation(11.38, body_bits_per_byte=1.3) | asked_plainly(),
         "tuned": evaluation(4.871, ended_share=0.95, parses_share=0.85, chrf=43.2, body_bits_per_byte=0.9),
         "timing": {stage: timing(stage, number) for number, stage in enumerate(TIMED, 1)},
@@ -181,7 +183,7 @@ def params():
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, params):
-    """Runs main() on the inputs in an empty repository, and gives its folder and outcome."""
+    """Runs main() on the inputs in an empty repository. Returns its folder and the outcome."""
     monkeypatch.chdir(tmp_path)
 
     def run(inputs):
@@ -197,7 +199,7 @@ def leaves(values):
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page: its tags, their attributes, its text."""
+    """What a browser reads from the page: its tags, their attributes, its text."""
 
     def __init__(self, text):
         super().__init__()
@@ -353,9 +355,9 @@ def test_the_samples_of_each_reason_are_folded_away_behind_how_many_rows_it_reje
 def test_the_twenty_largest_sources_are_listed_and_the_others_summed():
     inputs = example()
     inputs["clean"]["sources"] = {f"{n:02}.jsonl": source(100 + n, 90 + n, 3, 4, 3) for n in range(22)}
-    inputs["clean"]["sources"][OTHERS] = source(1000, 900, 50, 50, 0)
+    inputs["clean"]["sources"][OTHER_SOURCES] = source(1000, 900, 50, 50, 0)
     rows = re.findall(r"(?m)^\| (\d\d\.jsonl|\\?\(others\\?\)) \| (.*) \|$", report(inputs, 0)["markdown"])
-    assert [name for name, _ in rows] == [f"{n:02}.jsonl" for n in range(21, 1, -1)] + [OTHERS]
+    assert [name for name, _ in rows] == [f"{n:02}.jsonl" for n in range(21, 1, -1)] + [OTHER_SOURCES]
     assert rows[0][1] == "121 | 111 | 3 | 4 | 3"
     assert rows[-1][1] == "1,201 | 1,081 | 56 | 58 | 6"
 
@@ -537,7 +539,7 @@ def test_the_model_card_is_one_that_the_hub_library_reads(run):
     folder, _ = run(example())
     plain = ModelCard.load(folder / "reports/model-card.md")
     assert (plain.data.library_name, plain.data.pipeline_tag) == ("transformers", "text-generation")
-    assert plain.data.base_model is plain.data.datasets is plain.data.license is None  # nothing of it is on the hub
+    assert plain.data.base_model is plain.data.datasets is plain.data.license is None  # none of them is on the hub
     card = ModelCard(report(hub_inputs(), 0)["card"])
     assert card.data.base_model == "owner/base"
     assert card.data.base_model_relation == "merge"
@@ -617,7 +619,7 @@ def test_no_untrusted_text_becomes_markup_or_metadata_of_the_model_card():
 
 def test_show_prints_a_short_table_and_says_where_the_report_is(run, capsys):
     folder, _ = run(example())
-    show()
+    print_results()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["base", "tuned"]
     assert lines[1].split() == ["Perplexity", "11.38", "4.871"]
@@ -629,7 +631,7 @@ def test_show_prints_a_short_table_and_says_where_the_report_is(run, capsys):
 def test_show_before_any_run_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"metrics\.json is missing\. `dvc repro report` makes"):
-        show()
+        print_results()
 
 
 def test_importing_the_stage_loads_no_torch():
@@ -689,9 +691,9 @@ def test_ticks_are_round_and_enclose_the_values():
 
 
 def test_tick_labels_tell_neighbours_apart():
-    assert [label(value, 0.0005) for value in (0, 0.0005, 0.001, 0.0015)] == ["0", "5e-4", "1e-3", "1.5e-3"]
-    assert [label(value, 0.2) for value in (1.2, 1.4)] == ["1.2", "1.4"]
-    assert [label(value, 20_000) for value in (80_000, 100_000)] == ["80,000", "100k"]
+    assert [tick_label(value, 0.0005) for value in (0, 0.0005, 0.001, 0.0015)] == ["0", "5e-4", "1e-3", "1.5e-3"]
+    assert [tick_label(value, 0.2) for value in (1.2, 1.4)] == ["1.2", "1.4"]
+    assert [tick_label(value, 20_000) for value in (80_000, 100_000)] == ["80,000", "100k"]
 
 
 def test_a_long_curve_is_thinned_to_means():
@@ -756,7 +758,7 @@ def test_the_drawing_tells_each_stages_time_and_its_boxes_stay_apart_and_inside(
 def test_a_line_of_the_table_of_rows_has_both_models_and_their_difference():
     inputs = example()
     inputs["rows"]["tuned"][1]["chrf"] = 23.5
-    table = lines(inputs["rows"], pairs(inputs["predictions"]["base"], inputs["predictions"]["tuned"]))
+    table = row_lines(inputs["rows"], answer_pairs(inputs["predictions"]["base"], inputs["predictions"]["tuned"]))
     assert len(table) == 190
     assert [text for _, text in table[1].cells] == ["2.500", "20.00", "1.500", "23.50", "−1.000", "+3.500"]
     assert (table[1].worse, table[20].worse) == (False, True)
@@ -767,10 +769,10 @@ def test_a_line_of_the_table_of_rows_has_both_models_and_their_difference():
 
 def test_the_table_of_rows_has_a_thousand_at_most():
     rows = [evaluated_row(number, 2.5) for number in range(2500)]
-    assert len(lines({"base": rows, "tuned": rows}, [])) == 1000
+    assert len(row_lines({"base": rows, "tuned": rows}, [])) == 1000
 
 
-# What a person would do with the page, and what is to be seen then.
+# What a person does with the page, and what it shows then.
 DRIVER = """
 const seen = {};
 const find = (selector) => [...document.querySelectorAll(selector)];
@@ -815,7 +817,7 @@ def browse(page, folder, width):
 
 
 def with_script(page, script, place):
-    """The page with one more script, which its policy is told to allow; everything else stays as it is."""
+    """The page with one more script, which its policy allows. Everything else stays the same."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = page.replace("script-src ", f"script-src 'sha256-{digest}' ")
     return page.replace(
@@ -844,7 +846,7 @@ def test_in_a_browser_the_filter_works_curves_are_drawn_and_the_console_stays_em
 @pytest.mark.slow
 def test_a_browser_runs_no_script_of_the_data_and_lays_it_out_in_a_phone(run, tmp_path):
     folder, _ = run(hostile_inputs())
-    # Without the page's policy a script of the data would run: then the escaping alone holds it back.
+    # Without the page's policy a script in the data would run. Only the escaping prevents it then.
     page = re.sub("<meta http-equiv[^>]+>", "", (folder / "reports/report.html").read_text())
     page = with_script(page, "window.alert = () => document.title = 'escaped'", "<head>")
     page = with_script(page, "document.title += ' ' + (document.documentElement.scrollWidth <= innerWidth)", "</body>")
@@ -854,11 +856,10 @@ def test_a_browser_runs_no_script_of_the_data_and_lays_it_out_in_a_phone(run, tm
 
 
 def tables_of(inputs) -> dict:
-    from stages._report.row_tables import change
-    from stages._report.sections import comparison
+    from stages._report.sections import comparison_section
 
     rows = inputs["rows"]
-    section = comparison(inputs["base"], inputs["tuned"], change(rows["base"], rows["tuned"]), rows)
+    section = comparison_section(inputs["base"], inputs["tuned"], paired_change(rows["base"], rows["tuned"]), rows)
     return {table.caption: table for table in section.tables}
 
 
@@ -867,7 +868,7 @@ def test_the_base_asked_plainly_stands_beside_both_others():
     table = next(table for caption, table in tables_of(inputs).items() if "plainly" in caption)
     lines = {line[0]: line[1:] for line in table.rows}
     assert lines["chrF against the reference"][:3] == ["33.50", "21.75", "43.20"]
-    assert "Perplexity" not in lines  # of other tokens
+    assert "Perplexity" not in lines  # it is over other tokens
     figures = report(inputs, 3)["metrics"]["evaluate"]
     assert figures["base_plain"]["chrf"] == 33.5
     assert "plain" not in figures["base"]
@@ -879,7 +880,7 @@ def test_slices_have_an_interval_or_a_dash_and_of_them_metrics_json_has_the_fiel
     tables = tables_of(inputs)
     lengths = {line[0]: line[1:] for line in tables["Loss by length of the answer"].rows}
     assert list(lengths) == [f"up to {edge} tokens" for edge in (32, 64, 128, 256, 512)] + ["more than 512 tokens"]
-    assert lengths["up to 32 tokens"][-1] == "–"  # of eight rows
+    assert lengths["up to 32 tokens"][-1] == "–"  # from eight rows only
     assert re.fullmatch(r"−[\d.]+ to −[\d.]+", lengths["up to 512 tokens"][-1])
     assert len(tables["Loss by source, the 10 of 31 with the most tokens"].rows) == 10
     inputs["tuned"]["slices"]["difficulty"] = {"hard": {"rows": 3, "loss": 2.5}}

@@ -1,4 +1,4 @@
-"""tools/review.py on real repositories: what a branch changed, said from Git alone and with what DVC keeps."""
+"""Runs tools/review.py on real repositories: with Git only, and with what DVC keeps."""
 
 import json
 import re
@@ -12,12 +12,12 @@ from markdown_it import MarkdownIt
 from stages.comparison.revisions import Outputs, Revision
 from tests.support.project import ROOT
 from tests.support.small_run import LOSSES, ROWS, rows_of
-from tools._review.changes import Tree, figures, flat, staleness
-from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, sparkline, table
+from tools._review.changes import Tree, figures, staleness
+from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, sparkline
 from tools._review.outputs import PARTS
 
 HOSTILE = "@octocat #1 `tick` | <img src=http://x/y.png onerror=x()> \x1b[31m **b** [a](http://x) ``` \\| \u202e"
-# Nine times nine times … the same: less than a page, and 9^8 params.
+# Nine copies of nine copies of …: less than a page, and 9^8 params.
 BOMB = "a0: &a0 {x: 1}\n" + "".join(
     f"a{n}: &a{n} {{{', '.join(f'{key}: *a{n - 1}' for key in 'bcdefghij')}}}\n" for n in range(1, 9)
 )
@@ -36,7 +36,7 @@ def review(repository, *options, code=0):
     """(the page, the status)"""
     status = repository.folder.parent / "status.json"
     command = [sys.executable, "-m", "tools.review", "--base", "main", *options, "--status", str(status)]
-    # The commit's own tools/ must not be what runs.
+    # The commit's own tools/ must not run.
     command.insert(1, "-P")
     page = repository.output(*command, code=code, PYTHONPATH=str(ROOT))
     return page, json.loads(status.read_text())
@@ -333,7 +333,7 @@ def test_intervals_belong_to_their_figure_and_are_no_figures_themselves():
     found = figures({"a": {"loss": 1.0, "loss_lo": 0.5, "loss_hi": 1.5, "rows": 3, "only_lo": 2}, "b": "text"})
     assert {name: figure.value for name, figure in found.items()} == {"a.loss": 1.0, "a.rows": 3, "a.only_lo": 2}
     assert found["a.loss"].interval == {"lo": 0.5, "hi": 1.5}
-    assert flat({"a": {"b": [1, {"c": 2}]}, "d": {}}) == {"a.b": [1, {"c": 2}]}
+    assert flatten({"a": {"b": [1, {"c": 2}]}, "d": {}}) == {"a.b": [1, {"c": 2}]}
 
 
 TEXTS = ["plain", "a|b", "`", "``x``", "\\|", "a\\", "<b>", "@x", "**x**", " ", "x\ny", "&amp;"]
@@ -341,7 +341,7 @@ TEXTS = ["plain", "a|b", "`", "``x``", "\\|", "a\\", "<b>", "@x", "**x**", " ", 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_code_in_a_table_reads_as_the_text_it_is(text):
-    rendered = MARKDOWN.render(table(["", ""], [[code(text), "end"]]))
+    rendered = MARKDOWN.render(markdown_table(["", ""], [[code(text), "end"]]))
     cells = re.findall("(?s)<td[^>]*>(.*?)</td>", rendered)
     assert unescape(re.sub("</?code>", "", cells[0])).split() == text.split()
     assert cells[1:] == ["end"]

@@ -1,10 +1,10 @@
-"""What is wrong with this machine, environment or repository, and what to do about it; nothing is changed.
+"""Finds what is wrong with this machine, environment or repository, and says what to do about it. It changes nothing.
 
     python -m tools.doctor [--deep] [--network]
 
-One line a finding; those that begin with ✗ end with a remedy. Exit code 1 where there is one of these, else 0.
---deep hashes what the cache has of dvc.lock's outputs, in place of comparing sizes. --network asks the hub whether the
-base model can be downloaded, and under which licence.
+Each finding is one line. A line that begins with ✗ ends with a remedy, and the exit code is 1 if there is such a line.
+--deep hashes the cache's copies of the outputs in dvc.lock; otherwise only their sizes are compared. --network asks the
+hub whether the base model can be downloaded, and under which licence.
 """
 
 import argparse
@@ -24,21 +24,21 @@ from tools._doctor.hub import check_hub
 from tools._doctor.libraries import check_pins, check_run, installed, pins, trained_versions
 from tools._doctor.locks import lock_findings
 from tools._doctor.machine import base_size, check_gpu, driver, machine_findings
-from tools._doctor.stored import Stored, check_cache, check_remotes, outputs
+from tools._doctor.stored import StoredOutput, check_cache, check_remotes, stored_outputs
 from tools._doctor.torn import check_lock_file
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
 
-def of_machine(params: Params) -> list[Finding]:
+def check_machine(params: Params) -> list[Finding]:
     import psutil
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return machine_findings(params, cores, psutil.virtual_memory().available, shutil.disk_usage(".").free)
 
 
-def of_gpu(params: Params) -> Finding:
+def find_gpu(params: Params) -> Finding:
     try:
         import torch
     except ImportError as error:
@@ -48,23 +48,23 @@ def of_gpu(params: Params) -> Finding:
     return check_gpu(params.machine.device, driver(), cuda, cuda and torch.cuda.is_bf16_supported(False), parameters)
 
 
-def of_outputs(repo: "Repo", deep: bool, legal: bool) -> Iterator[Finding]:
-    """legal: whether params.yaml is."""
+def check_outputs(repo: "Repo", deep: bool, legal: bool) -> Iterator[Finding]:
+    """Findings about libraries and DVC's cache. legal: whether params.yaml is legal."""
     from dvc.exceptions import DvcException
 
     try:
-        known = outputs(repo)
+        known = stored_outputs(repo)
     except DvcException:
         if legal:
             raise
-        yield from of_libraries([])
-        yield Finding("cache", "not compared with dvc.lock; that waits for params.yaml, whose values dvc.yaml takes")
+        yield from check_libraries([])
+        yield Finding("cache", "not compared with dvc.lock, because dvc.yaml needs a legal params.yaml")
         return
-    yield from of_libraries(known)
+    yield from check_libraries(known)
     yield from check_cache(known, deep)
 
 
-def of_libraries(known: list[Stored]) -> Iterator[Finding]:
+def check_libraries(known: list[StoredOutput]) -> Iterator[Finding]:
     wanted = pins(Path("requirements.txt").read_text(encoding="utf-8"))
     yield check_pins(wanted, installed(list(wanted)))
     trained = METRICS / "train.json"
@@ -82,17 +82,17 @@ def findings(deep: bool, network: bool) -> Iterator[Finding]:
         params = load_params()
         yield Finding("params.yaml", "legal")
     except UserError as error:
-        yield Finding("params.yaml", f"not legal, so machine, GPU and hub were not looked at: {error}", "Correct it")
+        yield Finding("params.yaml", f"not legal, so machine, GPU and hub were not checked: {error}", "Correct it")
     if params:
-        yield from of_machine(params)
-        yield of_gpu(params)
+        yield from check_machine(params)
+        yield find_gpu(params)
     try:
         with Repo() as repo:
             yield from lock_findings(Path(repo.root_dir), Path(repo.tmp_dir))
             torn = check_lock_file(repo)
             yield from torn
-            if not torn:  # both look into it
-                yield from of_outputs(repo, deep, params is not None)
+            if not torn:  # the check of the outputs reads dvc.lock too
+                yield from check_outputs(repo, deep, params is not None)
             yield from check_remotes(repo.config["remote"], repo.config.load_one("repo").get("remote", {}))
     except DvcException as error:
         yield Finding("DVC", f"{error}", "Run this in the repository's own folder, with dvc.yaml and dvc.lock of Git")
@@ -116,5 +116,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    with explained("doctor", online=True):  # only --network makes use of it
+    with explained("doctor", online=True):  # only --network uses it
         sys.exit(main(sys.argv[1:]))

@@ -5,10 +5,10 @@
     python -m tools.generate                               a chat
     python -m tools.generate --input rows.jsonl --output answers.jsonl
 
-Prompts are encoded as for training, with `prompt` of params.yaml, and the tokens chosen as in the evaluation. In JSONL
-each row has a `prompt` or `messages`; the output has the input's fields, the answer, and whether it ended by itself.
-Started again it goes on after the last whole row. With --compare --model adapter there is one model in memory, the base
-in 4 bits, first without and then with the adapter.
+Prompts are encoded as in training, with `prompt` of params.yaml, and tokens are chosen as in the evaluation. Each row
+of the JSONL file has a `prompt` or `messages`. The output has the input's fields, the answer, and whether it ended. A
+stopped run continues after the last whole row. With --compare --model adapter only one model is in memory: the base in
+4 bits, first without and then with the adapter.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from stages.core.models import free, make_deterministic
 from stages.core.params import Params, load_params
 from stages.core.prompts import Encoder
 from stages.runtime.runner import explained
-from tools._generate.rows import Job, answer_rows
-from tools._generate.speakers import Speaker, folder_of, is_adapter, load, load_pair, prompts_for, weights
-from tools._generate.terminal import chat, say, user
+from tools._generate.rows import AnswerJob, answer_rows
+from tools._generate.speakers import Speaker, folder_of, is_adapter, load_pair, load_speaker, prompts_for, weight_hashes
+from tools._generate.terminal import chat, stream_answer, user
 
 
 def positive(text: str) -> int:
@@ -41,7 +41,7 @@ def temperature(text: str) -> float:
     return number
 
 
-def arguments(params: Params) -> argparse.ArgumentParser:
+def argument_parser(params: Params) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,16 +58,18 @@ def arguments(params: Params) -> argparse.ArgumentParser:
     parser.add_argument(
         "--temperature", type=temperature, default=0.0, help="0 (default): the likeliest token", metavar="T"
     )
-    parser.add_argument("--seed", type=int, default=params.seed, help="of the draws, with --temperature", metavar="N")
+    parser.add_argument(
+        "--seed", type=int, default=params.seed, help="seed of the draws, with --temperature", metavar="N"
+    )
     parser.add_argument("--input", type=Path, help="a JSONL file; each row has `prompt` or `messages`", metavar="FILE")
     parser.add_argument("--output", type=Path, help="where the answers to --input go", metavar="FILE")
-    parser.add_argument("--field", default="answer", help="of the output's rows, for the answer (default: answer)")
+    parser.add_argument("--field", default="answer", help="the output's field for the answer (default: answer)")
     parser.add_argument("--batch-size", type=positive, default=params.evaluate.batch_size, metavar="N")
     return parser
 
 
 def read_options(params: Params, given: list[str] | None = None) -> argparse.Namespace:
-    parser = arguments(params)
+    parser = argument_parser(params)
     options = parser.parse_args(given)
     if (options.input is None) != (options.output is None):
         parser.error("--input and --output belong together")
@@ -79,27 +81,27 @@ def read_options(params: Params, given: list[str] | None = None) -> argparse.Nam
             "--model tuned --field tuned"
         )
     if options.compare and options.model == "base":
-        parser.error("--compare puts --model beside the base: name another")
+        parser.error("--compare compares --model with the base: name another")
     if options.input and options.output.resolve() == options.input.resolve():
         parser.error("--output is --input")
     return options
 
 
 def speakers(options: argparse.Namespace, params: Params, encoder: Encoder, decoding: Decoding) -> Iterator[Speaker]:
-    """The models to answer with, each loaded when it is asked for."""
+    """The models to answer with. Each is loaded when it is asked for."""
     prompts = prompts_for(options.model, encoder, decoding)
     if options.compare and is_adapter(folder_of(options.model)):
         yield from load_pair(options.model, params, prompts)
         return
     if options.compare:
-        yield load("base", params, prompts_for("base", encoder, decoding))
-    yield load(options.model, params, prompts)
+        yield load_speaker("base", params, prompts_for("base", encoder, decoding))
+    yield load_speaker(options.model, params, prompts)
 
 
 def answer_file(options: argparse.Namespace, params: Params, encoder: Encoder, decoding: Decoding) -> None:
     settings = {
         "model": str(folder_of(options.model)),
-        "weights": weights(options.model),
+        "weights": weight_hashes(options.model),
         "quantization": params.quantization.model_dump() if is_adapter(folder_of(options.model)) else None,
         "template": params.prompt.template,
         "system": encoder.system,
@@ -108,14 +110,14 @@ def answer_file(options: argparse.Namespace, params: Params, encoder: Encoder, d
         "batch_size": options.batch_size,
         "field": options.field,
     }
-    job = Job(options.input, options.output, options.field, options.batch_size, options.seed, settings)
+    job = AnswerJob(options.input, options.output, options.field, options.batch_size, options.seed, settings)
     prompts = prompts_for(options.model, encoder, decoding)
-    done, total = answer_rows(job, prompts, lambda: load(options.model, params, prompts))
+    done, total = answer_rows(job, prompts, lambda: load_speaker(options.model, params, prompts))
     print(f"generate: {total} rows in {options.output}, of which {done} were there already")
 
 
 def main(options: argparse.Namespace, params: Params) -> None:
-    folder_of(options.model)  # before anything slow
+    folder_of(options.model)  # first, before anything slow
     make_deterministic(options.seed, wanted=True, warn_only=True)
     prompt = params.prompt
     if options.system is not None:
@@ -129,19 +131,19 @@ def main(options: argparse.Namespace, params: Params) -> None:
     else:
         message = user(sys.stdin.read() if options.prompt == "-" else options.prompt)
         for speaker in speakers(options, params, encoder, decoding):
-            say(speaker, [message], options.seed, headed=options.compare)
-            del speaker  # the next one is not loaded beside it
+            stream_answer(speaker, [message], options.seed, headed=options.compare)
+            del speaker  # so that only one model is in memory
             free()
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that have no Unicode
+    sys.stdout.reconfigure(errors="backslashreplace")  # for terminals without Unicode
     if sys.stdin:
-        sys.stdin.reconfigure(errors="surrogateescape")  # which user() turns into question marks
+        sys.stdin.reconfigure(errors="surrogateescape")  # user() turns these into question marks
     with explained("generate"):
         loaded = load_params()
         try:
             main(read_options(loaded), loaded)
-        except BrokenPipeError:  # as with `| head`: who read it has left
+        except BrokenPipeError:  # as with `| head`: the reader has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

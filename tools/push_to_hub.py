@@ -1,11 +1,12 @@
-"""Uploads models/merged or models/adapter with its card to a model repository of the Hugging Face hub. Never a stage.
+"""Uploads models/merged or models/adapter with its card to a model repository of the Hugging Face hub. This is no
+stage.
 
     python -m tools.push_to_hub merged owner/name --dry-run     what would go where; needs no network
     python -m tools.push_to_hub merged owner/name
 
-The card is reports/model-card.md, and the commit on the hub names the Git commit that made the model. So it stops where
-the working tree or the results (`dvc status`) are not those of that commit. A new repository is private. The token is
-that of HF_TOKEN or `hf auth login`.
+The card is reports/model-card.md. The commit on the hub names the Git commit that made the model. So the upload stops
+where the working tree or the results (`dvc status`) differ from that commit. A new repository is private. The token is
+in HF_TOKEN, or comes from `hf auth login`.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 
 from stages.runtime.errors import UserError
 from stages.runtime.runner import explained
-from tools._push_to_hub.files import FOLDERS, listing, prepare
+from tools._push_to_hub.files import FOLDERS, file_list, prepare_upload
 from tools._push_to_hub.hub import hub_errors, push
 
 
@@ -29,35 +30,38 @@ def output_of(*command: str) -> str:
     return done.stdout
 
 
-def stale(status: dict[str, list]) -> list[str]:
-    """What `dvc status --json` calls changed. What is only missing here, such as a base that nobody pulls, is not."""
-    found = []
+def changed_paths(status: dict[str, list]) -> list[str]:
+    """The paths that `dvc status --json` calls changed.
+
+    Paths that are only missing here, such as a base that nobody pulls, do not count.
+    """
+    paths = []
     for stage, changes in status.items():
         for change in changes:
             states = list(change.values())[0] if isinstance(change, dict) else {stage: change}
-            found += [path for path, state in states.items() if state != "deleted"]
-    return sorted(set(found))
+            paths += [path for path, state in states.items() if state != "deleted"]
+    return sorted(set(paths))
 
 
-def refusal() -> str | None:
-    """Why the files here are not those of the Git commit, if so."""
+def reason_to_refuse() -> str | None:
+    """Why the files here are not those of the Git commit, or None."""
     changed = output_of("git", "status", "--porcelain", "--untracked-files=no").splitlines()
     if changed:
         return f"{changed[0][3:]} differs from the Git commit. Commit it"
-    found = stale(json.loads(output_of(sys.executable, "-m", "dvc", "status", "--json")))
-    if found:
-        return f"`dvc status` says that {found[0]} changed since the results were made. Run `dvc repro` and commit"
+    paths = changed_paths(json.loads(output_of(sys.executable, "-m", "dvc", "status", "--json")))
+    if paths:
+        return f"`dvc status` says that {paths[0]} changed since the results were made. Run `dvc repro` and commit"
     return None
 
 
 def main(options: argparse.Namespace) -> None:
-    reason = refusal()
+    reason = reason_to_refuse()
     if reason and not options.force:
-        upload = prepare(options.model, "", None) if options.dry_run else None
-        raise UserError(f"{listing(upload)}\n{reason}, or say --force" if upload else f"{reason}, or say --force")
+        upload = prepare_upload(options.model, "", None) if options.dry_run else None
+        raise UserError(f"{file_list(upload)}\n{reason}, or use --force" if upload else f"{reason}, or use --force")
     commit = output_of("git", "rev-parse", "HEAD").strip()
-    upload = prepare(options.model, commit, reason)
-    print(f"{listing(upload)}\n{upload.message} → {options.repository} ({'public' if options.public else 'private'})")
+    upload = prepare_upload(options.model, commit, reason)
+    print(f"{file_list(upload)}\n{upload.message} → {options.repository} ({'public' if options.public else 'private'})")
     if options.dry_run:
         return
     with hub_errors(options.repository):
@@ -72,7 +76,7 @@ def read_options(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("repository", help="owner/name")
     parser.add_argument("--dry-run", action="store_true", help="list files and sizes, and send nothing")
     parser.add_argument("--public", action="store_true", help="make a new repository public, or write to a public one")
-    parser.add_argument("--force", action="store_true", help="send it though it is not what the Git commit makes")
+    parser.add_argument("--force", action="store_true", help="send it even if it differs from the Git commit")
     options = parser.parse_args(given)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.repository):
         parser.error(f"{options.repository} is not owner/name")

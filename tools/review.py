@@ -1,11 +1,12 @@
-"""What a branch changed, as one Markdown page for its pull request: results, params, what reran, data, gates.
+"""Shows what a branch changed, as one Markdown page for its pull request: results, params, what reran, data, gates.
 
     python -m tools.review [--base origin/main] [--head HEAD] [--output FILE] [--status FILE]
 
-It reads commits, never the working tree, and runs nothing of them, so it is safe on a stranger's branch, and a clone
-that has Git only will do. Where DVC's cache or remote has the outputs of both commits, it also shows rows, loss curves
-and answers. --status writes {"state": success, failure or error, "description": …} for a commit's status: a failure is
-a gate that failed, or a dvc.lock or metrics.json that this commit's code, params and data did not make.
+It reads only commits, never the working tree, and runs nothing from them. So it is safe on a stranger's branch, and
+works in a clone that has only Git. Where DVC's cache or remote has the outputs of both commits, it also shows rows,
+loss curves and answers. --status writes {"state": success, failure or error, "description": …} for a commit's status.
+It is a failure where a gate failed, or where this commit's code, params and data did not make its dvc.lock or
+metrics.json.
 """
 
 import argparse
@@ -17,11 +18,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stages._report.escaping import visible
-from stages._report.formatting import duration, number, signed, size
-from stages._report.sections import MEASURES
-from stages.comparison.gate import Verdict, incomparable, judge
-from stages.comparison.revisions import LOCK, OTHER_KIND, Outputs, Revision, commit_of, git
+from stages.comparison.gate import Verdict, judge_gates, why_incomparable
+from stages.comparison.measures import SHOWN_MEASURES
+from stages.comparison.number_text import duration, number, size, with_sign
+from stages.comparison.revisions import DVC_LOCK, MALFORMED, Outputs, Revision, commit_of, git
+from stages.comparison.visible_text import visible
 from stages.core.params import Gate
 from stages.core.paths import PARAMS, RESULT
 from stages.core.yaml_files import read_yaml_text
@@ -36,44 +37,44 @@ from tools._review.changes import (
     reruns,
     staleness,
 )
-from tools._review.markdown import bounded, code, entities, folded, listed, plural, table
+from tools._review.markdown import bounded, code, entities, foldable, list_names, markdown_table, plural
 from tools._review.outputs import from_outputs
 
 MARKER = "<!-- made by tools/review.py -->"
-BY_NAME = {measure.name: measure for measure in MEASURES}
-COUNTS = ("clean.rows.", "clean.splits.")
-MOST_DESCRIPTION = 140  # characters that GitHub takes for a status
+BY_NAME = {measure.name: measure for measure in SHOWN_MEASURES}
+DATA_COUNTS = ("clean.rows.", "clean.splits.")
+MOST_DESCRIPTION = 140  # characters that GitHub accepts for a status
 
 
-def shown(figure: Figure | None, show: Callable[[float], str] = number) -> str:
+def figure_text(figure: Figure | None, show: Callable[[float], str] = number) -> str:
     if figure is None:
         return "–"
     ends = figure.interval
     return show(figure.value) + (f" ({show(ends['lo'])} to {show(ends['hi'])})" if ends else "")
 
 
-def difference(change: Change, show: Callable[[float], str] = number) -> str:
+def difference_text(change: Change, show: Callable[[float], str] = number) -> str:
     if change.before is None or change.after is None:
         return "new" if change.before is None else "gone"
     if change.arrow == "=":
         return "="
     text = f"{change.arrow} {show(abs(change.after.value - change.before.value))}"
     if change.interval:
-        text += f" ({' to '.join(signed(show(end)) for end in change.interval)}, {change.how})"
+        text += f" ({' to '.join(with_sign(show(end)) for end in change.interval)}, {change.how})"
     return text + (f", {change.verdict}" if change.verdict else "")
 
 
-def as_people_write(name: str) -> Callable[[float], str]:
+def number_format(name: str) -> Callable[[float], str]:
     last = name.rpartition(".")[2]
     return duration if last.endswith("seconds") else size if last.endswith("bytes") else number
 
 
 def metric_row(change: Change, compared: bool = True) -> list[str]:
-    """A line for one figure: a measure by its name and as people write it, any other by its key."""
+    """The cells for one figure. A measure has its label and number format; any other figure has its key."""
     measure = BY_NAME.get(measure_of(change)) if change.name.startswith("evaluate.tuned.") else None
-    label, show = (measure.label, measure.show) if measure else (code(change.name), as_people_write(change.name))
-    sides = [shown(change.before, show)] if compared else []
-    return [label, *sides, shown(change.after, show), *([difference(change, show)] if compared else [])]
+    label, show = (measure.label, measure.show) if measure else (code(change.name), number_format(change.name))
+    sides = [figure_text(change.before, show)] if compared else []
+    return [label, *sides, figure_text(change.after, show), *([difference_text(change, show)] if compared else [])]
 
 
 def measure_of(change: Change) -> str:
@@ -84,69 +85,84 @@ def is_measure(change: Change) -> bool:
     return measure_of(change) in BY_NAME or any(side and side.interval for side in (change.before, change.after))
 
 
-def results(changes: list[Change], other: str | None) -> str:
-    """The tuned model's measures, and folded away all other figures that changed. other: why none are compared."""
-    same_test = other is None
+def results_text(changes: list[Change], reason: str | None) -> str:
+    """The tuned model's measures, and all other changed figures in a folded block.
+
+    Args:
+        reason: Why results are not compared, or None where they are.
+    """
+    same_test = reason is None
     order = list(BY_NAME)
-    measured = [each for each in changes if each.name.startswith("evaluate.tuned.") and is_measure(each)]
-    measured.sort(key=lambda each: order.index(measure_of(each)) if measure_of(each) in BY_NAME else len(order))
+    measured = [change for change in changes if change.name.startswith("evaluate.tuned.") and is_measure(change)]
+    measured.sort(key=lambda change: order.index(measure_of(change)) if measure_of(change) in BY_NAME else len(order))
     text = "### Results\n\nThe tuned model on the test split, with 95 % intervals.\n\n"
     if not same_test:
-        text += f"**Before and now are not compared, since {entities(other)}.**\n\n"
+        text += f"**Before and now are not compared, since {entities(reason)}.**\n\n"
     header = ["", "before", "now", "change"] if same_test else ["", "now"]
-    text += table(header, [metric_row(each, same_test) for each in measured if same_test or each.after])
-    elsewhere = [*measured, *(each for each in changes if each.name.startswith(COUNTS))]
-    others = [each for each in changes if each.before != each.after and each not in elsewhere]
+    text += markdown_table(header, [metric_row(change, same_test) for change in measured if same_test or change.after])
+    elsewhere = [*measured, *(change for change in changes if change.name.startswith(DATA_COUNTS))]
+    remaining = [change for change in changes if change.before != change.after and change not in elsewhere]
     if not same_test:
-        others = [each for each in others if not each.name.startswith("evaluate.")]
-    # What tuned gained over the base says nothing new where the base stayed as it was.
-    elif not any(each.name.startswith("evaluate.base.") for each in others):
-        others = [each for each in others if not each.name.startswith("evaluate.change.")]
-    for title, some in (
-        ("Other figures", [each for each in others if not each.name.startswith("timing.")]),
-        ("Times, rates and memory", [each for each in others if each.name.startswith("timing.")]),
+        remaining = [change for change in remaining if not change.name.startswith("evaluate.")]
+    # Where the base is unchanged, the gain over it says nothing new.
+    elif not any(change.name.startswith("evaluate.base.") for change in remaining):
+        remaining = [change for change in remaining if not change.name.startswith("evaluate.change.")]
+    for title, listed in (
+        ("Other figures", [change for change in remaining if not change.name.startswith("timing.")]),
+        ("Times, rates and memory", [change for change in remaining if change.name.startswith("timing.")]),
     ):
-        if some:
-            rows = table(["", "before", "now", "change"], [metric_row(each) for each in some])
-            text += "\n" + folded(f"{title} that changed: {len(some)}", rows)
+        if listed:
+            rows = markdown_table(["", "before", "now", "change"], [metric_row(change) for change in listed])
+            text += "\n" + foldable(f"{title} that changed: {len(listed)}", rows)
     return text
 
 
-def params(changes: list[tuple[str, str | None, str | None]]) -> str:
+def params_text(changes: list[tuple[str, str | None, str | None]]) -> str:
     if not changes:
         return "### Params\n\nAs before.\n"
     rows = [[code(name), *("–" if value is None else code(value) for value in sides)] for name, *sides in changes]
-    return "### Params\n\n" + table(["", "before", "now"], rows)
+    return "### Params\n\n" + markdown_table(["", "before", "now"], rows)
 
 
-def ran(found: list[tuple[str, dict[str, list[str]]]], base: Revision, head: Revision) -> str:
-    if not found:
+def what_ran(stages: list[tuple[str, dict[str, list[str]]]], base: Revision, head: Revision) -> str:
+    if not stages:
         return "### What ran\n\nNothing: `dvc.lock` is the same.\n"
     seconds = {name: value for name, (value, _) in figures(head.metrics).items() if name.startswith("timing.")}
     rows = []
-    for stage, reasons in found:
+    for stage, reasons in stages:
         causes = {kind: names for kind, names in reasons.items() if kind != "outs"}
-        said = [kind if not names else f"{kind}: {listed(names)}" for kind, names in causes.items()]
+        said = [kind if not names else f"{kind}: {list_names(names)}" for kind, names in causes.items()]
         spent = seconds.get(f"timing.{stage.replace('@', '_')}.seconds")
         rows.append([code(stage), "; ".join(said) or "by hand, or its outputs differed", duration(spent)])
-    text = "### What ran\n\n" + table(["stage", "because of", "time"], rows, numbers_from=2)
-    kept = [stage for stage in head.stages if stage not in dict(found)]
-    return text + (f"\nAs before: {listed(kept, 20)}.\n" if kept else "")
+    text = "### What ran\n\n" + markdown_table(["stage", "because of", "time"], rows, numbers_from=2)
+    kept = [stage for stage in head.stages if stage not in dict(stages)]
+    return text + (f"\nAs before: {list_names(kept, 20)}.\n" if kept else "")
 
 
 def data_counts(changes: list[Change]) -> str:
     rows = [
-        [code(each.name.removeprefix("clean.")), shown(each.before), shown(each.after), difference(each)]
-        for each in changes
-        if each.name.startswith(COUNTS)
+        [
+            code(change.name.removeprefix("clean.")),
+            figure_text(change.before),
+            figure_text(change.after),
+            difference_text(change),
+        ]
+        for change in changes
+        if change.name.startswith(DATA_COUNTS)
     ]
     if all(row[3] == "=" for row in rows):
         return "### Data\n\n" + ", ".join(f"{row[0]} {row[2]}" for row in rows) + ": all as before.\n"
-    return "### Data\n\n" + table(["", "before", "now", "change"], rows)
+    return "### Data\n\n" + markdown_table(["", "before", "now", "change"], rows)
 
 
 def gates_of(head: Revision) -> list[Gate]:
-    """Of params.yaml as that commit has it; its other sections may be of another version than this code."""
+    """The gates of params.yaml at that commit.
+
+    Other sections may belong to another version of this code, so they are not read.
+
+    Raises:
+        UserError: A gate is not legal.
+    """
     values = read_yaml_text(head.text(PARAMS))
     listed_gates = ((values or {}).get("report") or {}).get("gates") or []
     try:
@@ -180,18 +196,21 @@ def status(verdicts: list[Verdict], stale: list[str], own_gates: bool) -> dict[s
     return {"state": state, "description": " ".join(visible(description).split())[:MOST_DESCRIPTION]}
 
 
-def first_line(base: str, commit: str, head: str) -> str:
+def title_lines(base: str, commit: str, head: str) -> str:
     text = f"## Review of the run\n\n`{head[:10]}` against `{commit[:10]}`, where it left {code(base)}.\n"
-    if git("rev-list", "--max-count=1", f"{commit}..{base}", "--", str(RESULT), str(LOCK), str(PARAMS)):
+    if git("rev-list", "--max-count=1", f"{commit}..{base}", "--", str(RESULT), str(DVC_LOCK), str(PARAMS)):
         text += f"\n**{code(base)} has other results by now: merge it and run `dvc repro` before this is merged.**\n"
     return text
 
 
 def review(base: str, head: str) -> tuple[str, dict[str, str]]:
-    """(the page, the status) of the commit `head` beside the one where it left `base`.
+    """Compares the commit `head` with the commit where it left `base`.
+
+    Returns:
+        (the page, the status)
 
     Raises:
-        UserError: a revision or one of its files cannot be read.
+        UserError: A revision or one of its files cannot be read.
     """
     head = commit_of(head)
     commit = merge_base(base, head)
@@ -199,13 +218,13 @@ def review(base: str, head: str) -> tuple[str, dict[str, str]]:
     before, now = Revision(commit, outputs), Revision(head, outputs)
     changes, altered = metric_changes(before, now), param_changes(before, now)
     own_gates = any(name.startswith("report.gates") for name, *_ in altered)
-    stale, verdicts = staleness(now, head), judge(gates_of(now), now)
+    stale, verdicts = staleness(now, head), judge_gates(gates_of(now), now)
     sections = [
-        f"{MARKER}\n{first_line(base, commit, head)}",
+        f"{MARKER}\n{title_lines(base, commit, head)}",
         gate_lines(verdicts, stale, own_gates),
-        results(changes, incomparable("evaluate.tuned.loss", before, now)),
-        params(altered),
-        ran(reruns(before, now), before, now),
+        results_text(changes, why_incomparable("evaluate.tuned.loss", before, now)),
+        params_text(altered),
+        what_ran(reruns(before, now), before, now),
         data_counts(changes),
         *from_outputs(before, now),
     ]
@@ -222,7 +241,7 @@ def main() -> None:
     try:
         os.chdir(git("rev-parse", "--show-toplevel").decode().strip())
         text, verdict = review(options.base, options.head)
-    except (UserError, *OTHER_KIND) as error:
+    except (UserError, *MALFORMED) as error:
         reason = str(error) if isinstance(error, UserError) else f"a file of the commit is of another kind: {error!r}"
         reason = " ".join(visible(reason).split())
         if options.status is None:

@@ -1,8 +1,12 @@
-"""A question put in the plain way that a base model knows from pre-training: as the beginning of a text.
+"""Turns a question into a completion prompt: the beginning of a text, as a base model knows it from pre-training.
 
-Beside the answers in the chat format, which no base was trained on, they tell what a tuned model learned of the task
-from what it learned of the format. A function is asked for by its signature and docstring, as HumanEval does (Chen et
-al. 2021), and ends with the first line that is not indented; other code by a docstring of the file; a text by itself.
+No base was trained on the chat format. Compared with the chat answers, the completions show how much of the tuned
+model's gain is the task and how much is the format. Three kinds of prompt exist:
+
+- A function: its signature and docstring, as HumanEval asks (Chen et al. 2021). It ends before the first line without
+  indentation.
+- Other code: a docstring of the file.
+- A text: the question itself.
 """
 
 import ast
@@ -12,15 +16,21 @@ from dataclasses import dataclass
 from stages.core.python_syntax import parse, python_in
 
 SIGNATURE = re.compile(r"^(?:async )?def (\w+)\(.*\).*:$", re.MULTILINE)
-LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # with its end, as ast counts them
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # a line with its end, as ast counts lines
 INDENT = " " * 4
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
-class Plain:
-    """prompt: what the model goes on from. given: the beginning of the answer in the data that this already says; rest:
-    the remainder. head: what the model's answer begins with, None where it need not be a function."""
+class CompletionPrompt:
+    """A question as the beginning of a text.
+
+    Args:
+        prompt: What the model continues.
+        given: The beginning of the answer in the data that the prompt already contains.
+        rest: The remainder of that answer.
+        head: The beginning of the model's answer; None where the answer need not be a function.
+    """
 
     prompt: str
     given: str
@@ -32,8 +42,11 @@ def is_function(node: ast.AST) -> bool:
     return isinstance(node, Function)
 
 
-def stub(question: str) -> tuple[str, str, str] | None:
-    """(name, prompt, head) of a function that the question gives as code, with nothing in it but its docstring."""
+def stub_function(question: str) -> tuple[str, str, str] | None:
+    """(name, prompt, head) of a function that the question gives as code, with only a docstring in it.
+
+    None otherwise.
+    """
     block = python_in(question)[-1].strip("\n")
     tree = parse(block)
     last = tree.body[-1] if tree and tree.body else None
@@ -42,8 +55,11 @@ def stub(question: str) -> tuple[str, str, str] | None:
     return None
 
 
-def described(question: str) -> tuple[str, str, str] | None:
-    """The same of one whose signature stands on a line of its own, with what it is to do behind."""
+def described_function(question: str) -> tuple[str, str, str] | None:
+    """(name, prompt, head) of a function whose signature is a line of the question, followed by a description.
+
+    None otherwise.
+    """
     match = SIGNATURE.search(question)
     documentation = question[match.end() :].strip().replace('"""', "'''") if match else ""
     if not documentation or parse(f"{match[0]} pass") is None:
@@ -52,37 +68,42 @@ def described(question: str) -> tuple[str, str, str] | None:
     return match[1], f'{match[0]}\n{INDENT}"""{text}\n{INDENT}"""\n', f"{match[0]}\n"
 
 
-def body_of(answer: str, name: str) -> tuple[str, str] | None:
-    """The answer up to the body of the function `name`, docstring included, and from there on."""
+def split_at_body(answer: str, name: str) -> tuple[str, str] | None:
+    """Splits the answer where the body of the function `name` begins, after its docstring.
+
+    None without such a function.
+    """
     tree = parse(answer)
-    node = next((each for each in tree.body if is_function(each) and each.name == name), None) if tree else None
+    functions = filter(is_function, tree.body) if tree else ()
+    node = next((function for function in functions if function.name == name), None)
     if node is None:
         return None
     statements = node.body[1:] if ast.get_docstring(node) is not None else node.body
     if not statements:
         return None
-    first = min([statements[0].lineno, *(each.lineno for each in getattr(statements[0], "decorator_list", []))])
+    decorators = getattr(statements[0], "decorator_list", [])
+    first = min([statements[0].lineno, *(decorator.lineno for decorator in decorators)])
     lines = LINE.findall(answer)
     while first > 1 and (not lines[first - 2].strip() or lines[first - 2].lstrip().startswith("#")):
         first -= 1
     return ("".join(lines[: first - 1]), "".join(lines[first - 1 :])) if first - 1 >= node.lineno else None
 
 
-def plain_form(question: str, answer: str) -> Plain:
-    """answer: the one in the data, of which no more than the kind shapes the prompt."""
-    answer = answer.rstrip(" ")  # as the templates v2 and v3 do
-    if asked := stub(question) or described(question):
+def completion_prompt(question: str, answer: str) -> CompletionPrompt:
+    """The completion prompt of a question. The answer in the data decides only which kind of prompt it is."""
+    answer = answer.rstrip(" ")  # the templates v2 and v3 strip it too
+    if asked := stub_function(question) or described_function(question):
         name, prompt, head = asked
-        if parts := body_of(answer, name):
-            return Plain(prompt, *parts, head)
+        if parts := split_at_body(answer, name):
+            return CompletionPrompt(prompt, *parts, head)
     if parse(answer) is not None:
         text = question.strip().replace('"""', "'''")
-        return Plain(f'"""{text}\n"""\n\n', "", answer, None)
-    return Plain(f"{question.strip()}\n\n", "", answer, None)
+        return CompletionPrompt(f'"""{text}\n"""\n\n', "", answer, None)
+    return CompletionPrompt(f"{question.strip()}\n\n", "", answer, None)
 
 
-def continued(form: Plain, text: str) -> tuple[str, bool]:
-    """The answer that a continuation makes, and whether a function in it has come to its end."""
+def complete_answer(form: CompletionPrompt, text: str) -> tuple[str, bool]:
+    """(the answer that a continuation makes, whether a function in it came to its end)."""
     if form.head is None:
         return text, False
     lines = LINE.findall(text)

@@ -1,6 +1,7 @@
-"""Answers of a generation that was stopped, so that the next one goes on behind them.
+"""Keeps the answers of a stopped generation, so that the next run continues after them.
 
-One file a batch, since an answer's bits depend on what it was padded to: what is kept is what would be made again.
+There is one file a batch, because an answer's bits depend on its padding. A kept batch has the bits that a new
+generation would have.
 """
 
 import contextlib
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CODE = (generation, decoding, models)
-FORGOTTEN = 7 * 24 * 3600  # seconds after which nobody comes back for them
+ABANDONED_AFTER = 7 * 24 * 3600  # seconds; an older generation is not continued
 
 
-def kept_root() -> Path:
-    """Beside the checkpoints: in the original repository in `--temp` and queue runs too, and ignored by Git."""
+def cache_root() -> Path:
+    """The folder of all caches, which Git ignores. `--temp` and queue runs use that of the original repository too."""
     return Path(os.environ.get("DVC_ROOT", "."), ".dvc", "tmp", "generated")
 
 
-def fingerprint(weights: Path, model: "PreTrainedModel", prompts: list[list[int]], params: Evaluate) -> str:
-    """All that shapes the answers."""
-    what = {
+def generation_fingerprint(weights: Path, model: "PreTrainedModel", prompts: list[list[int]], params: Evaluate) -> str:
+    """A hash of everything that shapes the answers."""
+    inputs = {
         "weights": [[path.name, *file_state(path)] for path in sorted(weights.iterdir()) if path.is_file()],
         "model": [str(model.device.type), str(model.dtype), model.config._attn_implementation],
         "prompts": prompts,
@@ -42,18 +43,18 @@ def fingerprint(weights: Path, model: "PreTrainedModel", prompts: list[list[int]
         "code": [module_hash(Path(module.__file__)) for module in CODE],
         "versions": [importlib.metadata.version(name) for name in ("torch", "transformers")],
     }
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
-class Kept:
-    """The batches of one generation, by their numbers, each a list of answers in token ids.
+class GenerationCache:
+    """The batches of one generation by their numbers. Each is a list of answers in token ids.
 
-    Another process may make the same ones at the same time, and forget them when it is through with them.
+    Another process may make the same batches at the same time, and remove them when it has finished.
     """
 
     def __init__(self, digest: str):
-        self.folder = kept_root() / digest
-        self.tokens = 0  # in the answers that were there already
+        self.folder = cache_root() / digest
+        self.tokens = 0  # in the answers from earlier runs
 
     def __getitem__(self, number: int) -> list[list[int]] | None:
         try:
@@ -65,14 +66,14 @@ class Kept:
 
     def __setitem__(self, number: int, answers: list[list[int]]) -> None:
         own = self.folder / f"{number:06}.{os.getpid()}"
-        with contextlib.suppress(FileNotFoundError, FileExistsError):  # just forgotten: at worst it is made again
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # just removed; at worst it is generated again
             write_text(own, json.dumps(answers))
             own.rename(own.with_suffix(".json"))
 
-    def forget(self) -> None:
-        """These, and what no run has come back for."""
+    def remove(self) -> None:
+        """Removes these batches, and those of generations that nobody continued within ABANDONED_AFTER."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        for other in self.folder.parent.glob("*"):
+        for folder in self.folder.parent.glob("*"):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - other.stat().st_mtime > FORGOTTEN:
-                    shutil.rmtree(other, ignore_errors=True)
+                if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
+                    shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A model, and the records that it is asked about."""
+"""A model and the records that it is evaluated on."""
 
 import time
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._evaluate.generation import generate
-from stages._evaluate.generation_cache import Kept, fingerprint
-from stages._evaluate.predictions import Prediction, with_outcomes
+from stages._evaluate.generation_cache import GenerationCache, generation_fingerprint
+from stages._evaluate.predictions import Prediction, with_test_outcomes
 from stages.core.params import Evaluate, Params
 from stages.core.prompts import Encoder
 from stages.core.records import Record
@@ -18,44 +18,56 @@ from stages.core.workers import count_workers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Tokens = list[list[int]]
-Prompts = dict[int, list[int]]  # by the places of their records
-Reader = Callable[[list[Record], Tokens, Encoder], list[Prediction]]  # makes predictions of what is generated
+TokenIds = list[list[int]]
+PromptIds = dict[int, list[int]]  # by the positions of their records
+# Makes predictions of the generated tokens.
+PredictionReader = Callable[[list[Record], TokenIds, Encoder], list[Prediction]]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """rate: tokens generated a second. kept: what a run that is stopped from here on may use again."""
+    """The answers of one generation.
+
+    Args:
+        rate: Tokens generated a second.
+        cache: The finished batches, which a later run may use if this one is stopped.
+    """
 
     predictions: list[Prediction]
     rate: float
-    kept: Kept
+    cache: GenerationCache
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelRun:
+    """A loaded model, the folder of its weights, and the records to evaluate it on."""
+
     model: "PreTrainedModel"
     weights: Path
     records: list[Record]
     encoder: Encoder
-    everything: Params
+    params: Params
 
     @cached_property
-    def params(self) -> Evaluate:
-        return self.everything.evaluate
+    def settings(self) -> Evaluate:
+        return self.params.evaluate
 
     @cached_property
     def context(self) -> int:
         return self.model.config.max_position_embeddings
 
-    def answer(self, prompts: Prompts, read: Reader) -> Answers:
+    def answer(self, prompts: PromptIds, read: PredictionReader) -> Answers:
+        """Generates an answer to each prompt, and runs the tests that records bring.
+
+        read: makes predictions of the tokens.
+        """
         texts = list(prompts.values())
-        kept = Kept(fingerprint(self.weights, self.model, texts, self.params))
+        cache = GenerationCache(generation_fingerprint(self.weights, self.model, texts, self.settings))
         started = time.monotonic()
-        outputs = generate(self.model, texts, self.encoder.eos, self.params, kept)
-        rate = (sum(map(len, outputs)) - kept.tokens) / (time.monotonic() - started)
+        outputs = generate(self.model, texts, self.encoder.eos, self.settings, cache)
+        rate = (sum(map(len, outputs)) - cache.tokens) / (time.monotonic() - started)
         records = [self.records[place] for place in prompts]
         predictions = read(records, outputs, self.encoder)
-        if self.params.run_tests:
-            predictions = with_outcomes(predictions, records, self.params, count_workers(self.everything.machine))
-        return Answers(predictions, rate, kept)
+        if self.settings.run_tests:
+            predictions = with_test_outcomes(predictions, records, self.settings, count_workers(self.params.machine))
+        return Answers(predictions, rate, cache)

@@ -1,9 +1,12 @@
-"""What runs inside the sandbox: it takes limits upon itself, then an answer and its tests.
+"""Runs inside the sandbox: sets its own limits, then runs an answer and its tests.
 
-sandbox.py hands this text to a bare interpreter that sees nothing of the repository, so it imports no module of ours.
-Standard input is one JSON object: `limits` ({name of a resource: value}), `user` (the id to take on where root started
-it, else null), `answer`, `tests`, and `word`, which goes to standard output once the tests have run to their end: an
-answer that ends the process before has not passed.
+sandbox.py passes this text to a bare interpreter that does not see the repository, so it imports none of our modules.
+Standard input is one JSON object:
+
+- `limits`: {name of a resource: value}
+- `user`: the id to take where root started it, else null
+- `answer`, `tests`: the code
+- `word`: what goes to standard output after the tests. An answer that ends the process earlier has not passed.
 """
 
 import json
@@ -23,12 +26,12 @@ def main() -> None:
         os.dup2(nowhere, standard)
     for name, value in job["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
-    if (user := job["user"]) is not None:  # root's processes are never counted, and root may lift any limit
+    if (user := job["user"]) is not None:  # root's processes are not counted, and root may lift limits
         os.setgroups([])
         os.setresgid(NOGROUP, NOGROUP, NOGROUP)
         os.setresuid(user, user, user)
     random.seed(0)
-    # Not __main__: what a program does when it is started is not what the tests ask for.
+    # Not __main__: the tests do not ask for what a program does when it is started.
     module = sys.modules["answer"] = types.ModuleType("answer")
     for name in ("answer", "tests"):
         exec(compile(job[name], name, "exec"), vars(module))  # noqa: S102  (that is what the sandbox is for)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages._evaluate.completion_prompts import Plain
+from stages._evaluate.completion_prompts import CompletionPrompt
 from stages._evaluate.generation import batches
 from stages.core.models import packed_batch
 from stages.core.params import Evaluate
@@ -16,31 +16,35 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-FORMAT_TOKENS = 8  # the first tokens of an answer, which knowing the format alone predicts
-CHUNK = 512  # positions whose logits exist at one time
+FORMAT_TOKENS = 8  # the first tokens of an answer, which the format alone predicts
+CHUNK = 512  # positions whose logits are in memory at a time
 
 
 def token_losses(model: "PreTrainedModel", rows: list[dict]) -> "list[torch.Tensor]":
-    """For each row, of each of its trained tokens, the cross-entropy in nats and whether it was the likeliest:
-    (2, tokens) in fp32."""
+    """The losses of each row's trained tokens.
+
+    Returns:
+        For each row a tensor of shape (2, tokens) in fp32: the cross-entropy in nats, and 1 where the token was the
+        most likely one, else 0.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
     batch = packed_batch(rows, model.device)
     targets = batch.pop("labels")[:, 1:]
-    kept = targets != IGNORED
+    trained = targets != IGNORED
     with torch.no_grad():
-        states = model.model(**batch, use_cache=False).last_hidden_state[:, :-1][kept]
-        found = []
-        for part, target in zip(states.split(CHUNK), targets[kept].split(CHUNK), strict=True):
+        states = model.model(**batch, use_cache=False).last_hidden_state[:, :-1][trained]
+        chunks = []
+        for part, target in zip(states.split(CHUNK), targets[trained].split(CHUNK), strict=True):
             logits = model.lm_head(part).float()
             correct = (logits.argmax(-1) == target).float()
-            found.append(torch.stack([cross_entropy(logits, target, reduction="none"), correct]))
-    return list(torch.cat(found, dim=1).cpu().split(kept.sum(1).tolist(), dim=1))
+            chunks.append(torch.stack([cross_entropy(logits, target, reduction="none"), correct]))
+    return list(torch.cat(chunks, dim=1).cpu().split(trained.sum(1).tolist(), dim=1))
 
 
 def later_tokens(labels: list[int]) -> list[int]:
-    """Of a row's trained tokens, the numbers of those after the first FORMAT_TOKENS of their answer."""
+    """The positions, among a row's trained tokens, of those after the first FORMAT_TOKENS of their answer."""
     later, number, since = [], 0, 0
     for label in labels[1:]:
         since = 0 if label == IGNORED else since + 1
@@ -51,9 +55,15 @@ def later_tokens(labels: list[int]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Body:
-    """The part of an answer that its plain prompt does not already say, as tokens of two texts: of the conversation the
-    last `tokens` trained ones but </s>; of the plain one `ids` from `start` on."""
+class AnswerBody:
+    """The part of an answer that its completion prompt does not contain, as tokens of two texts.
+
+    Args:
+        tokens: In the conversation, the body is this many trained tokens before </s>.
+        ids: The completion prompt and the answer.
+        start: Where the body begins in `ids`.
+        bytes: The body's length in UTF-8.
+    """
 
     tokens: int
     ids: list[int]
@@ -61,34 +71,37 @@ class Body:
     bytes: int
 
 
-def body(record: Record, form: Plain, encoder: Encoder, context: int) -> Body | None:
-    """None where either text is longer than the context, or a token reaches over where the body begins."""
+def answer_body(record: Record, form: CompletionPrompt, encoder: Encoder, context: int) -> AnswerBody | None:
+    """The body of a record's answer.
+
+    None where a text is longer than the context, or a token crosses the body's beginning.
+    """
     answer = encoder.turns(record.messages)[-1][0]
     whole, given, plain, prompt = map(encoder.pieces.encode, (answer, form.given, form.prompt + form.rest, form.prompt))
     fits = len(encoder.conversation(record.messages).input_ids) <= context and len(plain) < context
     if not fits or not form.rest or whole[: len(given)] != given or plain[: len(prompt)] != prompt:
         return None
     ids = [encoder.bos, *plain]
-    return Body(len(whole) - len(given), ids, 1 + len(prompt), len(form.rest.encode()))
+    return AnswerBody(len(whole) - len(given), ids, 1 + len(prompt), len(form.rest.encode()))
 
 
-def score_plain(model: "PreTrainedModel", bodies: list[Body | None], params: Evaluate) -> list[dict]:
-    """The same bytes that score() counts as body_bytes, as they go on from the plain prompt."""
+def score_completions(model: "PreTrainedModel", bodies: list[AnswerBody | None], params: Evaluate) -> list[dict]:
+    """Counts body_bytes and body_loss_sum, as score() does, for bodies that follow their completion prompts."""
     counts = [{"body_bytes": 0, "body_loss_sum": 0.0} for _ in bodies]
-    found = {place: each for place, each in enumerate(bodies) if each}
+    present = {place: body for place, body in enumerate(bodies) if body}
     rows = {
         place: {
-            **{"input_ids": each.ids, "seq_lengths": [len(each.ids)]},
-            "labels": [IGNORED] * each.start + each.ids[each.start :],
+            **{"input_ids": body.ids, "seq_lengths": [len(body.ids)]},
+            "labels": [IGNORED] * body.start + body.ids[body.start :],
         }
-        for place, each in found.items()
+        for place, body in present.items()
     }
     places = list(rows)
     with progress("score plain", len(rows), " rows") as shown:
         for group in batches([len(rows[place]["input_ids"]) for place in places], params.batch_size):
             chosen = [places[index] for index in group]
-            for place, losses in zip(chosen, token_losses(model, [rows[each] for each in chosen]), strict=True):
-                counts[place] = {"body_bytes": found[place].bytes, "body_loss_sum": losses[0].double().sum().item()}
+            for place, losses in zip(chosen, token_losses(model, [rows[place] for place in chosen]), strict=True):
+                counts[place] = {"body_bytes": present[place].bytes, "body_loss_sum": losses[0].double().sum().item()}
             shown.advance(len(group))
     return counts
 
@@ -98,9 +111,13 @@ def score(
     records: list[Record],
     encoder: Encoder,
     params: Evaluate,
-    bodies: list[Body | None],
+    bodies: list[AnswerBody | None],
 ) -> list[dict]:
-    """What is counted of each record's answers in the data (stages.core.statistics.COUNTS)."""
+    """The counts of each record's answers in the data (stages.core.statistics.COUNTS).
+
+    Raises:
+        UserError: No answer has a token after its first FORMAT_TOKENS.
+    """
     context = model.config.max_position_embeddings
     rows = []
     for encoded in encoder.conversations([record.messages for record in records]):
@@ -109,10 +126,10 @@ def score(
     counts: dict[int, dict] = {}
     with progress("score", len(rows), " rows") as shown:
         for group in batches([len(row["input_ids"]) for row in rows], params.batch_size):
-            for index, found in zip(group, token_losses(model, [rows[each] for each in group]), strict=True):
-                counts[index] = counted(found.double(), rows[index]["labels"], encoder, bodies[index])
+            for index, losses in zip(group, token_losses(model, [rows[index] for index in group]), strict=True):
+                counts[index] = row_counts(losses.double(), rows[index]["labels"], encoder, bodies[index])
             shown.advance(len(group))
-    if not any(each["later_tokens"] for each in counts.values()):
+    if not any(row["later_tokens"] for row in counts.values()):
         raise UserError(
             f"no answer of the {len(rows)} test rows has a token after its first {FORMAT_TOKENS} within the model's "
             f"context of {context}: there is nothing to compare. See clean.max_characters"
@@ -120,9 +137,11 @@ def score(
     return [counts[index] for index in range(len(rows))]
 
 
-def counted(found: "torch.Tensor", labels: list[int], encoder: Encoder, body: Body | None) -> dict[str, float]:
-    """found: (2, tokens), as token_losses() gives it."""
-    losses, correct = found
+def row_counts(
+    losses_and_correct: "torch.Tensor", labels: list[int], encoder: Encoder, body: AnswerBody | None
+) -> dict[str, float]:
+    """The counts of one row. losses_and_correct: of shape (2, tokens), as token_losses() gives it."""
+    losses, correct = losses_and_correct
     later = losses[later_tokens(labels)]
     text = encoder.decode([label for label in labels if label != IGNORED])
     return {

@@ -1,4 +1,4 @@
-"""The values that a base's weights have in 4 bits, a block of rows at a time."""
+"""The 4-bit values of a base's weights, one block of rows at a time."""
 
 import hashlib
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stages._merge.nf4 import BLOCKSIZE, quantized
-from stages._merge.weights import Original, Stored
+from stages._merge.weights import OriginalWeight, StoredTensor
 from stages.core.params import Quantization
 from stages.core.quantization import dequantize_constants, places, quantize_constants, raw_bytes
 
@@ -14,36 +14,38 @@ if TYPE_CHECKING:
     import torch
 
 
-class FourBit:
+class FourBitWeight:
     """The values of a weight after quantization, as load_model() makes them.
 
-    Only the second quantization, of the constants, needs to see the whole weight: the first one goes block by block.
+    The first quantization works block by block. Only the second one, of the constants, needs the whole weight.
     """
 
-    def __init__(self, stored: Stored, device: "torch.device | str", quantization: Quantization):
+    def __init__(self, stored: StoredTensor, device: "torch.device | str", quantization: Quantization):
         import torch
 
         self.stored, self.quant_type, self.digest = stored, quantization.quant_type, hashlib.sha256()
         count = math.prod(stored.shape)
         self.places, self.sample = places(count), []
-        # Each in one piece from the start: what lasts, strewn among what does not, keeps the allocator from reusing it.
+        # Allocated whole at the start. Small lasting pieces between temporary ones would fragment the memory.
         self.packed = torch.empty(((count + 1) // 2, 1), dtype=torch.uint8, device=device)
         self.constants = torch.empty(-(count // -BLOCKSIZE), device=device)
-        for first, rows in Original(stored, device).blocks():
-            found = quantized(rows.to(torch.bfloat16), quantization.quant_type)
-            for part, whole in zip(found, self.parts(first, len(rows)), strict=True):
+        for first, rows in OriginalWeight(stored, device).blocks():
+            codes_and_constants = quantized(rows.to(torch.bfloat16), quantization.quant_type)
+            for part, whole in zip(codes_and_constants, self.parts(first, len(rows)), strict=True):
                 whole.copy_(part)
         if quantization.double_quant:
             self.constants = dequantize_constants(*quantize_constants(self.constants))
 
     def parts(self, first: int, count: int) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Of `count` rows, which begin between quantized blocks, the packed values and the constants."""
+        """The packed values and the constants of `count` rows. Row `first` must begin a new quantized block."""
         start, end = (row * self.stored.shape[1] for row in (first, first + count))
         return self.packed[start // 2 : -(end // -2)], self.constants[start // BLOCKSIZE : -(end // -BLOCKSIZE)]
 
     def blocks(self) -> "Iterator[tuple[int, torch.Tensor]]":
-        """(first row, rows in bf16) from top to bottom. `digest` is their sha256 afterwards, `sample` the values at
-        `places`, in parts."""
+        """Yields (first row, rows in bf16) from top to bottom.
+
+        Afterwards `digest` is the SHA-256 of all rows, and `sample` holds the values at `places`, in parts.
+        """
         import torch
         from bitsandbytes.functional import QuantState, dequantize_4bit
 

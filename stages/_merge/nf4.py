@@ -1,7 +1,8 @@
-"""bitsandbytes' quantization to 4 bits, with a faster way on the CPU to the same bits for NF4.
+"""bitsandbytes' quantization to 4 bits, and a faster way to the same bits for NF4 on the CPU.
 
-There bitsandbytes searches the nearest of the 16 values for each weight by itself: 20 to 25 ns a weight on one core, of
-27 that the whole merge took. Counting with whole-array comparisons how many midpoints lie below it takes 1.4.
+On the CPU bitsandbytes searches the nearest of the 16 values for each weight. This took 20 to 25 ns a weight on one
+core, of 27 ns for the whole merge. Here each weight's code is the number of midpoints below it. Comparisons of whole
+arrays count them in 1.4 ns a weight.
 """
 
 from functools import cache
@@ -11,15 +12,19 @@ if TYPE_CHECKING:
     import numpy
     import torch
 
-BLOCKSIZE = 64  # weights that share a constant: bitsandbytes' default, which transformers has no option for
-SMALLEST = 1e-38  # what bitsandbytes divides by in a block of zeros
+BLOCKSIZE = 64  # weights that share a constant; bitsandbytes' default, for which transformers has no option
+SMALLEST = 1e-38  # bitsandbytes' divisor in a block of zeros
 
 
 def quantized(rows: "torch.Tensor", quant_type: str) -> "tuple[torch.Tensor, torch.Tensor]":
-    """(two codes a byte, shape (bytes, 1); the constants) of rows in bf16, block by block of their values in order."""
+    """Quantizes rows in bf16, block by block of their values in order.
+
+    Returns:
+        (two codes a byte, of shape (bytes, 1); the constants of the blocks)
+    """
     from bitsandbytes.functional import quantize_4bit
 
-    # A block that is not full bitsandbytes divides where it multiplies the others, which may round otherwise.
+    # bitsandbytes divides in a block that is not full, and multiplies in the others. The two may round differently.
     if quant_type == "nf4" and rows.device.type == "cpu" and rows.numel() % BLOCKSIZE == 0:
         return quantized_nf4(rows)
     packed, state = quantize_4bit(rows, blocksize=BLOCKSIZE, quant_type=quant_type)
@@ -28,7 +33,7 @@ def quantized(rows: "torch.Tensor", quant_type: str) -> "tuple[torch.Tensor, tor
 
 @cache
 def midpoints() -> "list[numpy.float32]":
-    """Between the 16 values of NF4, which are sorted."""
+    """The 15 midpoints between the 16 sorted values of NF4."""
     from bitsandbytes.functional import get_4bit_type
 
     values = get_4bit_type("nf4", device="cpu")
@@ -36,7 +41,7 @@ def midpoints() -> "list[numpy.float32]":
 
 
 def quantized_nf4(rows: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-    """The comparisons are numpy's, whose kernels for them were seven times as fast as torch's."""
+    """quantized() for NF4 on the CPU. It compares with numpy, whose kernels were seven times as fast as torch's."""
     import numpy
     import torch
 

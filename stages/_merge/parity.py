@@ -1,7 +1,7 @@
-"""How far a merged model is from the one that was trained: loss, Kullback-Leibler divergence, and the top token.
+"""How far a merged model is from the trained one: loss, Kullback-Leibler divergence, and the most likely token.
 
-One model is in memory at a time. Of the trained one its last hidden states are kept in a file, and its head: of width
-4,096 and 32,768 tokens, the log-probabilities themselves would take eight times that.
+Only one model is in memory at a time. A file keeps the trained model's last hidden states, and its head stays in
+memory. For a width of 4,096 and 32,768 tokens, the log-probabilities themselves would be eight times as large.
 """
 
 import os
@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages._merge.stream import Plan, merged_blocks
-from stages._merge.weights import Original
+from stages._merge.stream import MergePlan, merged_blocks
+from stages._merge.weights import OriginalWeight
 from stages.core.models import load_model
 from stages.core.params import Machine, Quantization
 from stages.core.prompts import IGNORED
@@ -21,34 +21,44 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-CHUNK = 512  # positions whose logits exist at one time
+CHUNK = 512  # positions whose logits are in memory at a time
 
 
 def count_targets(rows: list[dict]) -> int:
+    """How many tokens of the rows are trained."""
     return sum(label != IGNORED for row in rows for label in row["labels"][1:])
 
 
 def reference_bytes(rows: list[dict], width: int) -> int:
-    """Of the hidden states at the trained positions, in fp32."""
+    """Bytes of the hidden states at the trained positions, in fp32. width: of a hidden state."""
     return 4 * width * count_targets(rows)
 
 
 def trained_positions(model: "PreTrainedModel", row: dict) -> "tuple[torch.Tensor, torch.Tensor]":
-    """The last hidden states (positions, width) from which trained tokens are predicted, and those tokens."""
+    """Runs the model on one row.
+
+    Returns:
+        (the last hidden states from which trained tokens are predicted, of shape (positions, width); those tokens)
+    """
     import torch
 
     from stages.core.attention import collate, trained_states
 
     batch = collate([row], model.config._attn_implementation)
-    batch = {name: each.to(model.device) if isinstance(each, torch.Tensor) else each for name, each in batch.items()}
+    batch = {
+        name: tensor.to(model.device) if isinstance(tensor, torch.Tensor) else tensor for name, tensor in batch.items()
+    }
     return trained_states(model, batch), batch["targets"]
 
 
 class Reference:
-    """The model as it was trained, on `rows`: the base in 4 bits, the adapter in fp32, training's own passes under bf16
-    autocast. `values`: the base's in 4 bits, if they were `wanted`.
+    """The trained model's hidden states on `rows`.
 
-    The file for its hidden states has no name, so nothing is left of it however the process ends.
+    The model is the base in 4 bits with the adapter in fp32. It runs as in training, under bf16 autocast. The file for
+    the states has no name, so nothing of it is left however the process ends.
+
+    Args:
+        wanted: Whether to keep the base's 4-bit values as `values`, which is empty otherwise.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 what it was trained from
@@ -77,7 +87,7 @@ class Reference:
         self.rows, self.head, self.device = rows, model.lm_head, model.device
         with tempfile.TemporaryFile(dir=adapter.parent) as file:
             shape = (count_targets(rows), model.config.hidden_size)
-            # A mapped file whose room runs out later would end the process by SIGBUS, without a word.
+            # Reserves the space now: a full disk would later end the process by SIGBUS, without a message.
             os.posix_fallocate(file.fileno(), 0, reference_bytes(rows, model.config.hidden_size))
             self.states = torch.from_numpy(numpy.memmap(file, dtype="float32", shape=shape))
         done = 0
@@ -94,14 +104,18 @@ class Reference:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def log_probabilities(self, first: int, last: int) -> "torch.Tensor":
-        """At these of the trained positions of all rows. Shape (positions, vocabulary)."""
+        """Log-probabilities at trained positions `first` to `last` of all rows. Shape (positions, vocabulary)."""
         with self.autocast():
             return self.head(self.states[first:last].to(self.device)).float().log_softmax(-1)
 
 
 def compare(reference: Reference, model: "PreTrainedModel") -> dict[str, float]:
-    """Means over the trained tokens: both losses in nats and their difference, the KL divergence, the share of equal
-    most likely tokens."""
+    """Compares a model with the reference: means over the trained tokens.
+
+    Returns:
+        Both losses in nats and their difference, the KL divergence in nats, the share of equal most likely tokens, and
+        the number of tokens.
+    """
     import torch
 
     sums = dict.fromkeys(("loss_trained", "loss_merged", "kl", "top1_agreement"), 0.0)
@@ -110,22 +124,22 @@ def compare(reference: Reference, model: "PreTrainedModel") -> dict[str, float]:
         for row in reference.rows:
             states, targets = trained_positions(model, row)
             for part, target in zip(states.split(CHUNK), targets[:, None].split(CHUNK), strict=True):
-                found = model.lm_head(part).float().log_softmax(-1)
+                merged = model.lm_head(part).float().log_softmax(-1)
                 trained = reference.log_probabilities(done, done + len(part))
                 sums["loss_trained"] -= trained.gather(1, target).sum().item()
-                sums["loss_merged"] -= found.gather(1, target).sum().item()
-                sums["kl"] += (trained.exp() * (trained - found)).sum().item()
-                sums["top1_agreement"] += (trained.argmax(-1) == found.argmax(-1)).sum().item()
+                sums["loss_merged"] -= merged.gather(1, target).sum().item()
+                sums["kl"] += (trained.exp() * (trained - merged)).sum().item()
+                sums["top1_agreement"] += (trained.argmax(-1) == merged.argmax(-1)).sum().item()
                 done += len(part)
             shown.advance()
     means = {name: value / done for name, value in sums.items()}
     return means | {"loss_gap": means["loss_merged"] - means["loss_trained"], "tokens": done}
 
 
-def merge_in_memory(model: "PreTrainedModel", plan: Plan) -> None:
+def merge_in_memory(model: "PreTrainedModel", plan: MergePlan) -> None:
     """Gives the 16-bit model the weights that a merge onto the 16-bit base would write."""
     tensors = plan.tensors()
     for name in plan.adapter:
         weight = model.get_submodule(name).weight.data
-        for first, rows in merged_blocks(plan, name, Original(tensors[name], plan.device)):
+        for first, rows in merged_blocks(plan, name, OriginalWeight(tensors[name], plan.device)):
             weight[first : first + len(rows)] = rows

@@ -1,6 +1,5 @@
-"""The merge itself: every weight of models/base, with what the adapter does to it, into a folder of the same files."""
+"""The merge itself: adds the adapter to the weights of models/base, and writes them to files with the same names."""
 
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -9,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages._merge.adapter import Adapter
-from stages._merge.four_bit import FourBit
-from stages._merge.weights import Original, Stored, Target, copy, start_file, stored_tensors
+from stages._merge.four_bit import FourBitWeight
+from stages._merge.weights import OriginalWeight, StoredTensor, TargetFile, copy_tensor, stored_tensors, write_header
 from stages.core.params import Quantization
 from stages.core.paths import read_json
 from stages.core.quantization import Values, raw_bytes
@@ -20,16 +19,15 @@ from stages.runtime.progress import progress
 if TYPE_CHECKING:
     import torch
 
-MOST_WORKERS = 8  # each holds a weight in 4 bits and a block of it in fp32; by then the disk is the limit
-GB = 1_000_000_000
+MOST_WORKERS = 8  # each holds a weight in 4 bits and a block of it in fp32; with more, the disk is the limit
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """What is merged onto what.
 
-    trained: the values of those modules that the adapter was trained on in 4 bits; of none for a merge onto the 16-bit
-    weights.
+    Args:
+        trained: The 4-bit values of the modules that the adapter was trained on. Empty for a merge onto 16-bit weights.
     """
 
     base: Path
@@ -38,14 +36,14 @@ class Plan:
     trained: Values
     device: "torch.device | str"
 
-    def tensors(self) -> dict[str, Stored]:
-        """{module: its weight}, and the other tensors under their own names.
+    def tensors(self) -> dict[str, StoredTensor]:
+        """{module: its weight}. Tensors that are no module's weight have their own names as keys.
 
         Raises:
-            UserError: the base has no weight for something that the adapter, or its training, changed.
+            UserError: The base has no weight of its own for a module that the adapter, or its training, changed.
         """
-        found = [stored for path in shards(self.base) for stored in stored_tensors(path)]
-        tensors = {stored.name.removesuffix(".weight"): stored for stored in found}
+        weights = [stored for path in weight_shards(self.base) for stored in stored_tensors(path)]
+        tensors = {stored.name.removesuffix(".weight"): stored for stored in weights}
         tied = {"lm_head"} if read_json(self.base / "config.json").get("tie_word_embeddings") else set()
         for name in (*self.adapter, *self.trained.hashes):
             if name not in tensors or name in tied:
@@ -54,23 +52,15 @@ class Plan:
         return tensors
 
 
-def shards(base: Path) -> list[Path]:
+def weight_shards(base: Path) -> list[Path]:
+    """The base's safetensors files, sorted."""
     return sorted(base.glob("*.safetensors"))
 
 
-def refuse_full_disk(base: Path, folder: Path, more: int) -> None:
-    """more: bytes that are needed besides the merged weights."""
-    needed, free = sum(path.stat().st_size for path in shards(base)) + more, shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"merging needs {needed / GB:.1f} GB on the disk of {folder}, {more / GB:.1f} GB of it for a while to "
-            f"compare the models, and {free / GB:.1f} GB are free. Free some space (`dvc gc --workspace` drops what "
-            "no current file needs from DVC's cache), or compare on fewer merge.parity_rows"
-        )
-
-
-def merged_blocks(plan: Plan, name: str, values: "Original | FourBit") -> "Iterator[tuple[int, torch.Tensor]]":
-    """(first row, rows) of a module's weight after the merge, in the dtype of the file.
+def merged_blocks(
+    plan: MergePlan, name: str, values: "OriginalWeight | FourBitWeight"
+) -> "Iterator[tuple[int, torch.Tensor]]":
+    """Yields (first row, rows) of a module's weight after the merge, in the dtype of the file.
 
     The sum is taken in fp32 and rounded once.
     """
@@ -86,42 +76,46 @@ def merged_blocks(plan: Plan, name: str, values: "Original | FourBit") -> "Itera
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A module whose 4-bit values are not those of training. Of a sample of its values: the share of other ones, and
-    the largest distance, as a share of the largest value."""
+class ValueDifference:
+    """A module whose 4-bit values are not those of training, by a sample of its values.
+
+    Args:
+        share: The share of sampled values that differ.
+        largest: The largest distance, as a share of the largest value.
+    """
 
     module: str
     share: float
     largest: float
 
 
-def differences(found: Values, trained: Values) -> list[Difference]:
-    """Of the modules in `found`."""
+def value_differences(merged: Values, trained: Values) -> list[ValueDifference]:
+    """The modules in `merged` whose 4-bit values are not those of training."""
     import torch
 
     different = []
-    for name, digest in found.hashes.items():
+    for name, digest in merged.hashes.items():
         if digest != trained.hashes[name]:
-            here, there = found.samples[name].float(), trained.samples[name].float()
+            here, there = merged.samples[name].float(), trained.samples[name].float()
             distance = (here - there).abs()
             largest = there.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
             share = (distance > 0).float().mean().item()
-            different.append(Difference(name, share, (distance.max() / largest).item()))
+            different.append(ValueDifference(name, share, (distance.max() / largest).item()))
     return different
 
 
-def write_tensor(plan: Plan, name: str, stored: Stored, target: Target) -> Values:
-    """Writes one tensor into the open file, and returns its values in 4 bits, if it had such."""
+def write_tensor(plan: MergePlan, name: str, stored: StoredTensor, target: TargetFile) -> Values:
+    """Writes one tensor into the open file. Returns its 4-bit values, or empty ones where it had none."""
     import torch
 
     if name not in plan.adapter and name not in plan.trained.hashes:
-        copy(stored, target)
+        copy_tensor(stored, target)
         return Values({}, {})
     four_bit = None
     if name in plan.trained.hashes:
-        four_bit = FourBit(stored, plan.device, plan.quantization)
+        four_bit = FourBitWeight(stored, plan.device, plan.quantization)
     position = stored.start
-    for _, rows in merged_blocks(plan, name, four_bit or Original(stored, plan.device)):
+    for _, rows in merged_blocks(plan, name, four_bit or OriginalWeight(stored, plan.device)):
         data = raw_bytes(rows)
         target.put(data, position)
         position += len(data)
@@ -131,13 +125,16 @@ def write_tensor(plan: Plan, name: str, stored: Stored, target: Target) -> Value
 
 
 @contextmanager
-def workers() -> Iterator[ThreadPoolExecutor]:
-    """A thread a core, each with its own tensors and no threads inside: they wait for one another less that way."""
+def worker_threads() -> Iterator[ThreadPoolExecutor]:
+    """Yields an executor with one thread a core.
+
+    PyTorch runs single-threaded inside each, so they rarely wait for another.
+    """
     import torch
 
     before = torch.get_num_threads()
     executor = ThreadPoolExecutor(min(before, MOST_WORKERS))
-    torch.set_num_threads(1)  # which a new thread takes over
+    torch.set_num_threads(1)  # new threads inherit it
     try:
         yield executor
     finally:
@@ -145,24 +142,24 @@ def workers() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def write_merged(plan: Plan, folder: Path) -> list[Difference]:
-    """Writes the weights to `folder`, and returns the modules whose 4-bit values are not those of training."""
-    import bitsandbytes  # noqa: F401  (before the threads do: to the others it would be there with half its kernels)
+def write_merged(plan: MergePlan, folder: Path) -> list[ValueDifference]:
+    """Writes the merged weights to `folder`. Returns the modules whose 4-bit values are not those of training."""
+    import bitsandbytes  # noqa: F401  (before the threads: one would import it, and the others see it half-loaded)
 
     tensors = plan.tensors()
     with ExitStack() as stack:
         targets = {}
-        for path in shards(plan.base):
-            start_file(path, folder / path.name)
-            targets[path] = Target(stack.enter_context(open(folder / path.name, "r+b", buffering=0)).fileno())
-        executor = stack.enter_context(workers())
+        for path in weight_shards(plan.base):
+            write_header(path, folder / path.name)
+            targets[path] = TargetFile(stack.enter_context(open(folder / path.name, "r+b", buffering=0)).fileno())
+        executor = stack.enter_context(worker_threads())
         shown = stack.enter_context(progress("merge", len(tensors), " tensors"))
 
         def write(name: str) -> Values:
             return write_tensor(plan, name, tensors[name], targets[tensors[name].path])
 
         different = []
-        for found in executor.map(write, tensors):
-            different += differences(found, plan.trained)
+        for values in executor.map(write, tensors):
+            different += value_differences(values, plan.trained)
             shown.advance()
     return different

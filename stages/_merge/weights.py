@@ -1,9 +1,9 @@
-"""safetensors to safetensors, a block of rows at a time: names, shapes, dtypes and files stay those of the base.
+"""Reads and writes safetensors files in blocks of rows. Names, shapes, dtypes and files stay those of the base.
 
-The format is an 8-byte length, a JSON header of that length, and the tensors' bytes where the header says
-(https://huggingface.co/docs/safetensors). The library's own writer needs all tensors of a file in memory; here the
-base's header is written as it is, and each tensor goes to the place that the base's had. So nothing is held but blocks,
-and several threads can fill one file.
+A file has an 8-byte length, a JSON header of that length, and the tensors' bytes at the offsets in the header
+(https://huggingface.co/docs/safetensors). The library's own writer needs all tensors of a file in memory. Here the
+base's header is copied, and each tensor goes to the same offset as in the base. So only blocks are in memory, and
+several threads can fill one file.
 """
 
 import json
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-BLOCK = 1 << 18  # elements in a block, of which several copies in fp32 are made
-COPY = 1 << 22  # bytes
+BLOCK = 1 << 18  # elements in a block; the merge makes several copies of it in fp32
+COPY_BYTES = 1 << 22  # bytes read at a time
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a safetensors file."""
 
     path: Path
@@ -38,7 +38,11 @@ class Stored:
     end: int
 
     def read(self, first: int, last: int) -> "torch.Tensor":
-        """The rows from `first` up to `last`, in the dtype of the file."""
+        """Rows `first` up to `last`, in the dtype of the file.
+
+        Raises:
+            UserError: The tensor is no matrix in one of DTYPES, or the file is cut short.
+        """
         import torch
 
         if self.dtype not in DTYPES or len(self.shape) != 2:
@@ -59,50 +63,51 @@ class Stored:
         raise UserError(f"{self.path} is cut short. `dvc repro --force download_model` brings it again")
 
     def blocks(self) -> list[tuple[int, int]]:
-        """(first, last) rows of parts of about BLOCK elements; each but the last begins and ends between quantized
-        blocks."""
+        """(first, last) rows of parts of about BLOCK elements. Each but the last ends where a quantized block ends."""
         rows = max(BLOCK // self.shape[1] // BLOCKSIZE, 1) * BLOCKSIZE
         return [(first, min(first + rows, self.shape[0])) for first in range(0, self.shape[0], rows)]
 
 
-def stored_tensors(path: Path) -> list[Stored]:
-    """What a safetensors file holds, in the order of its bytes."""
+def stored_tensors(path: Path) -> list[StoredTensor]:
+    """The tensors of a safetensors file, in the order of their bytes."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    found = [
-        Stored(path, name, each["dtype"], each["shape"], *(8 + length + offset for offset in each["data_offsets"]))
-        for name, each in header.items()
+    tensors = [
+        StoredTensor(
+            path, name, entry["dtype"], entry["shape"], *(8 + length + offset for offset in entry["data_offsets"])
+        )
+        for name, entry in header.items()
     ]
-    return sorted(found, key=lambda each: each.start)
+    return sorted(tensors, key=lambda entry: entry.start)
 
 
-class Original:
-    """The 16-bit weights."""
+class OriginalWeight:
+    """A 16-bit weight of the base."""
 
-    def __init__(self, stored: Stored, device: "torch.device | str"):
+    def __init__(self, stored: StoredTensor, device: "torch.device | str"):
         self.stored, self.device = stored, device
 
     def blocks(self) -> "Iterator[tuple[int, torch.Tensor]]":
-        """(first row, rows) from top to bottom."""
+        """Yields (first row, rows) from top to bottom."""
         for first, last in self.stored.blocks():
             yield first, self.stored.read(first, last).to(self.device)
 
 
-def start_file(source: Path, target: Path) -> None:
-    """A file with the header of `source`, as long as that, and without the tensors yet."""
+def write_header(source: Path, target: Path) -> None:
+    """Makes a file with the header of `source` and the same length, without the tensors."""
     with open(source, "rb") as old, open(target, "wb") as new:
         length = old.read(8)
         new.write(length + old.read(int.from_bytes(length, "little")))
         new.truncate(source.stat().st_size)
-    target.chmod(0o644)  # servers run as others
+    target.chmod(0o644)  # servers run as other users
 
 
-class Target:
+class TargetFile:
     """An open file that several threads fill, one at a time.
 
-    The kernel lets only one write to a file, and has the others spin meanwhile; here they sleep.
+    The kernel allows one write to a file at a time. The other threads would spin meanwhile; with the lock they sleep.
     """
 
     def __init__(self, number: int):
@@ -116,12 +121,12 @@ class Target:
                 data, position = data[written:], position + written
 
 
-def copy(stored: Stored, target: Target) -> None:
-    """The tensor as it is."""
+def copy_tensor(stored: StoredTensor, target: TargetFile) -> None:
+    """Copies a tensor without a change."""
     with open(stored.path, "rb", buffering=0) as file:
         file.seek(stored.start)
         position = stored.start
         while position < stored.end:
-            data = file.read(min(COPY, stored.end - position)) or stored.cut_short()
+            data = file.read(min(COPY_BYTES, stored.end - position)) or stored.cut_short()
             target.put(memoryview(data), position)
             position += len(data)

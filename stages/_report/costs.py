@@ -1,30 +1,31 @@
-"""What the stages took: sizes, time, memory."""
+"""The report's section on sizes, times and memory."""
 
-from stages._report.formatting import Section, Table, duration, number, share, size, times
+from stages._report.layout import ReportSection, Table
+from stages.comparison.number_text import duration, number, ratio, share, size
 
 
-def efficiency(train: dict, merge: dict, timing: dict) -> Section:
+def efficiency_section(train: dict, merge: dict, timing: dict) -> ReportSection:
     full, small, adapter = train["base_bytes_16bit"], train["base_bytes_loaded"], train["adapter_bytes"]
     sizes = [
         ["Base in 16 bit", size(full), ""],
-        ["Base as trained on", size(small), f"{times(full, small)} smaller"],
+        ["Base as trained on", size(small), f"{ratio(full, small)} smaller"],
         ["Merged model", size(merge["bytes"]), ""],
-        ["Adapter", size(adapter), f"{times(merge['bytes'], adapter)} smaller"],
+        ["Adapter", size(adapter), f"{ratio(merge['bytes'], adapter)} smaller"],
         ["Trainable parameters", number(train["trainable_parameters"]), f"{share(train['trainable_share'], 2)} of all"],
     ]
     note = "Tokens/s are those seen in train, and those generated in evaluate."
     if device := timing["train"].get("device"):
         note = f"Trained on {device}. {note}"
-    return Section("Efficiency", note, [Table("Sizes", ["", "Value", "Ratio"], sizes), stage_costs(timing)])
+    return ReportSection("Efficiency", note, [Table("Sizes", ["", "Value", "Ratio"], sizes), stage_costs(timing)])
 
 
 def gpu_memory(values: dict) -> float | None:
-    """Without a GPU peak_memory_bytes is the process's own once more."""
+    """Peak GPU memory in bytes. None without a GPU, where peak_memory_bytes is the process's own memory."""
     return None if values.get("device", "cpu") == "cpu" else values.get("peak_memory_bytes")
 
 
 def without_repeats(timing: dict) -> dict:
-    """A stage's timing file with each figure once."""
+    """A stage's timing file without the figure that repeats another."""
     return {name: value for name, value in timing.items() if name != "peak_memory_bytes" or gpu_memory(timing)}
 
 

@@ -1,12 +1,13 @@
-"""The report's section on the data: what was read, from where, what of it was rejected and why, and how long it is."""
+"""The report's section on the data: rows read and rejected, their sources, and their lengths."""
 
-from stages._report.formatting import NOTHING, Rejects, Section, Table, number, share
-from stages._report.svg_charts import bucket_names, histogram
+from stages._report.layout import Rejects, ReportSection, Table
+from stages._report.svg_charts import bucket_labels, histogram
+from stages.comparison.number_text import NOTHING, number, share
+from stages.core.records import SPLITS
 
-SPLITS = ("train", "validation", "test")
-OTHERS = "(others)"  # what `clean` calls the sources that it did not list one by one
+OTHER_SOURCES = "(others)"  # the name that `clean` gives to the sources that it sums
 MOST_SOURCES = 20
-COUNTS = ("read", *SPLITS, "rejected")  # of each source
+SOURCE_COUNTS = ("read", *SPLITS, "rejected")  # of each source
 
 
 def rows_table(clean: dict) -> Table:
@@ -22,33 +23,33 @@ def rows_table(clean: dict) -> Table:
 
 
 def upper_edges(characters: dict) -> dict[str, int]:
-    """{bucket: the most characters in it}, shortest first, without the last one, `longer`."""
-    found = {name: int(name.removeprefix("to_")) for name in characters["train"] if name != "longer"}
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+    """{bucket: the most characters in it}, shortest first. The last bucket, `longer`, is left out."""
+    edges = {name: int(name.removeprefix("to_")) for name in characters["train"] if name != "longer"}
+    return dict(sorted(edges.items(), key=lambda item: item[1]))
 
 
 def lengths_table(characters: dict) -> Table:
     edges = upper_edges(characters)
     rows = [
         [name, *(number(characters[split][bucket]) for split in SPLITS)]
-        for bucket, name in zip((*edges, "longer"), bucket_names([0, *edges.values()]), strict=True)
+        for bucket, name in zip((*edges, "longer"), bucket_labels([0, *edges.values()]), strict=True)
     ]
     return Table("Conversations by their characters", ["Characters", *map(str.capitalize, SPLITS)], rows)
 
 
 def sources_table(sources: dict) -> Table:
-    """The largest by rows read; the others summed, those that `clean` summed already among them."""
-    named = sorted((name for name in sources if name != OTHERS), key=lambda name: (-sources[name]["read"], name))
-    shown, rest = named[:MOST_SOURCES], [*named[MOST_SOURCES:], *(name for name in sources if name == OTHERS)]
-    rows = [[name, *(number(sources[name][count]) for count in COUNTS)] for name in shown]
+    """The largest sources by rows read. All others are one line, with those that `clean` had summed already."""
+    named = sorted((name for name in sources if name != OTHER_SOURCES), key=lambda name: (-sources[name]["read"], name))
+    listed, rest = named[:MOST_SOURCES], [*named[MOST_SOURCES:], *(name for name in sources if name == OTHER_SOURCES)]
+    rows = [[name, *(number(sources[name][count]) for count in SOURCE_COUNTS)] for name in listed]
     if rest:
-        rows += [[OTHERS, *(number(sum(sources[name][count] for name in rest)) for count in COUNTS)]]
+        rows += [[OTHER_SOURCES, *(number(sum(sources[name][count] for name in rest)) for count in SOURCE_COUNTS)]]
     caption = f"Sources, the {MOST_SOURCES} largest" if rest else "Sources"
-    return Table(caption, ["", *map(str.capitalize, COUNTS)], rows)
+    return Table(caption, ["", *map(str.capitalize, SOURCE_COUNTS)], rows)
 
 
-def data(clean: dict, rejected: dict) -> Section:
-    """clean: metrics/clean.json. rejected: samples by reason, metrics/clean.rejected.json."""
+def data_section(clean: dict, rejected: dict) -> ReportSection:
+    """The section. clean: metrics/clean.json. rejected: {reason: samples}, from metrics/clean.rejected.json."""
     characters, edges = clean["characters"], upper_edges(clean["characters"])
     counts = {split: [characters[split][bucket] for bucket in (*edges, "longer")] for split in SPLITS}
     title = "Conversations, share of their split"
@@ -57,4 +58,4 @@ def data(clean: dict, rejected: dict) -> Section:
         Rejects(reason, number(clean["rows"]["rejected"][reason]), rejected[reason]) for reason in sorted(rejected)
     )
     tables = [rows_table(clean), lengths_table(characters), sources_table(clean["sources"])]
-    return Section("Data", "", tables, (chart,), rejects)
+    return ReportSection("Data", "", tables, (chart,), rejects)

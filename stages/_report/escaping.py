@@ -1,49 +1,36 @@
-"""Makes untrusted text (data, model output, names from files) safe and legible in HTML and in Markdown."""
+"""Makes untrusted text (data, model output, file names) safe and legible in HTML and in Markdown."""
 
 import re
-import unicodedata
 
 from jinja2 import pass_eval_context
 from jinja2.nodes import EvalContext
 from markupsafe import Markup
 
-# Controls, format characters (bidirectional overrides among them), lone surrogates, odd line separators.
-UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# The zero-width (non-)joiners are part of how words and emoji are spelled.
-KEPT = {"\n", "\t", "\u200c", "\u200d"}
+from stages.comparison.visible_text import visible
+
 MARKDOWN = re.compile(r"([\\`*_\[\]<>|&~#$@!])")
 
 
-def visible(text: str) -> str:
-    r"""The text with each invisible character spelled out: an ANSI colour shows as \x1b[31m and colours nothing."""
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in UNSEEN and character not in KEPT
-        else character
-        for character in text.replace("\r\n", "\n")
-    )
-
-
 def inline(text: str) -> str:
-    """One line of Markdown that reads as the text itself, in a table cell too."""
+    """One line of Markdown that shows the text as it is, in a table cell too."""
     return MARKDOWN.sub(r"\\\1", " ".join(visible(text).split()))
 
 
 def fenced(text: str) -> Markup:
-    """A Markdown code block whose fence is longer than any in the text, so that nothing gets out of it."""
+    """A Markdown code block. Its fence is longer than any in the text, so the text cannot end it."""
     text = visible(text)
     ticks = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return Markup(f"{ticks}text\n{text}\n{ticks}")  # noqa: S704  (Markdown: nothing parses it as HTML)
 
 
 def as_is(text: str) -> Markup:
-    """What is written by a library for its place, and must not be escaped once more."""
+    """Marks text that must not be escaped again: a library wrote it for its place."""
     return Markup(text)  # noqa: S704  (Markdown, and YAML that a YAML writer quoted)
 
 
 @pass_eval_context
-def shown(context: EvalContext, value: object) -> object:
-    """What Jinja does to every expression before it prints it: escaping is the rule, not a filter to remember."""
+def escape_expression(context: EvalContext, value: object) -> object:
+    """Jinja calls this for each expression that it prints, so that no template can forget to escape."""
     if isinstance(value, Markup):
         return value
     return visible(str(value)) if context.autoescape else inline(str(value))

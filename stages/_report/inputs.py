@@ -1,25 +1,26 @@
-"""Reads what other stages measured and refuses it, in one sentence, where the report would be wrong or half empty."""
+"""Reads what other stages measured. Stops with one sentence where the report would be wrong or half empty."""
 
 import csv
 import math
 import re
 from pathlib import Path
 
-from stages._report.data_section import COUNTS, SPLITS
+from stages._report.data_section import SOURCE_COUNTS
 from stages.core.paths import read_json
-from stages.core.statistics import MEASURES, SOMETIMES
+from stages.core.records import SPLITS
+from stages.core.statistics import MEASURES, OPTIONAL_MEASURES
 from stages.runtime.errors import UserError
 
-TOKENS = ("rows", "packed_rows", "tokens", "trained_tokens", "truncated", "dropped", "fill")
+TOKEN_FIGURES = ("rows", "packed_rows", "tokens", "trained_tokens", "truncated", "dropped", "fill")
 EVALUATION = (
     *("rows", "tokens", "generated_rows", "tested_rows", "clusters"),
-    *(name for name in MEASURES if name not in SOMETIMES),  # their intervals are left out where the rows are few
+    *(name for name in MEASURES if name not in OPTIONAL_MEASURES),  # without intervals, which few rows do not have
 )
-# The figures that the page shows, by the file that brings them; a dot goes one level down.
+# The figures that the page shows, by the file that has them. A dot leads one level down.
 REQUIRED = {
     "manifest": ("parameters", "bytes"),
     "clean": ("rows.read", "rows.kept", "splits.train", "splits.validation", "splits.test"),
-    "tokenize": tuple(f"{split}.{name}" for split in ("train", "validation") for name in TOKENS),
+    "tokenize": tuple(f"{split}.{name}" for split in ("train", "validation") for name in TOKEN_FIGURES),
     "train": (
         *("loss_first", "loss_last", "validation_loss_start", "validation_loss", "steps", "tokens", "trained_tokens"),
         *("trainable_parameters", "parameters", "trainable_share"),
@@ -36,7 +37,7 @@ REQUIRED = {
     "result": tuple(f"evaluate.{model}.{name}" for model in ("base", "tuned") for name in EVALUATION),
     "timing": ("seconds", "peak_rss_bytes"),
 }
-# The same for what is not a figure: the type says what it must be.
+# Other values that the page needs, with their types.
 REQUIRED_OTHER = {
     "manifest": {"source": str},
     "clean": {"rows.rejected": dict, "characters": dict, "sources": dict, "sha256": dict},
@@ -48,8 +49,12 @@ REQUIRED_OTHER = {
 REJECT = ("source", "detail", "text")
 
 
-def lookup(values: object, dotted: str) -> object:
-    """The value at `a.b`. Raises KeyError where there is none; a null is a value."""
+def value_at(values: object, dotted: str) -> object:
+    """The value at a dotted name such as `a.b`, which may be null.
+
+    Raises:
+        KeyError: There is no such name.
+    """
     for part in dotted.split("."):
         if not isinstance(values, dict):
             raise KeyError(dotted)
@@ -57,33 +62,33 @@ def lookup(values: object, dotted: str) -> object:
     return values
 
 
-def is_figure(value: object) -> bool:
-    """A finite number, or null where there was nothing to measure."""
+def is_number_or_null(value: object) -> bool:
+    """Whether the value is a finite number, or null because there was nothing to measure."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
-def flaw(values: object, kind: str) -> str | None:
-    """What keeps a file of this kind from being reported, or None."""
+def find_flaw(values: object, kind: str) -> str | None:
+    """The reason why a file of this kind cannot be reported, or None."""
     expected = dict.fromkeys(REQUIRED[kind]) | REQUIRED_OTHER.get(kind, {})
     for dotted, wanted in expected.items():
         try:
-            value = lookup(values, dotted)
+            value = value_at(values, dotted)
         except KeyError:
             return f"lacks {dotted}"
-        if not (is_figure(value) if wanted is None else isinstance(value, wanted)):
+        if not (is_number_or_null(value) if wanted is None else isinstance(value, wanted)):
             return f"has {dotted}: {value!r}, which is not a {'finite number' if wanted is None else wanted.__name__}"
-    return data_flaw(values) if kind == "clean" else None
+    return find_data_flaw(values) if kind == "clean" else None
 
 
-def data_flaw(clean: dict) -> str | None:
-    """The same for the counts in metrics/clean.json whose names come from the data."""
+def find_data_flaw(clean: dict) -> str | None:
+    """The first flaw in those counts of metrics/clean.json whose names come from the data, or None."""
     characters = clean["characters"]
     buckets = characters["train"] if isinstance(characters.get("train"), dict) else {}
     if set(characters) != set(SPLITS) or not {"longer"} < set(buckets):
         return f"has characters that are not buckets up to longer of {', '.join(SPLITS)}"
     if odd := next((name for name in buckets if not re.fullmatch(r"to_\d+|longer", name)), None):
         return f"has characters.train with the bucket {odd!r}"
-    for part, names in (("characters", buckets), ("sources", COUNTS)):
+    for part, names in (("characters", buckets), ("sources", SOURCE_COUNTS)):
         for group, counts in clean[part].items():
             if not isinstance(counts, dict) or set(counts) != set(names) or not all(map(is_count, counts.values())):
                 return f"has {part} of {group!r} that are not whole numbers named {', '.join(names)}"
@@ -95,7 +100,7 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def read_file(path: Path) -> object:
+def read_json_file(path: Path) -> object:
     try:
         return read_json(path)
     except FileNotFoundError:
@@ -105,16 +110,24 @@ def read_file(path: Path) -> object:
 
 
 def read_values(path: Path, kind: str) -> dict:
-    """The JSON file at `path`, with all that REQUIRED asks of its kind."""
-    values = read_file(path)
-    if problem := flaw(values, kind):
+    """The JSON file at `path`, checked against what REQUIRED asks of its kind.
+
+    Raises:
+        UserError: The file is missing, or lacks something.
+    """
+    values = read_json_file(path)
+    if problem := find_flaw(values, kind):
         raise UserError(f"{path} {problem}. It is from another version or was edited: run the stage that writes it")
     return values
 
 
 def read_rejected(path: Path, counts: dict[str, int]) -> dict[str, list[dict[str, str]]]:
-    """{reason: samples of what was rejected for it}. counts: rows by reason, from metrics/clean.json."""
-    values = read_file(path)
+    """{reason: samples of rows rejected for it}. counts: rows by reason, from metrics/clean.json.
+
+    Raises:
+        UserError: The file is missing, or does not fit the counts.
+    """
+    values = read_json_file(path)
     again = "Run `dvc repro --force clean`"
     if not isinstance(values, dict) or set(values) != set(counts):
         raise UserError(f"{path} does not have the reasons of {path.with_name('clean.json')}. {again}")
@@ -126,7 +139,11 @@ def read_rejected(path: Path, counts: dict[str, int]) -> dict[str, list[dict[str
 
 
 def read_curve(path: Path, column: str) -> list[tuple[int, float]]:
-    """(step, value) of each line that has a finite value: a step without one leaves a gap, not an end."""
+    """(step, value) of each line with a finite value. A step without one leaves a gap in the curve.
+
+    Raises:
+        UserError: The file is missing or no curve.
+    """
     points = []
     try:
         with open(path, encoding="utf-8", newline="") as file:

@@ -1,15 +1,15 @@
-"""What metrics.json holds: every figure under its stage's name, for `dvc metrics diff`."""
+"""Collects the figures of metrics.json, each under its stage's name."""
 
 from stages._report.costs import without_repeats
 
 
 def figures_only(values: dict) -> dict:
-    """The numbers of `values`, nested as they were, floats to six digits: what `dvc metrics diff` can compare."""
+    """The numbers among the values, nested as before, floats to six digits: what `dvc metrics diff` can compare."""
     kept = {}
     for name, value in values.items():
         if isinstance(value, dict):
             inner = figures_only(value)
-            # No rejects at all is a result; a dict that held only strings is not.
+            # An empty dict, such as one of no rejects, is a result. A dict of strings only is not.
             if inner or not value:
                 kept[name] = inner
         elif isinstance(value, float):
@@ -20,13 +20,13 @@ def figures_only(values: dict) -> dict:
 
 
 def without_details(evaluation: dict) -> dict:
-    """Of the slices those by fields that the user named: of sources and lengths there are many."""
+    """The evaluation with only those slices that the user named. Sources and lengths have too many values."""
     kept = {name: values for name, values in evaluation["slices"].items() if name not in ("source", "length")}
     return evaluation | {"slices": kept}
 
 
-def metrics(inputs: dict) -> dict:
-    """What metrics.json holds, and with it `dvc metrics` and `dvc exp show`: what one compares two runs by."""
+def collect_metrics(inputs: dict) -> dict:
+    """All of metrics.json, with which `dvc metrics` and `dvc exp show` compare two runs."""
     stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
     left_out = ("sources", "characters", "sha256")
     stages["clean"] = {name: value for name, value in inputs["clean"].items() if name not in left_out}

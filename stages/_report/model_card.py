@@ -1,17 +1,18 @@
-"""reports/model-card.md: what a stranger needs to know of the merged model, with the block of YAML that hubs read."""
+"""Prepares reports/model-card.md: what a stranger needs to know of the merged model, and the YAML that hubs read."""
 
 import io
 from pathlib import PurePath
 
 from ruamel.yaml import YAML
 
-from stages._report.formatting import NOTHING, Section, Table
-from stages._report.sections import comparison, headline, merging, versions
+from stages._report.layout import ReportSection, Table
+from stages._report.sections import comparison_section, headline, merge_section, versions_section
+from stages.comparison.number_text import NOTHING
 from stages.core.model_card import base_name, front_matter, precision
 
 
 def without_machine_paths(params: dict) -> dict:
-    """The params with only the last part of a path that leads out of the repository."""
+    """The params with only the last part of each path outside the repository."""
     return {
         name: section | {"path": PurePath(section["path"]).name}
         if isinstance(section, dict) and PurePath(section.get("path") or "").is_absolute()
@@ -21,7 +22,7 @@ def without_machine_paths(params: dict) -> dict:
 
 
 def data_origin(data: dict) -> str:
-    """data: the section of the params."""
+    """Where the data came from. data: the section of the params."""
     return {
         "stdlib": "functions of Python's standard library",
         "file": data["path"],
@@ -31,15 +32,16 @@ def data_origin(data: dict) -> str:
 
 
 def adapter_origin(params: dict) -> str:
+    """How the adapter was made."""
     lora = params["lora"]
     kind = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}[lora["variant"]]
-    # What PiSSA and OLoRA take out of the base comes back as as many ranks more.
+    # The part that PiSSA and OLoRA take out of the base is saved in the adapter too, with the same rank.
     saved = f", saved as rank {2 * lora['r']}" if lora["init"] in ("pissa", "olora") else ""
     base = precision(params["quantization"])
     return f"{kind} of rank {lora['r']} (alpha {lora['alpha']}), init {lora['init']}{saved}, on the base in {base}"
 
 
-def provenance(inputs: dict, params: dict) -> Section:
+def provenance_section(inputs: dict, params: dict) -> ReportSection:
     manifest = inputs["manifest"]
     rows = [
         ["Base model", base_name(manifest)],
@@ -50,12 +52,12 @@ def provenance(inputs: dict, params: dict) -> Section:
         ["Adapter", adapter_origin(params)],
         ["Seed", str(params["seed"])],
     ]
-    return Section("Where it comes from", "", [Table("Inputs", ["", "Value"], rows)])
+    return ReportSection("Where it comes from", "", [Table("Inputs", ["", "Value"], rows)])
 
 
-def card(inputs: dict) -> dict:
-    """What model-card.md.j2 prints. inputs: those of the report, with the params by section."""
-    results = comparison(inputs["base"], inputs["tuned"], inputs["change"], inputs["rows"])
+def card_values(inputs: dict) -> dict:
+    """The values that model-card.md.j2 prints. inputs: those of the report, with the params by section."""
+    results = comparison_section(inputs["base"], inputs["tuned"], inputs["change"], inputs["rows"])
     params, manifest = without_machine_paths(inputs["params"]), inputs["manifest"]
     text = io.StringIO()
     yaml = YAML()
@@ -67,10 +69,10 @@ def card(inputs: dict) -> dict:
         "name": base_name(manifest),
         "headline": headline(inputs["base"], inputs["tuned"]),
         "sections": [
-            results._replace(tables=results.tables[:1]),  # rows of the test split are not for everybody
-            merging(inputs["merge"]),
-            provenance(inputs, params),
-            versions(inputs["train"]),
+            results._replace(tables=results.tables[:1]),  # the other tables show rows of the test split
+            merge_section(inputs["merge"]),
+            provenance_section(inputs, params),
+            versions_section(inputs["train"]),
         ],
         "template": params["prompt"]["template"],
         "params": text.getvalue().rstrip(),

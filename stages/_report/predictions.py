@@ -1,4 +1,4 @@
-"""Reads the generated answers of the two evaluations, and refuses those that cannot stand side by side."""
+"""Reads the generated answers of both evaluations, and checks that they can be shown in pairs."""
 
 import json
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from stages.runtime.errors import UserError
 PREDICTION = {"id": str, "source": str, "prompt": str, "reference": str, "output": str, "ended": bool, "parses": bool}
 
 
-def prediction(line: str, where: str) -> dict:
+def parse_prediction(line: str, where: str) -> dict:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -21,25 +21,27 @@ def prediction(line: str, where: str) -> dict:
 
 
 def read_predictions(path: Path) -> list[dict]:
-    # Not splitlines(): it would also break a line at U+2028, which JSON allows inside a string.
+    # splitlines() would also break a line at U+2028, which JSON allows inside a string.
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
-            return [prediction(line, f"{path}:{number}") for number, line in enumerate(file, 1) if line.strip()]
+            return [parse_prediction(line, f"{path}:{number}") for number, line in enumerate(file, 1) if line.strip()]
     except FileNotFoundError:
         raise UserError(f"{path} is missing. `dvc repro evaluate` makes it") from None
 
 
-def pairs(base: Iterable[dict], tuned: Iterable[dict]) -> list[tuple[dict, dict]]:
+def answer_pairs(base: Iterable[dict], tuned: Iterable[dict]) -> list[tuple[dict, dict]]:
     """Both answers to each prompt.
 
     Raises:
-        UserError: the two evaluations did not answer the same prompts in the same order.
+        UserError: The two evaluations did not answer the same prompts in the same order.
     """
     base, tuned = list(base), list(tuned)
     again = "Base and tuned were not evaluated on the same rows: run `dvc repro --force evaluate`"
     if len(base) != len(tuned):
         raise UserError(f"the predictions of base are {len(base)}, those of tuned {len(tuned)}. {again}")
-    for number, (one, other) in enumerate(zip(base, tuned, strict=True), 1):
-        if one["id"] != other["id"]:
-            raise UserError(f"prediction {number} has the id {one['id']!r} in base, {other['id']!r} in tuned. {again}")
+    for number, (before, after) in enumerate(zip(base, tuned, strict=True), 1):
+        if before["id"] != after["id"]:
+            raise UserError(
+                f"prediction {number} has the id {before['id']!r} in base, {after['id']!r} in tuned. {again}"
+            )
     return list(zip(base, tuned, strict=True))

@@ -1,22 +1,38 @@
-"""Base and tuned row by row: how they differ and how sure that is, and where it became worse."""
+"""Compares base and tuned row by row: the rows that became worse, and the table of test rows."""
 
 import json
 import math
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from stages._report.formatting import NOTHING, Table, difference, number, signed, spread
-from stages.core.statistics import COLUMNS, changed, columns_of
+from stages._report.layout import Table, spread
+from stages.comparison.number_text import NOTHING, number, signed_difference, with_sign
+from stages.core.statistics import COLUMNS
 from stages.runtime.errors import UserError
 
 AGAIN = "Run `dvc repro --force evaluate`"
 WORST = 10
+MOST_ROWS = 1000  # in the page's table, so that a browser can search it while one types
+KINDS = {"base": "Base", "tuned": "Tuned", "change": "Change of"}
+ROW_MEASURES = ("loss", "chrF")  # of each kind
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Lines of metrics/evaluate/<name>.rows.jsonl."""
+class RowLine(NamedTuple):
+    """A line of the table of test rows."""
+
+    source: str
+    tokens: str
+    cells: list[tuple[str, str]]  # (kind, text), the measures of each kind in turn
+    worse: bool
+    answers: tuple[dict, dict] | None  # the predictions of base and tuned, where an answer was generated
+
+
+def read_evaluated_rows(path: Path) -> list[dict]:
+    """The rows of metrics/evaluate/<name>.rows.jsonl.
+
+    Raises:
+        UserError: The file is missing, or a row lacks something.
+    """
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
             rows = [json.loads(line) for line in file if line.strip()]
@@ -35,44 +51,49 @@ def read_rows(path: Path) -> list[dict]:
     return rows
 
 
-def refuse_unequal_rows(base: list[dict], tuned: list[dict]) -> None:
+def check_same_rows(base: list[dict], tuned: list[dict]) -> None:
+    """Checks that there are rows, and that both evaluations have the same ones.
+
+    Raises:
+        UserError: They differ, or there are none.
+    """
     if [row["id"] for row in base] != [row["id"] for row in tuned] or not base:
         raise UserError(f"base and tuned were not evaluated on the same rows. {AGAIN}")
 
 
-def change(base: list[dict], tuned: list[dict]) -> dict[str, float]:
-    """tuned − base of every measure, in pairs, with its 95 % interval."""
-    return changed(columns_of(base), columns_of(tuned), np.array([row["cluster"] for row in base]))
-
-
 def plain_rows(base: list[dict]) -> list[dict]:
-    """The rows of the base as it was asked in the plain way."""
+    """The base's rows with the counts of its completion prompts."""
     return [row["plain"] | {"cluster": row["cluster"]} for row in base]
 
 
 def loss(row: dict) -> float:
+    """Nats a token of the row's answers in the data."""
     return row["loss_sum"] / max(1, row["tokens"])
 
 
-def worst(base: list[dict], tuned: list[dict]) -> Table:
+def worse_rows_table(base: list[dict], tuned: list[dict]) -> Table:
     """The rows on which the tuned model's loss is above the base's, the worst first."""
     pairs = sorted(zip(base, tuned, strict=True), key=lambda pair: (loss(pair[0]) - loss(pair[1]), pair[0]["id"]))
     regressions = [pair for pair in pairs if loss(pair[1]) > loss(pair[0])]
     lines = [
-        [one["source"], *map(number, (one["tokens"], loss(one), loss(other))), difference(loss(one), loss(other))]
-        for one, other in regressions[:WORST]
+        [
+            before["source"],
+            *map(number, (before["tokens"], loss(before), loss(after))),
+            signed_difference(loss(before), loss(after)),
+        ]
+        for before, after in regressions[:WORST]
     ]
     caption = f"Rows that became worse: {number(len(regressions))} of {number(len(base))}, by loss"
     return Table(caption, ["", "Tokens", "Base", "Tuned", "Change"], lines)
 
 
-def fallen(base: list[dict], tuned: list[dict]) -> Table | None:
-    """The rows whose tests the base's answer passed and the tuned model's did not; None where no row has tests."""
+def lost_tests_table(base: list[dict], tuned: list[dict]) -> Table | None:
+    """The rows whose tests only the base's answer passed. None where no row has tests."""
     tested = [pair for pair in zip(base, tuned, strict=True) if pair[0]["tested"]]
     if not tested:
         return None
-    lost = sorted(one["source"] for one, other in tested if one["passed"] and not other["passed"])
-    won = sum(other["passed"] and not one["passed"] for one, other in tested)
+    lost = sorted(before["source"] for before, after in tested if before["passed"] and not after["passed"])
+    won = sum(after["passed"] and not before["passed"] for before, after in tested)
     caption = (
         f"Answers that passed their tests before and do not now: {number(len(lost))} of {number(len(tested))} "
         f"({number(won)} the other way round)"
@@ -80,42 +101,26 @@ def fallen(base: list[dict], tuned: list[dict]) -> Table | None:
     return Table(caption, [""], [[source] for source in lost[:WORST]])
 
 
-def interval(values: dict[str, float], name: str, scale: float = 1.0) -> str:
-    """Such as +1.2 to +3.4, of a difference; NOTHING where there were too few rows for one."""
+def interval_text(values: dict[str, float], name: str, scale: float = 1.0) -> str:
+    """The interval of a difference, such as +1.2 to +3.4. NOTHING where there were too few rows for one."""
     if f"{name}_lo" not in values:
         return NOTHING
-    low, high = (signed(f"{scale * values[f'{name}_{end}']:.3g}") for end in ("lo", "hi"))
+    low, high = (with_sign(f"{scale * values[f'{name}_{end}']:.3g}") for end in ("lo", "hi"))
     return f"{low} to {high}"
 
 
-# The report's table of test rows: how base and tuned did on each, and what they wrote.
-
-
-MOST = 1000  # rows of the page: a browser must still search them while one types
-KINDS = {"base": "Base", "tuned": "Tuned", "change": "Change of"}
-MEASURES = ("loss", "chrF")  # of each kind
-
-
-class Line(NamedTuple):
-    source: str
-    tokens: str
-    cells: list[tuple[str, str]]  # (kind, text), the measures of each kind in turn
-    worse: bool
-    answers: tuple[dict, dict] | None  # the predictions of base and tuned, where an answer was generated
-
-
-def line(base: dict, tuned: dict, answers: tuple[dict, dict] | None) -> Line:
+def row_line(base: dict, tuned: dict, answers: tuple[dict, dict] | None) -> RowLine:
     texts = [number(loss(base)), number(base["chrf"]), number(loss(tuned)), number(tuned["chrf"])]
-    texts += [difference(loss(base), loss(tuned)), difference(base["chrf"], tuned["chrf"])]
+    texts += [signed_difference(loss(base), loss(tuned)), signed_difference(base["chrf"], tuned["chrf"])]
     if answers is None:
         texts[1::2] = [NOTHING] * 3
-    kinds = [kind for kind in KINDS for _ in MEASURES]
+    kinds = [kind for kind in KINDS for _ in ROW_MEASURES]
     cells = list(zip(kinds, texts, strict=True))
-    return Line(base["source"], number(base["tokens"]), cells, loss(tuned) > loss(base), answers)
+    return RowLine(base["source"], number(base["tokens"]), cells, loss(tuned) > loss(base), answers)
 
 
-def lines(rows: dict[str, list[dict]], generated: list[tuple[dict, dict]]) -> list[Line]:
-    """Of at most MOST test rows, evenly spread over them. rows: of base and tuned, the same ones."""
+def row_lines(rows: dict[str, list[dict]], generated: list[tuple[dict, dict]]) -> list[RowLine]:
+    """Lines for at most MOST_ROWS test rows, evenly spread. rows: {"base": …, "tuned": …}, the same ones."""
     answers = {base["id"]: (base, tuned) for base, tuned in generated}
-    pairs = spread(list(zip(rows["base"], rows["tuned"], strict=True)), MOST)
-    return [line(base, tuned, answers.get(base["id"])) for base, tuned in pairs]
+    pairs = spread(list(zip(rows["base"], rows["tuned"], strict=True)), MOST_ROWS)
+    return [row_line(base, tuned, answers.get(base["id"])) for base, tuned in pairs]

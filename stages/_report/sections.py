@@ -1,45 +1,19 @@
-"""The report's tables, as text that both the Markdown and the HTML page print."""
+"""The report's sections, as text that both the Markdown and the HTML page print."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-from stages._report.costs import efficiency
-from stages._report.data_section import data
-from stages._report.formatting import NOTHING, Section, Table, difference, number, points, relative, share, size, spread
-from stages._report.row_tables import change as paired_change
-from stages._report.row_tables import fallen, interval, plain_rows, worst
+from stages._report.costs import efficiency_section
+from stages._report.data_section import data_section
+from stages._report.layout import ReportSection, Table, spread
+from stages._report.row_tables import interval_text, lost_tests_table, plain_rows, worse_rows_table
 from stages._report.slice_tables import slice_tables
 from stages._report.svg_charts import line_chart
+from stages.comparison.measures import SHOWN_MEASURES, Measure
+from stages.comparison.number_text import NOTHING, number, share, size
 from stages.core.model_card import base_name
+from stages.core.statistics import paired_change
 
 
-class Measure(NamedTuple):
-    name: str
-    label: str
-    show: Callable[[float | None], str]
-    change: Callable[[float, float], str]
-    lower_is_better: bool
-    scale: float = 1.0  # of the interval's figures: 100 where a change is in points
-
-
-MEASURES = (
-    Measure("perplexity", "Perplexity", number, relative, True),
-    Measure("perplexity_after_8", "Perplexity after 8 tokens", number, relative, True),
-    Measure("loss", "Loss, nats a token", number, difference, True),
-    Measure("loss_after_8", "Loss after 8 tokens", number, difference, True),
-    Measure("bits_per_byte", "Bits a byte", number, difference, True),
-    Measure("body_bits_per_byte", "Bits a byte behind signature and docstring", number, difference, True),
-    Measure("token_accuracy", "Tokens that were the likeliest", share, points, False, 100),
-    Measure("ended_share", "Answers that end by themselves", share, points, False, 100),
-    Measure("parses_share", "Answers that parse as Python", share, points, False, 100),
-    Measure("exact_share", "Answers equal to the reference", share, points, False, 100),
-    Measure("chrf", "chrF against the reference", number, difference, False),
-    Measure("rouge_l", "ROUGE-L against the reference", number, difference, False),
-    Measure("pass_at_1", "Answers that pass their tests", share, points, False, 100),
-)
-
-
-def change(measure: Measure, before: float | None, after: float | None) -> str:
+def change_text(measure: Measure, before: float | None, after: float | None) -> str:
+    """The difference of a measure, and whether it is better or worse."""
     if before is None or after is None:
         return NOTHING
     if before == after:
@@ -47,21 +21,26 @@ def change(measure: Measure, before: float | None, after: float | None) -> str:
     return f"{measure.change(before, after)}, {'better' if (after < before) == measure.lower_is_better else 'worse'}"
 
 
-def sure(values: dict, measure: Measure) -> str:
-    """The interval of a difference, and whether it leaves out zero."""
+def interval_verdict(values: dict, measure: Measure) -> str:
+    """The interval of a difference, marked where it contains zero."""
     low, high = (values.get(f"{measure.name}_{end}", 0) for end in ("lo", "hi"))
     if low == high == 0:
         return NOTHING
-    return interval(values, measure.name, measure.scale) + ("" if low > 0 or high < 0 else ", may be chance")
+    return interval_text(values, measure.name, measure.scale) + ("" if low > 0 or high < 0 else ", may be chance")
 
 
-def comparison(base: dict, tuned: dict, differences: dict, rows: dict[str, list[dict]]) -> Section:
+def comparison_section(base: dict, tuned: dict, differences: dict, rows: dict[str, list[dict]]) -> ReportSection:
     lines = []
-    for measure in MEASURES:
+    for measure in SHOWN_MEASURES:
         if measure.name not in base or measure.name not in tuned:
             continue
         before, after = base[measure.name], tuned[measure.name]
-        shown = [measure.show(before), measure.show(after), change(measure, before, after), sure(differences, measure)]
+        shown = [
+            measure.show(before),
+            measure.show(after),
+            change_text(measure, before, after),
+            interval_verdict(differences, measure),
+        ]
         lines.append([measure.label, *shown])
     note = (
         f"Loss, perplexity, bits and likeliest tokens over the {number(tuned['tokens'])} answer tokens of "
@@ -70,31 +49,35 @@ def comparison(base: dict, tuned: dict, differences: dict, rows: dict[str, list[
         f"and ROUGE-L are means over them. The last column is the 95 % interval of tuned − base in pairs, by drawing "
         f"{number(tuned['clusters'])} clusters of rows anew; shares in points."
     )
-    lost = fallen(rows["base"], rows["tuned"])
+    lost = lost_tests_table(rows["base"], rows["tuned"])
     tables = [
         Table("On the test split", ["", "Base", "Tuned", "Change", "95 % interval"], lines),
-        plainly(base, tuned, rows),
+        completions_table(base, tuned, rows),
         *slice_tables(rows["base"], rows["tuned"]),
-        worst(rows["base"], rows["tuned"]),
+        worse_rows_table(rows["base"], rows["tuned"]),
         *([lost] if lost else []),
     ]
-    return Section("Base against tuned", note, tables)
+    return ReportSection("Base against tuned", note, tables)
 
 
-def plainly(base: dict, tuned: dict, rows: dict[str, list[dict]]) -> Table:
-    """The base as its pre-training taught it to be asked, beside both as the tuned model is."""
+def completions_table(base: dict, tuned: dict, rows: dict[str, list[dict]]) -> Table:
+    """Compares the tuned model with the base on completion prompts, the form that pre-training taught it."""
     plain, differences = base["plain"], paired_change(plain_rows(rows["base"]), rows["tuned"])
     lines = []
-    for measure in MEASURES:
+    for measure in SHOWN_MEASURES:
         if measure.name in plain and measure.name in tuned:
             values = [plain[measure.name], base[measure.name], tuned[measure.name]]
-            shown = [*map(measure.show, values), change(measure, values[0], values[2]), sure(differences, measure)]
+            shown = [
+                *map(measure.show, values),
+                change_text(measure, values[0], values[2]),
+                interval_verdict(differences, measure),
+            ]
             lines.append([measure.label, *shown])
     caption = "What is more than the format: the base asked plainly, by signature and docstring where there are any"
     return Table(caption, ["", "Base, plainly", "Base", "Tuned", "Tuned to plainly", "95 % interval"], lines)
 
 
-def origin(manifest: dict, tokenize: dict) -> Section:
+def origin_section(manifest: dict, tokenize: dict) -> ReportSection:
     base = [["Model", base_name(manifest)], ["Commit", str(manifest.get("revision") or NOTHING)]]
     base += [["Parameters", number(manifest["parameters"])], ["Size", size(manifest["bytes"])]]
     names = {"rows": "Rows", "packed_rows": "Packed rows", "tokens": "Tokens", "trained_tokens": "Tokens trained on"}
@@ -102,7 +85,7 @@ def origin(manifest: dict, tokenize: dict) -> Section:
     train, validation = tokenize["train"], tokenize["validation"]
     tokens = [[title, number(train[name]), number(validation[name])] for name, title in names.items()]
     tokens += [["Fill of the packed rows", share(train["fill"]), share(validation["fill"])]]
-    return Section(
+    return ReportSection(
         "What was trained on what",
         "",
         [
@@ -112,7 +95,7 @@ def origin(manifest: dict, tokenize: dict) -> Section:
     )
 
 
-def training(train: dict, curves: dict) -> Section:
+def training_section(train: dict, curves: dict) -> ReportSection:
     summary = [
         ["Optimizer steps", number(train["steps"])],
         ["Tokens seen", number(train["tokens"])],
@@ -132,10 +115,10 @@ def training(train: dict, curves: dict) -> Section:
         line_chart("loss", "Loss, nats a token", loss, ["first", "second"]),
         line_chart("rate", "Learning rate", {"learning rate": curves["learning_rate"]}, ["first"], zero=True),
     )
-    return Section("Training", "", tables, charts)
+    return ReportSection("Training", "", tables, charts)
 
 
-def merging(merge: dict) -> Section:
+def merge_section(merge: dict) -> ReportSection:
     ours, naive = merge["parity"], merge["naive"]
     rows = [
         ["Loss of base and adapter as trained", number(ours["loss_trained"]), number(ours["loss_trained"])],
@@ -159,28 +142,28 @@ def merging(merge: dict) -> Section:
         "merge, onto the 16-bit weights, which the adapter never saw."
     )
     parity = Table("Merged against trained", ["", "This model", "Merged onto 16 bits"], rows)
-    return Section("Merge", note, [parity, Table("The merge", ["", "Value"], facts)])
+    return ReportSection("Merge", note, [parity, Table("The merge", ["", "Value"], facts)])
 
 
-def versions(train: dict) -> Section:
+def versions_section(train: dict) -> ReportSection:
     rows = [[name, str(version)] for name, version in sorted(train["versions"].items())]
-    return Section("Library versions", "", [Table("As the training used them", ["", "Version"], rows)])
+    return ReportSection("Library versions", "", [Table("As the training used them", ["", "Version"], rows)])
 
 
 def headline(base: dict, tuned: dict) -> str:
     before, after = base["perplexity"], tuned["perplexity"]
-    verdict = change(MEASURES[0], before, after)
+    verdict = change_text(SHOWN_MEASURES[0], before, after)
     return f"Perplexity on the test split: {number(before)} before, {number(after)} after ({verdict})."
 
 
-def sections(inputs: dict) -> list[Section]:
-    """The page from top to bottom, the sample generations apart."""
+def sections(inputs: dict) -> list[ReportSection]:
+    """All sections in the order of the page. The sample generations are not among them."""
     return [
-        comparison(inputs["base"], inputs["tuned"], inputs["change"], inputs["rows"]),
-        origin(inputs["manifest"], inputs["tokenize"]),
-        data(inputs["clean"], inputs["rejected"]),
-        training(inputs["train"], inputs["curves"]),
-        merging(inputs["merge"]),
-        efficiency(inputs["train"], inputs["merge"], inputs["timing"]),
-        versions(inputs["train"]),
+        comparison_section(inputs["base"], inputs["tuned"], inputs["change"], inputs["rows"]),
+        origin_section(inputs["manifest"], inputs["tokenize"]),
+        data_section(inputs["clean"], inputs["rejected"]),
+        training_section(inputs["train"], inputs["curves"]),
+        merge_section(inputs["merge"]),
+        efficiency_section(inputs["train"], inputs["merge"], inputs["timing"]),
+        versions_section(inputs["train"]),
     ]

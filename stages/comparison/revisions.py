@@ -1,7 +1,7 @@
-"""The repository's files at a commit: Git's own from Git, and DVC's outputs from its cache or remote, where there are.
+"""The repository's files at a commit: Git's from Git, and DVC's outputs from its cache or remote where they have them.
 
-Nothing here runs or configures anything from the commit that is looked at. Its dvc.lock names an output by hash; which
-remote to ask is said by the working tree, so that a stranger's commit cannot send anyone to a server of its choice.
+Nothing here runs or configures anything from that commit. Its dvc.lock names outputs by hash. Only the working tree
+says which remote to ask, so a stranger's commit cannot send anyone to a server of its choice.
 """
 
 import hashlib
@@ -17,15 +17,19 @@ from stages.core.paths import EVALUATIONS, RESULT
 from stages.core.yaml_files import read_yaml_text
 from stages.runtime.errors import UserError
 
-# What a file that is not of its kind may do to code that reads it.
-OTHER_KIND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, YAMLError)
-LOCK = Path("dvc.lock")
-TEST, VALIDATION = "data/clean/test.parquet", "data/tokenized/validation.arrow"
-LARGEST = 512 * 2**20  # bytes of an output that is read whole
+# Errors in code that reads a malformed file.
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, YAMLError)
+DVC_LOCK = Path("dvc.lock")
+TEST_FILE, VALIDATION_FILE = "data/clean/test.parquet", "data/tokenized/validation.arrow"
+LARGEST = 512 * 2**20  # bytes of an output; a larger one is not read
 
 
 def git(*arguments: str) -> bytes:
-    """What Git prints. Raises UserError with what it complained of."""
+    """What Git prints.
+
+    Raises:
+        UserError: Git failed; with its message.
+    """
     done = subprocess.run(["git", *arguments], capture_output=True, check=False)  # noqa: S603, S607  (no shell)
     if done.returncode:
         raise UserError(" ".join(done.stderr.decode(errors="replace").split()).removeprefix("fatal: "))
@@ -33,7 +37,11 @@ def git(*arguments: str) -> bytes:
 
 
 def commit_of(name: str) -> str:
-    """The full hash of a commit by any name that Git knows. Raises UserError where it knows none."""
+    """The full hash of a commit by any name that Git knows.
+
+    Raises:
+        UserError: Git knows no such commit.
+    """
     try:
         return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").decode().strip()
     except UserError:
@@ -41,7 +49,7 @@ def commit_of(name: str) -> str:
 
 
 class Outputs:
-    """What DVC has stored of any commit, by hash: its cache first, then the default remote of the working tree."""
+    """What DVC has stored for any commit, by hash. It asks the cache first, then the working tree's default remote."""
 
     def __init__(self) -> None:
         self.problem: str | None = None  # why the remote could not be asked
@@ -70,9 +78,9 @@ class Outputs:
         return stores
 
     def read(self, digest: str) -> bytes | None:
-        """The bytes with this hash, or None where nobody has them."""
+        """The bytes with this hash, or None where neither has them."""
         if not (isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{32}(\.dir)?", digest)):
-            return None  # it becomes part of a path
+            return None  # the hash becomes part of a path
         for store in list(self._stores):
             try:
                 path = store.oid_to_path(digest)
@@ -103,7 +111,11 @@ class Revision:
         return self.name or "the working tree"
 
     def text(self, path: Path | str) -> str:
-        """A file that Git has. Raises UserError where it cannot be read."""
+        """A file that Git has.
+
+        Raises:
+            UserError: It cannot be read.
+        """
         if self.name is None:
             try:
                 return Path(path).read_text(encoding="utf-8")
@@ -118,7 +130,7 @@ class Revision:
 
     @cached_property
     def _commit(self) -> str:
-        """Where there is no such branch here, the one that was cloned, as `git switch` takes it."""
+        """The commit's hash. A branch that is only on `origin` is found too, as `git switch` does."""
         for name in (self.name, f"origin/{self.name}"):
             try:
                 return commit_of(name)
@@ -133,30 +145,30 @@ class Revision:
     @cached_property
     def stages(self) -> dict[str, dict]:
         """The entries of dvc.lock."""
-        return (read_yaml_text(self.text(LOCK)) or {}).get("stages") or {}
+        return (read_yaml_text(self.text(DVC_LOCK)) or {}).get("stages") or {}
 
     def hash_of_dep(self, stage: str, path: str) -> str | None:
-        """Of what a stage read when it last ran."""
+        """The hash of what a stage read in its last run."""
         deps = self.stages.get(stage, {}).get("deps", [])
         return next((dep.get("md5") for dep in deps if dep["path"] == path), None)
 
     @property
     def test_set(self) -> str | None:
-        """The hash of the test split that the tuned model was evaluated on."""
-        return self.hash_of_dep("evaluate@tuned", TEST)
+        """The hash of the test split on which the tuned model was evaluated."""
+        return self.hash_of_dep("evaluate@tuned", TEST_FILE)
 
     @property
     def validation_set(self) -> str | None:
-        """The hash of the tokenized validation split, of `train` and of the merge's parity."""
-        return self.hash_of_dep("merge", VALIDATION)
+        """The hash of the tokenized validation split, which `train` and the merge's parity use."""
+        return self.hash_of_dep("merge", VALIDATION_FILE)
 
     @property
     def evaluation(self) -> dict:
-        """The params of `evaluate` that the tuned model was evaluated with."""
+        """The params of `evaluate` with which the tuned model was evaluated."""
         return self.stages.get("evaluate@tuned", {}).get("params", {}).get("params.yaml", {}).get("evaluate", {})
 
     def hash_of(self, path: Path | str) -> str | None:
-        """Of an output, or of a file in an output that is a folder."""
+        """The hash of an output, or of a file in an output that is a folder."""
         path = Path(path)
         hashes = {out["path"]: out.get("md5") for stage in self.stages.values() for out in stage.get("outs", [])}
         if str(path) in hashes:
@@ -169,7 +181,10 @@ class Revision:
         return inside.get(str(path.relative_to(folder)))
 
     def output(self, path: Path | str) -> bytes | None:
-        """What a stage wrote, where it can be had. In the working tree another commit's file may lie there."""
+        """What a stage wrote, or None where nobody has it.
+
+        A file in the working tree counts only if its hash is right.
+        """
         digest = self.hash_of(path)
         if digest and self.name is None and Path(path).is_file():
             content = Path(path).read_bytes()
@@ -178,7 +193,7 @@ class Revision:
         return self.outputs.read(digest) if digest else None
 
     def rows(self, name: str, kind: str = "rows") -> list[dict] | None:
-        """metrics/evaluate/<name>.rows.jsonl or .predictions.jsonl, where it can be had."""
+        """The lines of metrics/evaluate/<name>.rows.jsonl or .predictions.jsonl, or None where nobody has the file."""
         key = f"{name}.{kind}"
         if key not in self._rows:
             content = self.output(EVALUATIONS / f"{key}.jsonl")

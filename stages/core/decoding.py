@@ -1,4 +1,4 @@
-"""What a model writes after a prompt."""
+"""Generates what a model writes after a prompt."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -12,15 +12,19 @@ PADDING = 0  # <unk>: never </s>, whose probability the model has to learn
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the next token is chosen. temperature: 0 takes the likeliest one; else it divides the logits, and one is
-    drawn from the whole distribution."""
+    """How the next token is chosen.
+
+    Args:
+        temperature: 0 takes the most likely token. Otherwise it divides the logits, and one token is drawn from the
+            whole distribution.
+    """
 
     max_new_tokens: int
     temperature: float
 
 
 class Streamer(Protocol):
-    """What transformers tells of a single answer while it is written: first the prompt's ids, then each token."""
+    """Receives a single answer while transformers writes it: first the prompt's ids, then each token."""
 
     def put(self, ids: "torch.Tensor") -> None: ...
 
@@ -30,14 +34,16 @@ class Streamer(Protocol):
 def continuations(
     model: "PreTrainedModel", prompts: list[list[int]], eos: int, decoding: Decoding, streamer: Streamer | None = None
 ) -> list[list[int]]:
-    """What the model writes after each prompt, up to and with its end-of-sequence token. All in one batch.
+    """What the model writes after each prompt, up to and with its end-of-sequence token. All prompts are one batch.
 
-    streamer: for a batch of one.
+    Args:
+        eos: The end-of-sequence token.
+        streamer: Receives the tokens, for a batch of one.
     """
     import torch
     from transformers import GenerationConfig
 
-    # What is unset in a configuration is filled from the model's own, which may bring a repetition penalty.
+    # Unset values come from the model's own configuration, which may have a repetition penalty.
     model.generation_config = GenerationConfig()
     drawn = {"temperature": decoding.temperature, "top_k": 0, "top_p": 1.0} if decoding.temperature else {}
     config = GenerationConfig(
@@ -50,11 +56,11 @@ def continuations(
         ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     with torch.no_grad():
-        found = model.generate(
+        generated = model.generate(
             ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=config,
             streamer=streamer,
         )
-    answers = found[:, longest:].tolist()
+    answers = generated[:, longest:].tolist()
     return [answer[: answer.index(eos) + 1] if eos in answer else answer for answer in answers]

@@ -1,4 +1,4 @@
-"""What a model's answers are worth: sums over test rows, the measures made of them, and how sure these are."""
+"""What a model's answers are worth: sums over test rows, measures made of them, and the measures' intervals."""
 
 import math
 from collections.abc import Callable
@@ -7,9 +7,8 @@ import numpy as np
 
 Sums = dict[str, np.ndarray]
 
-# Of each row: about the tokens of its answers in the data, and (from `answers` on, 0 where none was generated) about
-# the answer that the model wrote.
-# What body_ begins with is about the part of the answer that a plain prompt does not already say.
+# The columns of a row. COUNTS are about its answers in the data. Those with body_ are about the part of an answer that
+# its completion prompt does not contain. GENERATED is about the answer that the model wrote; 0 where there is none.
 BODY = ("body_bytes", "body_loss_sum")
 COUNTS = ("tokens", "loss_sum", "later_tokens", "later_loss_sum", "correct_tokens", "bytes", *BODY)
 GENERATED = ("answers", "ended", "parses", "exact", "chrf", "rouge_l", "tested", "passed")
@@ -29,15 +28,15 @@ MEASURES: dict[str, Callable[[Sums], np.ndarray]] = {
     "rouge_l": lambda sums: sums["rouge_l"] / sums["answers"],
     "pass_at_1": lambda sums: sums["passed"] / sums["tested"],
 }
-# The others are there for every test split.
-SOMETIMES = ("body_bits_per_byte", "pass_at_1")
-SLICED = ("loss", "pass_at_1")  # what is measured by kind of row
-MOST_SLICES = 10  # of one name
-LENGTHS = (32, 64, 128, 256, 512)  # tokens of a row's answers: where the slices by length end
+# Measures that some test splits do not have.
+OPTIONAL_MEASURES = ("body_bits_per_byte", "pass_at_1")
+SLICED = ("loss", "pass_at_1")  # the measures that are taken for each slice
+MOST_SLICES = 10  # values of one slice
+LENGTH_EDGES = (32, 64, 128, 256, 512)  # tokens of a row's answers; the upper ends of the length slices
 DRAWS = 2000
 LEVEL = 0.95
-SEED = 0  # of the draws
-FEWEST = 10  # clusters: the spread of fewer says little, and that of one is nothing at all
+BOOTSTRAP_SEED = 0  # seed of the draws
+FEWEST_CLUSTERS = 10  # the spread of fewer clusters says little; one has no spread
 
 
 def document_of(source: str) -> str:
@@ -45,106 +44,138 @@ def document_of(source: str) -> str:
 
 
 def clusters_of(sources: list[str], cluster: str) -> list[int]:
-    """The number of each row's cluster. `source`: rows of one document, such as a module, are one draw, since
-    they resemble each other; where there are fewer than FEWEST documents each row is one by itself."""
+    """The number of each row's cluster.
+
+    With `source` all rows of one document, such as a module, are one cluster, since they resemble each other. With
+    fewer than FEWEST_CLUSTERS documents each row is its own cluster.
+
+    Args:
+        sources: Each row's source, `document:line`.
+        cluster: `source` or `row`.
+    """
     documents = [document_of(source) for source in sources]
-    if cluster == "row" or len(set(documents)) < FEWEST:
+    if cluster == "row" or len(set(documents)) < FEWEST_CLUSTERS:
         return list(range(len(sources)))
     return np.unique(documents, return_inverse=True)[1].tolist()
 
 
-def drawn(clusters: np.ndarray) -> np.ndarray:
-    """(DRAWS, clusters): how often each cluster is drawn when as many as there are are drawn with replacement.
+def draw_clusters(clusters: np.ndarray) -> np.ndarray:
+    """How often each cluster is drawn, with as many draws as clusters and with replacement. Shape (DRAWS, clusters).
 
-    The cluster bootstrap (Field and Welsh 2007). Two models get the same draws, so that what they share cancels out.
+    This is the cluster bootstrap (Field and Welsh 2007). Two models get the same draws, so that what they share cancels
+    out.
     """
     count = int(clusters.max()) + 1
-    draws = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    return draws.astype(np.float64)  # of whole numbers, but numpy multiplies matrices of these many times as fast
+    draws = np.random.default_rng(BOOTSTRAP_SEED).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    return draws.astype(np.float64)  # numpy multiplies matrices of floats many times as fast
 
 
-def measured(rows: Sums) -> dict[str, float]:
-    """Every measure over all rows; nan where there was nothing to measure."""
+def all_measures(rows: Sums) -> dict[str, float]:
+    """Every measure over all rows. A measure is nan where there was nothing to measure."""
     totals = {name: values.sum() for name, values in rows.items()}
     with np.errstate(invalid="ignore", divide="ignore"):
         return {name: float(measure(totals)) for name, measure in MEASURES.items()}
 
 
-def resampled(rows: Sums, clusters: np.ndarray) -> dict[str, np.ndarray]:
-    """{measure: (DRAWS,)}, of the measures for which FEWEST clusters or more have something to measure.
+def resampled_measures(rows: Sums, clusters: np.ndarray) -> dict[str, np.ndarray]:
+    """{measure: its values in the draws, of shape (DRAWS,)}. A draw with nothing to measure is nan.
 
-    A draw in which there was nothing to measure is nan.
+    Only measures that at least FEWEST_CLUSTERS clusters can measure are included.
     """
     of_clusters = np.stack([np.bincount(clusters, weights=values) for values in rows.values()], axis=1)
-    alone = dict(zip(rows, of_clusters.T, strict=True))
-    totals = dict(zip(rows, (drawn(clusters) @ of_clusters).T, strict=True))
+    clustered = dict(zip(rows, of_clusters.T, strict=True))
+    totals = dict(zip(rows, (draw_clusters(clusters) @ of_clusters).T, strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
-            name: measure(totals) for name, measure in MEASURES.items() if (~np.isnan(measure(alone))).sum() >= FEWEST
+            name: measure(totals)
+            for name, measure in MEASURES.items()
+            if (~np.isnan(measure(clustered))).sum() >= FEWEST_CLUSTERS
         }
 
 
 def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> dict[str, float]:
-    """Each value, none that is nan, with the middle LEVEL of its draws beside it, where it has draws, as siblings in a
-    metrics file."""
-    edge, found = (1 - LEVEL) / 2, {}
+    """The values that are not nan.
+
+    Each with draws also gets `<name>_lo` and `<name>_hi`, the ends of the middle LEVEL of them.
+    """
+    edge, figures = (1 - LEVEL) / 2, {}
     for name, value in values.items():
         if math.isnan(value):
             continue
-        found[name] = value
+        figures[name] = value
         if name in draws:
             low, high = np.nanquantile(draws[name], [edge, 1 - edge])
-            found |= {f"{name}_lo": float(low), f"{name}_hi": float(high)}
-    return found
+            figures |= {f"{name}_lo": float(low), f"{name}_hi": float(high)}
+    return figures
 
 
-def evaluated(rows: Sums, clusters: np.ndarray) -> dict[str, float]:
-    """Every measure of one model with its interval. rows: {column: (rows,)}, clusters: (rows,), numbered from 0."""
-    return with_intervals(measured(rows), resampled(rows, clusters)) | {"clusters": int(clusters.max()) + 1}
+def measures_with_intervals(rows: Sums, clusters: np.ndarray) -> dict[str, float]:
+    """Every measure of one model with its interval.
+
+    Args:
+        rows: {column: values of shape (rows,)}
+        clusters: Each row's cluster, numbered from 0.
+    """
+    return with_intervals(all_measures(rows), resampled_measures(rows, clusters)) | {
+        "clusters": int(clusters.max()) + 1
+    }
 
 
-def changed(before: Sums, after: Sums, clusters: np.ndarray) -> dict[str, float]:
-    """Every measure's difference, after − before, of two models on the same rows, with its interval."""
-    one, other = resampled(before, clusters), resampled(after, clusters)
-    start, end = measured(before), measured(after)
+def changes_with_intervals(before: Sums, after: Sums, clusters: np.ndarray) -> dict[str, float]:
+    """The difference after − before of every measure, with its interval. Both models must have the same rows."""
+    draws_before, draws_after = resampled_measures(before, clusters), resampled_measures(after, clusters)
+    start, end = all_measures(before), all_measures(after)
     differences = {name: end[name] - start[name] for name in MEASURES}
     with np.errstate(invalid="ignore"):
-        draws = {name: other[name] - one[name] for name in one.keys() & other.keys()}
+        draws = {name: draws_after[name] - draws_before[name] for name in draws_before.keys() & draws_after.keys()}
     return with_intervals(differences, draws)
 
 
 def length_name(tokens: int) -> str:
-    """The slice of answers so long; the names sort as the lengths do."""
-    edge = next((edge for edge in LENGTHS if tokens <= edge), None)
+    """The length slice of an answer with so many tokens. The names sort by length."""
+    edge = next((edge for edge in LENGTH_EDGES if tokens <= edge), None)
     return f"to_{edge:03}" if edge else "longer"
 
 
-def kinds(rows: list[dict], name: str) -> dict[str, list[int]]:
-    """{value of the slice `name`: the places of its rows}, at most MOST_SLICES, those with the most tokens first."""
+def rows_by_slice(rows: list[dict], name: str) -> dict[str, list[int]]:
+    """{value of the slice `name`: positions of its rows}.
+
+    At most MOST_SLICES values, those with the most tokens first.
+    """
     places: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
         places.setdefault(row["slices"][name], []).append(place)
-    tokens = {value: sum(rows[place]["tokens"] for place in some) for value, some in places.items()}
+    tokens = {value: sum(rows[place]["tokens"] for place in members) for value, members in places.items()}
     return {value: places[value] for value in sorted(places, key=lambda value: (-tokens[value], value))[:MOST_SLICES]}
 
 
-def draws_of(clusters: np.ndarray) -> np.ndarray:
-    """The clusters of some of the rows, numbered from 0; each row by itself where they are few."""
+def renumbered_clusters(clusters: np.ndarray) -> np.ndarray:
+    """The clusters of some of the rows, numbered from 0. With few clusters each row is its own."""
     numbered = np.unique(clusters, return_inverse=True)[1]
-    return numbered if numbered.max() + 1 >= FEWEST else np.arange(len(clusters))
+    return numbered if numbered.max() + 1 >= FEWEST_CLUSTERS else np.arange(len(clusters))
 
 
 def columns_of(rows: list[dict]) -> Sums:
+    """The rows as {column: values of shape (rows,)}, for all of COLUMNS."""
     return {name: np.array([row[name] for row in rows], np.float64) for name in COLUMNS}
 
 
-def sliced(rows: list[dict], name: str) -> dict[str, dict[str, float]]:
-    """{value of the slice `name`: rows, tokens and the measures of SLICED, with intervals where the rows suffice}."""
-    found = {}
-    for value, places in kinds(rows, name).items():
-        some = columns_of([rows[place] for place in places])
-        draws = draws_of(np.array([rows[place]["cluster"] for place in places]))
-        values = {key: figure for key, figure in measured(some).items() if key in SLICED and not math.isnan(figure)}
-        values = with_intervals(values, resampled(some, draws))
-        found[value] = {"rows": len(places), "tokens": int(some["tokens"].sum())} | values
-    return found
+def paired_change(before: list[dict], after: list[dict]) -> dict[str, float]:
+    """The difference after − before of every measure, with its interval. The rows are those of rows.jsonl."""
+    return changes_with_intervals(columns_of(before), columns_of(after), np.array([row["cluster"] for row in before]))
+
+
+def slice_measures(rows: list[dict], name: str) -> dict[str, dict[str, float]]:
+    """{value of the slice `name`: its figures}.
+
+    These are rows, tokens and the measures in SLICED, with intervals where there are enough rows.
+    """
+    slices = {}
+    for value, places in rows_by_slice(rows, name).items():
+        columns = columns_of([rows[place] for place in places])
+        draws = renumbered_clusters(np.array([rows[place]["cluster"] for place in places]))
+        measured = all_measures(columns)
+        values = {key: measured[key] for key in measured if key in SLICED and not math.isnan(measured[key])}
+        values = with_intervals(values, resampled_measures(columns, draws))
+        slices[value] = {"rows": len(places), "tokens": int(columns["tokens"].sum())} | values
+    return slices

@@ -1,4 +1,4 @@
-"""Intervals: how often they hold the truth, that rows of one document count as one draw, and what pairs are worth."""
+"""Intervals: how often they contain the truth, clusters of one document's rows, and the benefit of pairs."""
 
 import math
 
@@ -8,23 +8,23 @@ import pytest
 from stages.core.statistics import (
     COLUMNS,
     DRAWS,
-    LENGTHS,
+    LENGTH_EDGES,
     MEASURES,
     MOST_SLICES,
-    changed,
+    all_measures,
+    changes_with_intervals,
     clusters_of,
-    drawn,
-    draws_of,
-    evaluated,
-    kinds,
+    draw_clusters,
     length_name,
-    measured,
-    sliced,
+    measures_with_intervals,
+    renumbered_clusters,
+    rows_by_slice,
+    slice_measures,
 )
 
 
 def rows_of(losses, tokens=10.0) -> dict[str, np.ndarray]:
-    """Columns of rows whose tokens have these mean losses; all else is 1."""
+    """Columns of rows whose tokens have these mean losses. All other columns are 1."""
     losses = np.asarray(losses, float)
     return {name: np.ones(len(losses)) for name in COLUMNS} | {
         "tokens": np.full(len(losses), tokens),
@@ -33,7 +33,7 @@ def rows_of(losses, tokens=10.0) -> dict[str, np.ndarray]:
 
 
 def population(rng, documents=40, rows=8, shared=0.5, own=0.5):
-    """(losses, clusters) of rows that resemble the others of their document."""
+    """(losses, clusters) of rows that resemble the other rows of their document."""
     clusters = np.repeat(np.arange(documents), rows)
     return 2 + rng.normal(0, shared, documents)[clusters] + rng.normal(0, own, documents * rows), clusters
 
@@ -42,7 +42,7 @@ def coverage(count, cluster_by_document):
     rng, held = np.random.default_rng(1), 0
     for _ in range(count):
         losses, clusters = population(rng)
-        found = evaluated(rows_of(losses), clusters if cluster_by_document else np.arange(len(losses)))
+        found = measures_with_intervals(rows_of(losses), clusters if cluster_by_document else np.arange(len(losses)))
         held += found["loss_lo"] <= 2 <= found["loss_hi"]
     return held / count
 
@@ -57,7 +57,7 @@ def test_rows_of_one_document_drawn_one_by_one_would_promise_too_much():
 
 def test_the_interval_of_independent_rows_is_the_textbooks():
     losses = np.random.default_rng(0).normal(2, 1, 400)
-    found = evaluated(rows_of(losses), np.arange(400))
+    found = measures_with_intervals(rows_of(losses), np.arange(400))
     error = 1.96 * losses.std() / math.sqrt(400)
     assert found["loss"] == pytest.approx(losses.mean())
     assert found["loss_hi"] - found["loss_lo"] == pytest.approx(2 * error, rel=0.08)
@@ -67,21 +67,21 @@ def test_a_difference_in_pairs_is_surer_than_of_two_unrelated_models():
     rng = np.random.default_rng(0)
     losses, clusters = population(rng)
     before, after = rows_of(losses), rows_of(losses - 0.05 + rng.normal(0, 0.05, len(losses)))
-    found = changed(before, after, clusters)
+    found = changes_with_intervals(before, after, clusters)
     assert found["loss_lo"] < found["loss"] < found["loss_hi"] < 0
-    one, other = evaluated(before, clusters), evaluated(after, clusters)
+    one, other = measures_with_intervals(before, clusters), measures_with_intervals(after, clusters)
     assert other["loss_hi"] > one["loss_lo"], "apart from each other they say nothing"
 
 
 def test_a_model_and_itself_differ_in_nothing():
     losses, clusters = population(np.random.default_rng(0))
-    assert set(changed(rows_of(losses), rows_of(losses), clusters).values()) == {0.0}
+    assert set(changes_with_intervals(rows_of(losses), rows_of(losses), clusters).values()) == {0.0}
 
 
 def test_the_measures_are_ratios_of_sums():
     rows = {name: np.array([1.0, 3.0]) for name in COLUMNS} | {"tokens": np.array([4.0, 6.0])}
     rows |= {"loss_sum": np.array([10.0, 5.0]), "bytes": np.array([20.0, 10.0])}
-    found = measured(rows)
+    found = all_measures(rows)
     assert found["loss"] == 1.5
     assert found["perplexity"] == pytest.approx(math.exp(1.5))
     assert found["bits_per_byte"] == pytest.approx(15 / math.log(2) / 30)
@@ -91,14 +91,14 @@ def test_the_measures_are_ratios_of_sums():
 
 def test_answers_that_were_not_generated_count_for_nothing():
     rows = rows_of([1.0, 2.0, 3.0]) | {"answers": np.array([1.0, 1.0, 0.0]), "ended": np.array([1.0, 0.0, 0.0])}
-    assert measured(rows)["ended_share"] == 0.5
+    assert all_measures(rows)["ended_share"] == 0.5
 
 
 def test_as_many_clusters_are_drawn_as_there_are_and_the_same_ones_each_time():
-    draws = drawn(np.array([0, 1, 2, 2]))
+    draws = draw_clusters(np.array([0, 1, 2, 2]))
     assert draws.shape == (DRAWS, 3)
     assert set(draws.sum(1)) == {3}
-    assert (draws == drawn(np.array([2, 1, 0]))).all()
+    assert (draws == draw_clusters(np.array([2, 1, 0]))).all()
 
 
 def test_rows_of_a_document_are_one_cluster_unless_there_are_too_few_documents():
@@ -111,7 +111,7 @@ def test_rows_of_a_document_are_one_cluster_unless_there_are_too_few_documents()
 
 
 def dicts_of(losses, kinds_of_rows) -> list[dict]:
-    """Rows as the stage writes them, each a cluster."""
+    """Rows as the stage writes them. Each is its own cluster."""
     ones = dict.fromkeys(COLUMNS, 1) | {"tokens": 10, "tested": 0, "passed": 0}
     return [
         {**ones, "loss_sum": 10 * loss, "cluster": number, "slices": {"kind": kind}}
@@ -121,46 +121,46 @@ def dicts_of(losses, kinds_of_rows) -> list[dict]:
 
 def test_a_slice_is_measured_as_its_rows_alone_would_be():
     losses = np.random.default_rng(0).normal(2, 0.5, 40)
-    found = sliced(dicts_of(losses, ["a"] * 25 + ["b"] * 15), "kind")
-    alone = evaluated(rows_of(losses[:25]), np.arange(25))
+    found = slice_measures(dicts_of(losses, ["a"] * 25 + ["b"] * 15), "kind")
+    alone = measures_with_intervals(rows_of(losses[:25]), np.arange(25))
     assert found["a"] == {"rows": 25, "tokens": 250} | {name: alone[name] for name in ("loss", "loss_lo", "loss_hi")}
     assert list(found) == ["a", "b"]  # the most tokens first
 
 
 def test_few_rows_get_no_interval_and_few_documents_are_drawn_by_row():
-    found = sliced(dicts_of([2.0] * 9, ["a"] * 9), "kind")
+    found = slice_measures(dicts_of([2.0] * 9, ["a"] * 9), "kind")
     assert found == {"a": {"rows": 9, "tokens": 90, "loss": 2.0}}
-    assert draws_of(np.zeros(12, int)).tolist() == list(range(12))
-    assert draws_of(np.arange(5, 25) * 2).tolist() == list(range(20))
+    assert renumbered_clusters(np.zeros(12, int)).tolist() == list(range(12))
+    assert renumbered_clusters(np.arange(5, 25) * 2).tolist() == list(range(20))
 
 
 def test_what_few_clusters_say_gets_no_interval():
     losses = np.random.default_rng(0).normal(2, 0.5, 12)
     enough, few = rows_of(losses), rows_of(losses) | {"answers": np.array([1.0] * 9 + [0.0] * 3)}
     few |= dict.fromkeys(("ended", "chrf"), few["answers"])
-    whole = evaluated(enough, np.arange(12))
+    whole = measures_with_intervals(enough, np.arange(12))
     assert {"loss_lo", "loss_hi", "chrf_lo", "chrf_hi"} <= whole.keys()
-    found = evaluated(few, np.arange(12))
+    found = measures_with_intervals(few, np.arange(12))
     assert found["loss_lo"] == whole["loss_lo"]
     assert found["chrf"] == 1
     assert not {"chrf_lo", "chrf_hi", "ended_share_lo"} & found.keys()
-    assert "chrf_lo" not in changed(enough, few, np.arange(12))
-    of_one = evaluated(rows_of([2.0]), np.array([0]))
+    assert "chrf_lo" not in changes_with_intervals(enough, few, np.arange(12))
+    of_one = measures_with_intervals(rows_of([2.0]), np.array([0]))
     assert (of_one["loss"], of_one["clusters"]) == (2, 1)
     assert not [name for name in of_one if name.endswith(("_lo", "_hi"))]
-    of_nine_documents = changed(rows_of([2.0] * 18), rows_of([1.0] * 18), np.arange(18) // 2)
+    of_nine_documents = changes_with_intervals(rows_of([2.0] * 18), rows_of([1.0] * 18), np.arange(18) // 2)
     assert of_nine_documents["loss"] == -1
     assert "loss_lo" not in of_nine_documents
 
 
 def test_only_the_largest_slices_are_shown():
     rows = dicts_of([1.0] * 30, [f"{n % 12:02}" for n in range(30)])
-    found = kinds(rows, "kind")
+    found = rows_by_slice(rows, "kind")
     assert len(found) == MOST_SLICES
     assert list(found)[:6] == [f"{n:02}" for n in range(6)]  # three rows each
 
 
 def test_the_names_of_lengths_sort_as_they_do():
-    names = [length_name(tokens) for edge in LENGTHS for tokens in (edge, edge + 1)]
-    assert names == ["to_032", *(name for edge in LENGTHS[1:] for name in [f"to_{edge:03}"] * 2), "longer"]
+    names = [length_name(tokens) for edge in LENGTH_EDGES for tokens in (edge, edge + 1)]
+    assert names == ["to_032", *(name for edge in LENGTH_EDGES[1:] for name in [f"to_{edge:03}"] * 2), "longer"]
     assert sorted(set(names)) == ["longer", *dict.fromkeys(names[:-1])]

@@ -10,6 +10,8 @@ from tests.support.project import ROOT
 
 # What hashed modules may use of stages/runtime, and why no byte of a result depends on it.
 ALLOWED = {
+    "disk_space.GB": "a unit in messages",
+    "disk_space.check_disk_for_merge": "ends the stage with a message, or does nothing",
     "errors.UserError": "ends the stage with a message",
     "errors.readable": "text for a terminal",
     "failures.in_words": "turns an error into a message",

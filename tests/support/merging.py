@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from stages import merge as merge_stage
 from stages._merge.adapter import Adapter
-from stages._merge.stream import Plan, write_merged
+from stages._merge.stream import MergePlan, write_merged
 from stages._train.adapter_io import save_adapter
 from stages.core.models import load_model, make_deterministic
 from stages.core.paths import ADAPTER, BASE, write_json
@@ -33,7 +33,7 @@ def make_adapter(base, params, folder, std=0.05, **options):
 def plan_of(params, base="dequantized"):
     """The stage's plan for models/adapter. base: "dequantized", or "original" for the 16-bit weights."""
     values = merge_stage.trained_values(needed=True) if base == "dequantized" else Values({}, {})
-    return Plan(BASE, Adapter(ADAPTER), params.quantization, values, "cpu")
+    return MergePlan(BASE, Adapter(ADAPTER), params.quantization, values, "cpu")
 
 
 def merged_folder(params, folder, base="dequantized"):

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from stages.core.statistics import COLUMNS, changed, evaluated
+from stages.core.statistics import COLUMNS, changes_with_intervals, measures_with_intervals
 from tests.support.project import ROOT
 from tests.support.repository import Repository
 
@@ -128,7 +128,10 @@ class SmallRun(Repository):
         counts = {"read": 100, "kept": len(self.kept), "rejected": rejected}
         return {
             "clean": {"rows": counts, "splits": {"train": len(self.kept), "test": len(self.test)}},
-            "evaluate": {"tuned": evaluated(columns, clusters), "change": changed(columns, columns, clusters)},
+            "evaluate": {
+                "tuned": measures_with_intervals(columns, clusters),
+                "change": changes_with_intervals(columns, columns, clusters),
+            },
             "timing": {"train": {"seconds": 12.5}},
         }
 

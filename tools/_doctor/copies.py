@@ -1,14 +1,16 @@
-"""Copies of the repository in which experiments worked. A killed one leaves its own, and nothing takes it away."""
+"""Finds copies of the repository in which experiments ran. A killed experiment leaves its copy, and nothing
+removes it.
+"""
 
 import fcntl
 from pathlib import Path
 
 from tools._doctor.finding import Finding
-from tools._doctor.processes import below, trials_below
+from tools._doctor.processes import processes_below, trials_below
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a process holds the lock, asked by taking it for a moment beside others who only read."""
+    """Whether a process holds the lock. To find out, a shared lock is taken for a moment."""
     try:
         with open(lock, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -19,38 +21,38 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def unused(folders: list[Path]) -> list[Path]:
-    return [folder for folder in sorted(folders) if folder.is_dir() and not any(below(folder))]
+def unused_folders(folders: list[Path]) -> list[Path]:
+    return [folder for folder in sorted(folders) if folder.is_dir() and not any(processes_below(folder))]
 
 
 def check_copies(tmp: Path) -> list[Finding]:
-    """Of `dvc exp run --temp`, of DVC's queue, and of tools.sweep. tmp: DVC's own folder for what passes."""
+    """Copies of `dvc exp run --temp`, of DVC's queue and of tools.sweep. tmp: DVC's folder for temporary files."""
     experiments = [*tmp.glob("exps/standalone/tmp*"), *tmp.glob("exps/tmp*")]
-    found = [
+    findings = [
         Finding(
             "experiments",
-            f"{path} is the copy of an experiment that was killed",
+            f"{path} is the copy of a killed experiment",
             f"Make sure that no experiment is just starting, then: rm -r {path}",
         )
-        for path in unused(experiments)
+        for path in unused_folders(experiments)
     ]
     for sweep in sorted(path.parent for path in tmp.glob("sweeps/*/lock") if not is_held(path)):
-        found += check_sweep(sweep)
-    return found
+        findings += check_sweep(sweep)
+    return findings
 
 
 def check_sweep(folder: Path) -> list[Finding]:
-    """Of one that does not run: its trials, which are in process groups of their own, outlive a kill."""
+    """Findings about a sweep that does not run. Its trials have their own process groups, so they survive a kill."""
     if numbers := [str(process.pid) for process in trials_below(folder.absolute())]:
-        text = f"the sweep {folder.name} was killed, and its trials go on: processes {', '.join(numbers)}"
+        text = f"the sweep {folder.name} was killed, and its trials still run: processes {', '.join(numbers)}"
         remedy = (
-            "Start the sweep again, which ends them and goes on from their checkpoints, or give it up: "
+            "Start the sweep again, which ends them and continues from their checkpoints, or give it up: "
             f"kill {' '.join(numbers)} and, once they have ended, rm -r {folder}"
         )
         return [Finding("experiments", text, remedy)]
-    found = []
-    for path in unused([git.parent for git in folder.glob("*/.git")]):
-        text = f"{path} is the clone of a trial that was stopped, and no sweep {path.parent.name} runs"
-        remedy = f"Start the sweep again, which goes on from there, or give it up: rm -r {path.parent}"
-        found.append(Finding("experiments", text, remedy))
-    return found
+    findings = []
+    for path in unused_folders([git.parent for git in folder.glob("*/.git")]):
+        text = f"{path} is the clone of a stopped trial, and no sweep {path.parent.name} runs"
+        remedy = f"Start the sweep again, which continues there, or give it up: rm -r {path.parent}"
+        findings.append(Finding("experiments", text, remedy))
+    return findings

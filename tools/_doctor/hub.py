@@ -1,4 +1,4 @@
-"""Whether the hub gives the base model to this user, and under which licence. Asks the network."""
+"""Asks the hub whether this user may download the base model, and under which licence. Needs the network."""
 
 from stages.core.params import Model
 from stages.runtime.hub_errors import HUB_ANSWER_SECONDS, explain_hub_error
@@ -21,5 +21,5 @@ def check_hub(model: Model) -> Finding:
     card = info.card_data
     licence = card.get("license") if card else None
     if not licence:
-        return Finding("hub", f"{model.id} can be read, and its card names no licence; read the card before you share")
+        return Finding("hub", f"{model.id} can be read, but its card names no licence; read the card before you share")
     return Finding("hub", f"{model.id} can be read; its licence is {licence}")

@@ -1,4 +1,4 @@
-"""Installed libraries against requirements.txt and against those of the training in dvc.lock."""
+"""Compares installed libraries with requirements.txt, and with those of the training in dvc.lock."""
 
 import importlib.metadata
 import json
@@ -9,47 +9,47 @@ from tools._doctor.finding import Finding
 
 
 def pins(text: str) -> dict[str, str]:
-    """{distribution: version} of the lines `name==version` of a requirements file."""
+    """{distribution: version} of the lines `name==version` in a requirements file."""
     return dict(re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", text))
 
 
 def installed(names: list[str]) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name).partition("+")[0]
+            versions[name] = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
-def differing(wanted: dict[str, str], found: dict[str, str | None]) -> str:
-    pairs = [(name, found.get(name), version.partition("+")[0]) for name, version in sorted(wanted.items())]
+def describe_differing(wanted: dict[str, str], versions: dict[str, str | None]) -> str:
+    pairs = [(name, versions.get(name), version.partition("+")[0]) for name, version in sorted(wanted.items())]
     return ", ".join(f"{name} {have or 'missing'} for {version}" for name, have, version in pairs if have != version)
 
 
-def check_pins(wanted: dict[str, str], found: dict[str, str | None]) -> Finding:
-    if others := differing(wanted, found):
-        return Finding("libraries", f"not as pinned: {others}", "python -m pip install -r requirements.txt")
+def check_pins(wanted: dict[str, str], versions: dict[str, str | None]) -> Finding:
+    if differing := describe_differing(wanted, versions):
+        return Finding("libraries", f"not as pinned: {differing}", "python -m pip install -r requirements.txt")
     return Finding("libraries", f"{len(wanted)} as in requirements.txt")
 
 
-def check_run(trained_with: dict[str, str] | None, found: dict[str, str | None]) -> Finding:
-    """Against the versions that the training in dvc.lock recorded, on which its bytes depend."""
+def check_run(trained_with: dict[str, str] | None, versions: dict[str, str | None]) -> Finding:
+    """Compares with the versions that the training in dvc.lock recorded, on which its bytes depend."""
     if trained_with is None:
-        return Finding("last training", "its metrics/train.json is not here, so its versions are not known")
-    if others := differing(trained_with, found):
+        return Finding("last training", "its metrics/train.json is not here, so its versions are unknown")
+    if differing := describe_differing(trained_with, versions):
         pip = " ".join(f"{name}=={version.partition('+')[0]}" for name, version in sorted(trained_with.items()))
         return Finding(
             "last training",
-            f"made with other versions: {others}. Training again would give other bytes",
+            f"made with other versions: {differing}. Training again would give other bytes",
             f"For the same ones: python -m pip install {pip}; for the new ones: dvc repro --force train",
         )
     return Finding("last training", "made with the versions that are installed")
 
 
 def trained_versions(*files: Path) -> dict[str, str] | None:
-    """Of the first of these copies of metrics/train.json that can be read."""
+    """The versions in the first of these copies of metrics/train.json that can be read, or None."""
     for file in files:
         try:
             return json.loads(file.read_text(encoding="utf-8"))["versions"]

@@ -1,4 +1,4 @@
-"""Locks that DVC and trainings leave behind when they are killed."""
+"""Finds locks that DVC and trainings leave when they are killed."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,10 @@ from tools._doctor.torn import check_git_index
 
 
 def check_rwlock(path: Path) -> list[Finding]:
-    """DVC's list of who reads and writes what. Entries of the dead DVC removes itself, unless their number was given
-    to another process: then it waits for that one."""
+    """Findings about DVC's list of who reads and writes what.
+
+    DVC itself removes entries of dead processes. But if another process got the same number, DVC waits for that one.
+    """
     remedy = f"Make sure that no DVC command runs in this repository, then: rm {path}"
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -22,23 +24,23 @@ def check_rwlock(path: Path) -> list[Finding]:
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError, AttributeError):
-        return [Finding("locks", f"{path} cannot be read, and no DVC command will run", remedy)]
-    found = []
+        return [Finding("locks", f"{path} cannot be read, so no DVC command will run", remedy)]
+    findings = []
     for pid, command in sorted(owners.items()):
         now = command_of(pid)
         if now is None:
-            found.append(Finding("locks", f"{path} names process {pid} ({command}), which is dead", remedy))
+            findings.append(Finding("locks", f"{path} names process {pid} ({command}), which is dead", remedy))
         elif now and not is_dvc(now):
             name = " ".join(now)[:60]
-            found.append(Finding("locks", f"{path} names process {pid}, which is no DVC any more but {name!r}", remedy))
+            findings.append(Finding("locks", f"{path} names process {pid}, which is now {name!r}, not DVC", remedy))
         else:
-            found.append(Finding("locks", f"`{command}` is at work (process {pid})"))
-    return found
+            findings.append(Finding("locks", f"`{command}` is running (process {pid})"))
+    return findings
 
 
 def check_trainings(checkpoints: Path) -> list[Finding]:
-    """Who holds a folder of checkpoints, and whether a DVC waits for it."""
-    found, idle, size = [], 0, 0
+    """Who holds a folder of checkpoints, and whether a DVC waits for the result."""
+    findings, idle, size = [], 0, 0
     for lock in sorted(checkpoints.glob("*/lock")):
         if not is_held(lock):
             idle += 1
@@ -46,19 +48,21 @@ def check_trainings(checkpoints: Path) -> list[Finding]:
             continue
         pid = int(lock.read_text().strip() or 0)
         if has_dvc_above(pid):
-            found.append(Finding("trainings", f"process {pid} trains in {lock.parent.name}"))
+            findings.append(Finding("trainings", f"process {pid} trains in {lock.parent.name}"))
         else:
-            found.append(
+            findings.append(
                 Finding(
                     "trainings",
                     f"process {pid} holds {lock.parent}, and no DVC waits for its result",
                     f"Unless you started it by hand: kill {pid}, which saves a checkpoint (a stopped one needs "
-                    f"kill -CONT {pid} as well), then `dvc repro` goes on from there",
+                    f"kill -CONT {pid} as well), then `dvc repro` continues from there",
                 )
             )
     if idle:
-        found.append(Finding("trainings", f"{idle} stopped, {in_bytes(size)}; the same values go on from them"))
-    return found
+        findings.append(
+            Finding("trainings", f"{idle} stopped, {in_bytes(size)}; a run with the same values continues one")
+        )
+    return findings
 
 
 def has_dvc_above(pid: int) -> bool:
@@ -70,7 +74,7 @@ def has_dvc_above(pid: int) -> bool:
 
 
 def lock_findings(root: Path, tmp: Path) -> list[Finding]:
-    """root: the repository's folder; tmp: DVC's own in it for what passes."""
+    """All findings about locks. root: the repository's folder. tmp: DVC's folder for temporary files."""
     return [
         *check_git_index(root),
         *check_rwlock(tmp / "rwlock"),

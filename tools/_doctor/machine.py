@@ -1,4 +1,4 @@
-"""Cores, memory, disk and GPU against what params.yaml needs."""
+"""Compares cores, memory, disk and GPU with what params.yaml needs."""
 
 import math
 import shutil
@@ -13,7 +13,7 @@ LARGE = 1_000_000_000  # parameters from which training on a CPU would take week
 
 
 def downloaded(model: Model, base: Path = BASE) -> tuple[int, int] | None:
-    """Parameters and bytes of models/base, or None where it is not there or is another than params.yaml names."""
+    """Parameters and bytes of models/base. None where it is missing, or is not the one that params.yaml names."""
     origin = ("source", "id", "revision") if model.source == "hub" else ("source", "path")
     try:
         manifest = read_json(base / "manifest.json")
@@ -25,12 +25,12 @@ def downloaded(model: Model, base: Path = BASE) -> tuple[int, int] | None:
 
 
 def base_size(model: Model, base: Path = BASE) -> tuple[int, int] | None:
-    """Parameters and bytes of the base that params.yaml names, or None where it is not on this machine.
+    """Parameters and bytes of the base that params.yaml names. None where it is not on this machine.
 
-    The files' headers are read, so that a folder needs no manifest.
+    A folder needs no manifest, since the headers of the files are read.
     """
-    if found := downloaded(model, base):
-        return found
+    if size := downloaded(model, base):
+        return size
     if model.source == "hub":
         return None
     from stages._download_model.checks import tensor_shapes, weight_files
@@ -55,23 +55,26 @@ def check_cores(usable: int, workers: int | None) -> Finding:
 
 
 def check_memory(available: int, parameters: int | None, bits: int) -> Finding:
-    """Against the least that training takes: the frozen base alone."""
+    """Compares with the least that training takes: the frozen base."""
     if parameters is None:
-        return Finding("memory", f"{in_bytes(available)} available; what the base needs shows once it is here")
+        return Finding("memory", f"{in_bytes(available)} available; the need is known after the base is downloaded")
     needed = parameters * bits // 8
     if needed > available:
         return Finding(
             "memory",
-            f"{in_bytes(available)} available, and the base in {bits} bits alone takes {in_bytes(needed)}",
+            f"{in_bytes(available)} available, but the base in {bits} bits needs {in_bytes(needed)}",
             "End other programs, take a larger machine, or a smaller quantization.bits",
         )
     return Finding("memory", f"{in_bytes(available)} available, {in_bytes(needed)} for the base in {bits} bits")
 
 
-def check_disk(free: int, size: int | None, base_is_here: bool) -> Finding:
-    """Against models/merged, which is as large as the base and written anew each time, and models/base where absent."""
+def check_disk_space(free: int, size: int | None, base_is_here: bool) -> Finding:
+    """Compares with the size of models/merged, and of models/base where it is missing.
+
+    models/merged is as large as the base, and is written again each time.
+    """
     if size is None:
-        return Finding("disk", f"{in_bytes(free)} free; what the base needs shows once it is here")
+        return Finding("disk", f"{in_bytes(free)} free; the need is known after the base is downloaded")
     needed = size if base_is_here else 2 * size
     what = "models/merged" if base_is_here else "models/base and models/merged"
     if needed > free:
@@ -84,7 +87,7 @@ def check_disk(free: int, size: int | None, base_is_here: bool) -> Finding:
 
 
 def driver() -> str | None:
-    """What the GPU's driver says of itself, such as `NVIDIA H100, 570.86`, or None where there is none."""
+    """What the GPU's driver says about itself, such as `NVIDIA H100, 570.86`. None where there is none."""
     program = shutil.which("nvidia-smi")
     if not program:
         return None
@@ -104,14 +107,22 @@ def without_gpu(why: str, parameters: int | None) -> Finding:
     return Finding("GPU", f"{why}, and the base has {parameters:,} parameters", advice)
 
 
-def check_gpu(device: str, said: str | None, cuda: bool, bf16: bool, parameters: int | None) -> Finding:
-    """said: by the driver; cuda, bf16: what PyTorch can use."""
+def check_gpu(device: str, name: str | None, cuda: bool, bf16: bool, parameters: int | None) -> Finding:
+    """Findings about the GPU.
+
+    Args:
+        device: machine.device.
+        name: What the driver says.
+        cuda: Whether PyTorch can use a GPU.
+        bf16: Whether that GPU computes in bfloat16.
+        parameters: Of the base, if known.
+    """
     if device == "cpu":
         return without_gpu("not used, as machine.device is cpu", parameters)
-    if said is not None and not cuda:
+    if name is not None and not cuda:
         return Finding(
             "GPU",
-            f"the driver says {said!r}, but PyTorch cannot use it",
+            f"the driver says {name!r}, but PyTorch cannot use it",
             "Check CUDA_VISIBLE_DEVICES, and install a driver that is new enough for the CUDA of this PyTorch: "
             "python -c 'import torch; print(torch.version.cuda)'",
         )
@@ -120,8 +131,8 @@ def check_gpu(device: str, said: str | None, cuda: bool, bf16: bool, parameters:
     if not cuda:
         return without_gpu("none", parameters)
     if not bf16:
-        return Finding("GPU", f"{said or 'there'}, without bfloat16", "Take one of the Ampere generation or later")
-    return Finding("GPU", f"{said or 'there'}, with bfloat16")
+        return Finding("GPU", f"{name or 'there'}, without bfloat16", "Take one of the Ampere generation or later")
+    return Finding("GPU", f"{name or 'there'}, with bfloat16")
 
 
 def machine_findings(params: Params, cores: int, available: int, free: int) -> list[Finding]:
@@ -130,5 +141,5 @@ def machine_findings(params: Params, cores: int, available: int, free: int) -> l
     return [
         check_cores(cores, params.machine.workers),
         check_memory(available, parameters, params.quantization.bits),
-        check_disk(free, weights, downloaded(params.model) is not None),
+        check_disk_space(free, weights, downloaded(params.model) is not None),
     ]

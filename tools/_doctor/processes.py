@@ -1,4 +1,4 @@
-"""Processes, which are looked at and never touched."""
+"""Looks at processes, and never changes them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import psutil
 
 
 def command_of(pid: int) -> list[str] | None:
-    """The words of the command line of a process that lives; None for one that ended, a zombie among them."""
+    """The words of a living process's command line. None where it ended or is a zombie."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.cmdline()
@@ -18,25 +18,28 @@ def command_of(pid: int) -> list[str] | None:
 
 
 def is_dvc(words: list[str]) -> bool:
-    """Whether DVC runs: by its name, as a file that a Python runs, or as a module. A path with dvc in it is none."""
+    """Whether the command line is DVC's: by the program's name, a file that Python runs, or a module.
+
+    A path that only contains `dvc` is not enough.
+    """
     if not words:
         return False
     program, *rest = words
     if Path(program).name == "dvc":
         return True
     script = next((word for word in rest if not word.startswith("-")), "")
-    # Where -m comes first the first word that is no option is the module.
+    # After -m this is the module.
     return Path(program).name.startswith("python") and Path(script).name == "dvc"
 
 
 def trials_below(folder: Path) -> list[psutil.Process]:
-    """The processes of this machine that are trials of tools.sweep in a folder or below it, whoever started them."""
+    """The processes on this machine that are trials of tools.sweep in or below a folder, whoever started them."""
     every = [(process, process.info["environ"] or {}) for process in psutil.process_iter(["environ"])]
     return [process for process, names in every if Path(names.get("SWEEP_TRIAL", "/")).is_relative_to(folder)]
 
 
-def below(folder: Path) -> Iterator[psutil.Process]:
-    """The processes of this machine, as far as this user may see them, that work in a folder or below it."""
+def processes_below(folder: Path) -> Iterator[psutil.Process]:
+    """The processes that work in or below a folder, as far as this user may see them."""
     for process in psutil.process_iter():
         try:
             if Path(process.cwd()).is_relative_to(folder.resolve()):

@@ -1,4 +1,4 @@
-"""DVC's cache against dvc.lock, and the remotes' settings."""
+"""Compares DVC's cache with dvc.lock, and checks the remotes' settings."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from tools._doctor.finding import Finding
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-# Of the keys in dvc.config_schema. A name of a user or a path to a file with a key is no secret.
+# Keys in dvc.config_schema whose values are secret. A user's name, or a path to a key file, is not.
 SECRETS = {
     *("access_key_id", "account_key", "client_secret", "connection_string", "gdrive_client_secret", "oss_key_id"),
     *("oss_key_secret", "password", "passphrase", "sas_token", "secret_access_key", "session_token"),
@@ -23,8 +23,8 @@ SECRETS = {
 
 
 @dataclass(frozen=True)
-class Stored:
-    """An output as dvc.lock has it, and where its object lies in the cache. size: bytes, of a folder in all."""
+class StoredOutput:
+    """An output in dvc.lock, and the place of its object in the cache. size: bytes; for a folder, of all its files."""
 
     output: str
     stage: str
@@ -33,11 +33,11 @@ class Stored:
     path: Path
 
 
-def outputs(repo: "Repo") -> list[Stored]:
-    """Of metrics.json, which Git keeps, the cache has nothing."""
+def stored_outputs(repo: "Repo") -> list[StoredOutput]:
+    """The outputs that the cache holds. metrics.json is not among them, since Git holds it."""
     cache = repo.cache.local
     return [
-        Stored(
+        StoredOutput(
             out.def_path,
             out.stage.addressing,
             out.hash_info.value,
@@ -54,8 +54,8 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def files_of(stored: Stored) -> Iterator[tuple[str, Path]]:
-    """(md5, path) of the objects that an output consists of, the list of a folder's files first."""
+def objects_of(stored: StoredOutput) -> Iterator[tuple[str, Path]]:
+    """Yields (md5, path) of the objects of an output. For a folder, the list of its files comes first."""
     yield stored.md5.removesuffix(".dir"), stored.path
     if stored.md5.endswith(".dir"):
         root = stored.path.parents[1]
@@ -63,17 +63,17 @@ def files_of(stored: Stored) -> Iterator[tuple[str, Path]]:
             yield entry["md5"], root / entry["md5"][:2] / entry["md5"][2:]
 
 
-def damage(stored: Stored, deep: bool) -> list[Path] | None:
-    """Objects of an output that are not what their names say; None where one of them is absent.
+def damaged_objects(stored: StoredOutput, deep: bool) -> list[Path] | None:
+    """The objects of an output that are not what their names say. None where one of them is missing.
 
-    Without `deep` only sizes are compared, and the hash of the list of a folder's files, which is short.
+    Without `deep` only sizes are compared, and the hash of a folder's list of files, which is short.
     """
     if not stored.path.is_file():
         return None
     folder = stored.md5.endswith(".dir")
     if folder and md5_of(stored.path) != stored.md5.removesuffix(".dir"):
         return [stored.path]
-    pairs = list(files_of(stored))
+    pairs = list(objects_of(stored))
     if not all(path.is_file() for _, path in pairs):
         return None
     contents = pairs[1:] if folder else pairs
@@ -83,43 +83,43 @@ def damage(stored: Stored, deep: bool) -> list[Path] | None:
     return [path for _, path in contents] if stored.size not in (None, size) else []
 
 
-def check_cache(stored: list[Stored], deep: bool) -> list[Finding]:
-    found, absent = [], []
-    for one in stored:
+def check_cache(outputs: list[StoredOutput], deep: bool) -> list[Finding]:
+    findings, absent = [], []
+    for stored in outputs:
         try:
-            damaged = damage(one, deep)
+            damaged = damaged_objects(stored, deep)
         except OSError as error:
-            found.append(
+            findings.append(
                 Finding(
                     "cache",
-                    f"the copy of {one.output} cannot be read ({error.strerror}: {error.filename or one.path})",
+                    f"the copy of {stored.output} cannot be read ({error.strerror}: {error.filename or stored.path})",
                     "Allow this user to read it, or check the disk",
                 )
             )
             continue
         if damaged is None:
-            absent.append(one.output)
+            absent.append(stored.output)
         elif damaged:
             which = f"{damaged[0]}" if len(damaged) == 1 else f"one of {len(damaged)} objects"
-            found.append(
+            findings.append(
                 Finding(
                     "cache",
-                    f"the copy of {one.output} has other bytes than dvc.lock says ({which})",
-                    f"rm -rf {one.output} {' '.join(map(str, damaged))}, then `dvc pull {one.stage}` where a remote "
-                    f"has it, else `dvc repro --no-run-cache --force {one.stage}`",
+                    f"the copy of {stored.output} has other bytes than dvc.lock says ({which})",
+                    f"rm -rf {stored.output} {' '.join(map(str, damaged))}, then `dvc pull {stored.stage}` where a "
+                    f"remote has it, else `dvc repro --no-run-cache --force {stored.stage}`",
                 )
             )
-    if found:
-        return found
+    if findings:
+        return findings
     how = "hashes" if deep else "sizes"
-    text = f"{len(stored) - len(absent)} of {len(stored)} outputs of dvc.lock, {how} compared"
+    text = f"{len(outputs) - len(absent)} of {len(outputs)} outputs of dvc.lock, {how} compared"
     return [Finding("cache", f"{text}; `dvc pull` or `dvc repro` brings the others" if absent else text)]
 
 
 def secrets_in(settings: dict) -> list[str]:
-    """The keys of a remote whose values nobody else may know: secrets themselves, and addresses that hold one."""
+    """The keys of a remote's settings whose values are secret, or are addresses that contain a secret."""
 
-    def tells(value: object) -> bool:
+    def is_secret(value: object) -> bool:
         if not isinstance(value, str) or "://" not in value:
             return False
         try:
@@ -128,24 +128,29 @@ def secrets_in(settings: dict) -> list[str]:
         except ValueError:
             return "@" in value
 
-    return sorted(key for key, value in settings.items() if key in SECRETS or tells(value))
+    return sorted(key for key, value in settings.items() if key in SECRETS or is_secret(value))
 
 
 def check_remotes(remotes: dict[str, dict], tracked: dict[str, dict]) -> list[Finding]:
-    """remotes: as all configuration files together have them; tracked: as .dvc/config has, which Git shares."""
-    found = []
+    """Findings about the remotes.
+
+    Args:
+        remotes: Settings from all configuration files together.
+        tracked: Settings from .dvc/config, which Git shares.
+    """
+    findings = []
     for name, settings in sorted(remotes.items()):
         if str(settings.get("verify", "")).lower() != "true":
-            found.append(
+            findings.append(
                 Finding(
                     "remotes",
-                    f"{name} is not verified: damaged objects in it would be taken as right",
+                    f"{name} is not verified, so damaged objects in it would go unnoticed",
                     f"dvc remote modify {name} verify true",
                 )
             )
         if shared := secrets_in(tracked.get(name, {})):
             mend = " ".join(["dvc remote modify", *([] if shared[0] == "url" else ["--unset"]), name, shared[0]])
-            found.append(
+            findings.append(
                 Finding(
                     "remotes",
                     f"{name} has its {', '.join(shared)} in .dvc/config, which Git shares",
@@ -155,4 +160,4 @@ def check_remotes(remotes: dict[str, dict], tracked: dict[str, dict]) -> list[Fi
             )
     if not remotes:
         return [Finding("remotes", "none; results stay on this machine")]
-    return found or [Finding("remotes", f"{', '.join(sorted(remotes))}, verified")]
+    return findings or [Finding("remotes", f"{', '.join(sorted(remotes))}, verified")]

@@ -1,18 +1,18 @@
-"""What a kill tears or leaves when it comes while DVC writes dvc.lock, or Git its index."""
+"""Finds what a kill damages or leaves while DVC writes dvc.lock, or Git its index."""
 
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools._doctor.finding import Finding
-from tools._doctor.processes import below, command_of, is_dvc
+from tools._doctor.processes import command_of, is_dvc, processes_below
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
 
 def check_git_index(root: Path) -> list[Finding]:
-    """Git's lock on its index, which DVC takes too as it stages dvc.lock; both refuse to stage while it is there."""
+    """Findings about Git's lock on its index. While it is there, neither Git nor DVC can stage anything."""
     asked = ["git", "-C", str(root), "rev-parse", "--git-path", "index.lock"]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 no shell
@@ -21,16 +21,16 @@ def check_git_index(root: Path) -> list[Finding]:
     path = root / done.stdout.strip()
     if done.returncode or not path.is_file():
         return []
-    for process in below(root):
+    for process in processes_below(root):
         words = command_of(process.pid) or []
         if is_dvc(words) or Path(*words[:1]).name == "git":
-            return [Finding("locks", f"{path} is there, and process {process.pid} ({' '.join(words)[:60]}) at work")]
+            return [Finding("locks", f"{path} is there, and process {process.pid} ({' '.join(words)[:60]}) is running")]
     remedy = f"Make sure that no program works with Git here, then: rm {path}"
-    return [Finding("locks", f"{path} is there, and neither Git nor DVC is at work; nothing can be staged", remedy)]
+    return [Finding("locks", f"{path} is there, but neither Git nor DVC is running; nothing can be staged", remedy)]
 
 
 def check_lock_file(repo: "Repo") -> list[Finding]:
-    """dvc.lock, which DVC writes in place: a kill in that moment leaves its beginning."""
+    """Findings about dvc.lock. DVC writes it in place, so a kill in that moment leaves only its beginning."""
     from dvc.dvcfile import Lockfile
     from dvc.exceptions import DvcException
     from dvc.stage.exceptions import StageFileDoesNotExistError

@@ -1,4 +1,4 @@
-"""Answers to the rows of a JSONL file, in a file that a later run goes on with."""
+"""Answers the rows of a JSONL file. A later run continues the output of a stopped one."""
 
 import fcntl
 import json
@@ -19,7 +19,7 @@ from tools._generate.speakers import Prompts, Speaker
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the input. `where` names file and line."""
+    """A line of the input. `where` is its file and line number."""
 
     where: str
     fields: dict
@@ -27,8 +27,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Job:
-    """settings: all that the answers follow from but the rows; a file of answers belongs to one value of them."""
+class AnswerJob:
+    """Rows to answer.
+
+    settings: everything except the rows that the answers depend on; one output has one value of it.
+    """
 
     rows: Path
     answers: Path
@@ -38,25 +41,31 @@ class Job:
     settings: dict[str, object]
 
 
-def refuse_constant(name: str) -> None:
+def reject_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def parse(line: bytes, where: str) -> dict:
+def parse_line(line: bytes, where: str) -> dict:
     try:
-        fields = json.loads(line.decode("utf-8"), parse_constant=refuse_constant)
-        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()  # 1e400 was read as infinity
+        fields = json.loads(line.decode("utf-8"), parse_constant=reject_constant)
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()  # json.loads reads 1e400 as infinity
     except UnicodeEncodeError:
-        raise UserError(f"{where}: a text has half of a surrogate pair, which is no character. Mend the row") from None
+        raise UserError(
+            f"{where}: a text has half of a surrogate pair, which is no character. Correct the row"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not a line of JSON in UTF-8 ({error}). Mend or remove it") from None
+        raise UserError(f"{where}: not a line of JSON in UTF-8 ({error}). Correct or remove it") from None
     if not isinstance(fields, dict):
         raise UserError(f"{where}: not an object with `prompt` or `messages`")
     return fields
 
 
 def messages_of(fields: dict, where: str) -> list[dict[str, str]]:
-    """The conversation to answer, from `prompt`, a text, or `messages`."""
+    """The conversation to answer, from `prompt` (a text) or `messages`.
+
+    Raises:
+        UserError: The row has neither or both, or they have another form.
+    """
     if ("prompt" in fields) == ("messages" in fields):
         raise UserError(f"{where}: a row needs one of `prompt` and `messages`")
     if "prompt" in fields:
@@ -80,11 +89,11 @@ def messages_of(fields: dict, where: str) -> list[dict[str, str]]:
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL file. Blank lines are none.
+def read_jsonl(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL file. Blank lines are skipped.
 
     Raises:
-        UserError: a line is no row, named by its number.
+        UserError: A line is no row; with its number.
     """
     if not path.is_file():
         raise UserError(f"--input {path} is no file")
@@ -92,14 +101,18 @@ def read_rows(path: Path) -> Iterator[Row]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 where = f"{path}:{number}"
-                fields = parse(line, where)
+                fields = parse_line(line, where)
                 yield Row(where, fields, messages_of(fields, where))
 
 
-def check_rows(job: Job, prompts: Prompts) -> int:
-    """How many rows there are. All are looked at before the model is loaded: the last answer may be hours away."""
+def check_and_count(job: AnswerJob, prompts: Prompts) -> int:
+    """How many rows there are. All are checked before the model is loaded, since the last answer may be hours away.
+
+    Raises:
+        UserError: A row cannot be answered.
+    """
     count = 0
-    for row in read_rows(job.rows):
+    for row in read_jsonl(job.rows):
         count += 1
         if taken := {job.field, f"{job.field}_ended"} & row.fields.keys():
             raise UserError(f"{row.where}: the row has a field {min(taken)} already. Choose another with --field")
@@ -114,27 +127,33 @@ def settings_file(answers: Path) -> Path:
     return answers.with_name(f"{answers.name}.settings.json")
 
 
-def check_settings(job: Job) -> None:
-    """That the answers which are there already were made as those to come."""
-    path, advice = settings_file(job.answers), f"Delete {job.answers} to begin anew, or choose another --output"
+def check_settings(job: AnswerJob) -> None:
+    """Checks that the answers which are already there were made with the same settings.
+
+    Raises:
+        UserError: They were not, or nothing says how they were made.
+    """
+    path, advice = settings_file(job.answers), f"Delete {job.answers} to start again, or choose another --output"
     try:
         before = read_json(path)
     except FileNotFoundError:
-        raise UserError(f"{job.answers} holds rows, but {path} is missing, which says how. {advice}") from None
+        raise UserError(
+            f"{job.answers} has rows, but {path}, which says how they were made, is missing. {advice}"
+        ) from None
     except ValueError:
         before = None
     if not isinstance(before, dict):
         raise UserError(f"{path}, which says how the rows of {job.answers} were made, is damaged. {advice}")
     for name in sorted(job.settings.keys() | before.keys()):
         if before.get(name) != job.settings.get(name):
-            was, now = (json.dumps(each.get(name), ensure_ascii=False) for each in (before, job.settings))
+            was, now = (json.dumps(settings.get(name), ensure_ascii=False) for settings in (before, job.settings))
             changed = "other weights" if name == "weights" else f"{name} {was}, not {now}"
             raise UserError(f"{job.answers} holds answers made with {changed}. {advice}")
 
 
 @contextmanager
-def answers_file(job: Job) -> Iterator[BinaryIO]:
-    """The output, opened for this process alone; a last line that a kill tore is gone."""
+def answers_file(job: AnswerJob) -> Iterator[BinaryIO]:
+    """Opens the output for this process only. A last line that a kill cut off is removed."""
     if job.answers.is_dir():
         raise UserError(f"--output {job.answers} is a folder. Name a file")
     try:
@@ -159,43 +178,47 @@ def answers_file(job: Job) -> Iterator[BinaryIO]:
         yield file
 
 
-def count_done(file: BinaryIO, job: Job) -> int:
-    """How many rows are answered already: the output's lines must be the input's first rows."""
-    rows, done = read_rows(job.rows), 0
+def count_done(file: BinaryIO, job: AnswerJob) -> int:
+    """How many rows are answered already.
+
+    Raises:
+        UserError: The output's lines are not answers to the input's first rows.
+    """
+    rows, done = read_jsonl(job.rows), 0
     for done, line in enumerate(file, 1):
-        fields = parse(line, f"{job.answers}:{done}")
+        fields = parse_line(line, f"{job.answers}:{done}")
         row = next(rows, None)
         asked = {name: value for name, value in fields.items() if name not in (job.field, f"{job.field}_ended")}
         if row is None or row.fields != asked or job.field not in fields:
             raise UserError(
                 f"{job.answers}:{done} does not answer {row.where if row else 'any row of ' + str(job.rows)}: rows may "
-                f"only be added at the end of {job.rows}. Delete {job.answers} to begin anew, or choose another "
+                f"only be added at the end of {job.rows}. Delete {job.answers} to start again, or choose another "
                 "--output"
             )
     return done
 
 
-def line_of(row: Row, ids: list[int], job: Job, encoder: Encoder) -> bytes:
+def line_of(row: Row, ids: list[int], job: AnswerJob, encoder: Encoder) -> bytes:
     answer = {job.field: encoder.decode(ids), f"{job.field}_ended": ids[-1:] == [encoder.eos]}
     return (json.dumps(row.fields | answer, ensure_ascii=False) + "\n").encode()
 
 
-def answer_rows(job: Job, prompts: Prompts, load: Callable[[], Speaker]) -> tuple[int, int]:
-    """Writes the rows that are not answered yet, each as the input has it with the answer and whether it ended.
+def answer_rows(job: AnswerJob, prompts: Prompts, load: Callable[[], Speaker]) -> tuple[int, int]:
+    """Writes the rows that have no answer yet: the input's fields, the answer, and whether it ended.
 
-    A group of `batch_size` rows is answered in one batch. Where a group was left in the middle it is answered again as
-    a whole, and the missing rows are written: so an answer does not depend on where a run was stopped.
+    `batch_size` rows are answered in one batch. Where an earlier run stopped inside a batch, the whole batch is
+    answered again, and only the missing rows are written. So no answer depends on where a run was stopped.
 
     Returns:
         (rows that were there, rows in all)
     """
-    total = check_rows(job, prompts)
+    total = check_and_count(job, prompts)
     with answers_file(job) as file:
         done = count_done(file, job)
         if done == total:
             return done, total
         start, speaker = done - done % job.batch_size, load()
-        rows = islice(read_rows(job.rows), start, None)
+        rows = islice(read_jsonl(job.rows), start, None)
         with progress("generate", total - done, " rows") as shown:
             while group := list(islice(rows, job.batch_size)):
                 answers = speaker.answer([prompts.ids(row.messages) for row in group], job.seed + start)

@@ -17,21 +17,25 @@ from stages.runtime.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
+MODEL_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
 MADE_BY = {BASE: "download_model", MERGED: "merge", ADAPTER: "train"}
 NAMED = {"base": BASE, "tuned": MERGED, "adapter": ADAPTER}
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """How messages become token ids that leave a model, which reads `context` tokens, room for its answer."""
+    """Turns messages into token ids. context: how many tokens the model reads, with its answer."""
 
     encoder: Encoder
     decoding: Decoding
     context: int
 
     def ids(self, messages: list[dict[str, str]]) -> list[int]:
-        """messages: the last of them is the user's."""
+        """The token ids of a conversation that ends with the user's message.
+
+        Raises:
+            UserError: They leave no room for the answer.
+        """
         ids = self.encoder.prompt(messages)
         if len(ids) + self.decoding.max_new_tokens > self.context:
             raise UserError(
@@ -43,7 +47,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Speaker:
-    """A model that answers. `switched` takes an adapter off it for the time of an answer, where it is to be off."""
+    """A model that answers. `switched` turns its adapter off during an answer, where it must be off."""
 
     label: str
     model: "PreTrainedModel"
@@ -51,7 +55,7 @@ class Speaker:
     switched: Callable[[], AbstractContextManager] = nullcontext
 
     def answer(self, prompts: list[list[int]], seed: int, streamer: Streamer | None = None) -> list[list[int]]:
-        """seed: of the draws, if any. The same prompts in the same batch get the same answers."""
+        """Answers all prompts in one batch. The same batch with the same seed gets the same answers."""
         import torch
 
         torch.manual_seed(seed)
@@ -60,12 +64,16 @@ class Speaker:
 
 
 def folder_of(name: str) -> Path:
-    """The folder that base, tuned, adapter or a path names, which must hold a model or an adapter with its weights."""
+    """The folder that base, tuned, adapter or a path names.
+
+    Raises:
+        UserError: It holds no model and no adapter, or no weights.
+    """
     folder = NAMED.get(name) or Path(name)
     stage = MADE_BY.get(folder)
     advice = f"`dvc repro {stage}` makes it, or `dvc pull {folder}` brings it" if stage else "Correct --model"
-    if not any((folder / config).is_file() for config in (CONFIG, ADAPTER_CONFIG)):
-        raise UserError(f"{folder} holds no model ({CONFIG} or {ADAPTER_CONFIG}). {advice}")
+    if not any((folder / config).is_file() for config in (MODEL_CONFIG, ADAPTER_CONFIG)):
+        raise UserError(f"{folder} holds no model ({MODEL_CONFIG} or {ADAPTER_CONFIG}). {advice}")
     if not is_adapter(folder):
         try:
             weight_files(folder)
@@ -80,28 +88,36 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def weights(name: str) -> dict[str, str]:
-    """{file: sha256} of all that the answers of a model follow from."""
+def weight_hashes(name: str) -> dict[str, str]:
+    """{file: sha256} of all files that a model's answers depend on."""
     folder = folder_of(name)
     folders = [folder_of("base"), folder] if is_adapter(folder) else [folder]
-    files = [path for each in folders for path in sorted(each.glob("*.safetensors"))]
-    configs = [path for each in folders for path in (each / CONFIG, each / ADAPTER_CONFIG) if path.is_file()]
+    files = [path for parent in folders for path in sorted(parent.glob("*.safetensors"))]
+    configs = [
+        path for parent in folders for path in (parent / MODEL_CONFIG, parent / ADAPTER_CONFIG) if path.is_file()
+    ]
     return {str(path): sha256(path) for path in configs + files}
 
 
 def prompts_for(name: str, encoder: Encoder, decoding: Decoding) -> Prompts:
-    """Of the model `name`, whose tokenizer must be the encoder's, before it is loaded."""
+    """The prompts for the model `name`, before it is loaded.
+
+    Raises:
+        UserError: Its tokenizer is not the encoder's, or its configuration is not legal.
+    """
     folder = folder_of(name)
     folder = folder_of("base") if is_adapter(folder) else folder
     check_tokenizer_of_base(encoder, folder)
-    context = read_json_object(folder / CONFIG).get("max_position_embeddings")
+    context = read_json_object(folder / MODEL_CONFIG).get("max_position_embeddings")
     if type(context) is not int:
-        raise UserError(f"{folder / CONFIG}: max_position_embeddings is {context!r}, not a whole number. Correct it")
+        raise UserError(
+            f"{folder / MODEL_CONFIG}: max_position_embeddings is {context!r}, not a whole number. Correct it"
+        )
     return Prompts(encoder, decoding, context)
 
 
-def load(name: str, params: Params, prompts: Prompts) -> Speaker:
-    """One model."""
+def load_speaker(name: str, params: Params, prompts: Prompts) -> Speaker:
+    """Loads one model."""
     folder = folder_of(name)
     if is_adapter(folder):
         return load_pair(name, params, prompts)[1]
@@ -109,7 +125,7 @@ def load(name: str, params: Params, prompts: Prompts) -> Speaker:
 
 
 def load_pair(name: str, params: Params, prompts: Prompts) -> tuple[Speaker, Speaker]:
-    """The base as an adapter was trained on it, without and with the adapter: one model in memory."""
+    """The base as the adapter was trained on it, without and with the adapter. Only one model is in memory."""
     from peft import PeftModel
 
     base = load_model(folder_of("base"), params.machine, params.quantization)

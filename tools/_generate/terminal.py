@@ -1,4 +1,4 @@
-"""Answers on a terminal, a token at a time."""
+"""Shows answers on a terminal, one token at a time."""
 
 import contextlib
 import re
@@ -13,23 +13,23 @@ from tools._generate.speakers import Speaker
 if TYPE_CHECKING:
     import torch
 
-# What moves the cursor, sets colours or titles, or turns the direction of writing. Line ends and tabs may pass.
+# Characters that move the cursor, set colours or titles, or change the direction of writing. Line ends and tabs pass.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-REPLACEMENT = "\ufffd"  # what stands for bytes that are no whole character yet
-HELP = "A line that ends with \\ goes on. /reset begins anew; Ctrl-C stops an answer; Ctrl-D ends."
+REPLACEMENT = "\ufffd"  # stands for bytes that are not a whole character yet
+HELP = "A line that ends with \\ continues. /reset starts again; Ctrl-C stops an answer; Ctrl-D ends."
 
 
 def escaped(text: str) -> str:
-    """The text as a terminal may have it: control characters spelled out, such as \\x1b."""
+    r"""The text with control characters spelled out, such as \x1b, so that it cannot change the terminal."""
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def show(text: str) -> None:
+def print_escaped(text: str) -> None:
     print(escaped(text), end="", flush=True)
 
 
 class Stream:
-    """A streamer for `continuations`: gives out whole characters as soon as they are there."""
+    """A streamer for `continuations` that passes on whole characters as soon as they are complete."""
 
     def __init__(self, encoder: Encoder, give: Callable[[str], None]):
         self.encoder, self.give = encoder, give
@@ -37,7 +37,7 @@ class Stream:
         self.asked, self.text, self.given = False, "", 0
 
     def put(self, ids: "torch.Tensor") -> None:
-        if not self.asked:  # the first are the prompt's
+        if not self.asked:  # the first ids are the prompt's
             self.asked = True
             return
         self.ids += ids.tolist()
@@ -53,16 +53,20 @@ class Stream:
         self.advance(len(self.text))
 
 
-def say(speaker: Speaker, messages: list[dict[str, str]], seed: int, headed: bool) -> str:
-    """Streams the answer to the messages, below the model's name where there are several, and returns it.
+def stream_answer(speaker: Speaker, messages: list[dict[str, str]], seed: int, headed: bool) -> str:
+    """Streams the answer to the messages, and returns it.
 
-    Ctrl-C raises KeyboardInterrupt, with what was said so far as its argument.
+    Args:
+        headed: Whether the model's name is printed first.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; its argument is the answer so far.
     """
     encoder, decoding = speaker.prompts.encoder, speaker.prompts.decoding
     prompt = speaker.prompts.ids(messages)
     if headed:
         print(f"── {speaker.label}", flush=True)
-    stream = Stream(encoder, show)
+    stream = Stream(encoder, print_escaped)
     try:
         (ids,) = speaker.answer([prompt], seed, stream)
     except KeyboardInterrupt:
@@ -74,12 +78,12 @@ def say(speaker: Speaker, messages: list[dict[str, str]], seed: int, headed: boo
 
 
 def user(text: str) -> dict[str, str]:
-    """A user's turn. What was typed and is no Unicode, such as a torn byte, becomes a question mark."""
+    """A user's message. Typed bytes that are no Unicode become question marks."""
     return {"role": "user", "content": text.encode("utf-8", "replace").decode("utf-8")}
 
 
-def typed() -> Iterable[str]:
-    """What the user types, until the end of the input."""
+def typed_lines() -> Iterable[str]:
+    """What the user types, until the input ends."""
     terminal = sys.stdin.isatty()
     if terminal:
         with contextlib.suppress(ImportError):
@@ -98,10 +102,10 @@ def typed() -> Iterable[str]:
 
 
 def chat(speakers: list[Speaker], seed: int) -> None:
-    """A conversation with each of the models, which hear the same user and remember their own answers."""
+    """A conversation with each of the models. All get the same user's messages; each remembers its own answers."""
     talks: dict[str, list[dict[str, str]]] = {speaker.label: [] for speaker in speakers}
     turns = 0
-    for text in typed():
+    for text in typed_lines():
         if text.strip() == "/reset":
             talks = {label: [] for label in talks}
             continue
@@ -110,12 +114,12 @@ def chat(speakers: list[Speaker], seed: int) -> None:
         for speaker in speakers:
             messages = [*talks[speaker.label], user(text)]
             try:
-                answer = say(speaker, messages, seed + turns, headed=len(speakers) > 1)
+                answer = stream_answer(speaker, messages, seed + turns, headed=len(speakers) > 1)
             except KeyboardInterrupt as stopped:
                 answer = str(stopped)
                 print("\n(stopped)", file=sys.stderr, flush=True)
             except UserError as error:
-                print(f"{error}, or begin anew with /reset", file=sys.stderr, flush=True)
+                print(f"{error}, or start again with /reset", file=sys.stderr, flush=True)
                 continue
             talks[speaker.label] = [*messages, {"role": "assistant", "content": answer}]
         turns += 1

@@ -1,4 +1,4 @@
-"""What an upload consists of: the pipeline's files and the card."""
+"""Collects the files of an upload: those of the pipeline, and the card."""
 
 import re
 from pathlib import Path
@@ -11,9 +11,9 @@ from stages.runtime.errors import UserError
 
 FOLDERS = {"merged": (MERGED, "merge"), "adapter": (ADAPTER, "train")}
 CARD = REPORTS / "model-card.md"
-ALLOWED = (".safetensors", ".json", ".jinja")  # and beside them the card
-# What the stages call their files, in models/merged and models/adapter.
-OWN = re.compile(
+ALLOWED_SUFFIXES = (".safetensors", ".json", ".jinja")  # and the card
+# Names of files that the stages write to models/merged and models/adapter.
+OWN_FILES = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|config\.json|generation_config\.json|"
     r"adapter_model\.safetensors|adapter_config\.json|base_values\.(?:json|safetensors)|chat_template\.jinja|"
     r"tokenizer\.json|tokenizer_config\.json|tokenizer\.model(\.v3)?|special_tokens_map\.json|added_tokens\.json"
@@ -29,7 +29,13 @@ below. Prompts follow Mistral's instruct format {template}, as chat_template.jin
 
 
 class Upload(NamedTuple):
-    """What goes to the hub: {path there: a file, or the bytes themselves}, and what its commit says."""
+    """What goes to the hub.
+
+    Args:
+        files: {path on the hub: a file, or the bytes themselves}
+        message: The first line of the commit.
+        description: The rest of its message.
+    """
 
     files: dict[str, Path | bytes]
     message: str
@@ -37,26 +43,32 @@ class Upload(NamedTuple):
 
 
 def files_of(folder: Path, stage: str) -> dict[str, Path | bytes]:
-    """The folder's files but its README.md, whose place the card takes."""
+    """The folder's files without its README.md, which the card replaces.
+
+    Raises:
+        UserError: The folder is missing or has no weights, or a file does not belong there.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is missing. `dvc repro {stage}` makes it, or `dvc pull {folder}` brings it")
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
-    found.pop("README.md", None)
-    for name, path in found.items():
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
+    files.pop("README.md", None)
+    for name, path in files.items():
         if not path.exists():
-            raise UserError(f"{path} is a link to nothing: DVC's cache lacks the file. `dvc pull {folder}` brings it")
+            raise UserError(f"{path} is a link to a missing file of DVC's cache. `dvc pull {folder}` brings it")
         if name.endswith(PICKLES):
             raise UserError(
                 f"{folder / name} may be a pickle, which runs code when it is loaded. Remove it; weights go as "
                 "safetensors"
             )
-        if not (name.endswith(ALLOWED) or OWN.fullmatch(name)):
-            raise UserError(f"{folder / name} is none of the pipeline's files ({', '.join(ALLOWED)}). Remove it")
-    check_weights([path for name, path in found.items() if name.endswith(".safetensors")], folder, stage)
-    return found
+        if not (name.endswith(ALLOWED_SUFFIXES) or OWN_FILES.fullmatch(name)):
+            raise UserError(
+                f"{folder / name} is none of the pipeline's files ({', '.join(ALLOWED_SUFFIXES)}). Remove it"
+            )
+    check_safetensors([path for name, path in files.items() if name.endswith(".safetensors")], folder, stage)
+    return files
 
 
-def check_weights(paths: list[Path], folder: Path, stage: str) -> None:
+def check_safetensors(paths: list[Path], folder: Path, stage: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     if not paths:
@@ -70,7 +82,7 @@ def check_weights(paths: list[Path], folder: Path, stage: str) -> None:
 
 
 def adapter_card(card: str, template: str) -> str:
-    """The card of the merged model turned into that of the adapter."""
+    """The merged model's card, changed into one of the adapter."""
     from huggingface_hub import ModelCard
 
     changed = ModelCard(re.sub(r"(?ms)^## Use\n.*?(?=^## )", lambda _: ADAPTER_USE.format(template=template), card))
@@ -80,8 +92,8 @@ def adapter_card(card: str, template: str) -> str:
     return str(changed)
 
 
-def prepare(name: str, commit: str, forced: str | None) -> Upload:
-    """forced: what is not as in the commit, if it goes up all the same."""
+def prepare_upload(name: str, commit: str, forced: str | None) -> Upload:
+    """Collects the upload. forced: what differs from the commit, if it is uploaded all the same."""
     folder, stage = FOLDERS[name]
     template = load_params().prompt.template
     files = files_of(folder, stage)
@@ -101,16 +113,16 @@ def prepare(name: str, commit: str, forced: str | None) -> Upload:
 
 
 def left_over(there: list[str], upload: Upload) -> list[str]:
-    """Of the files that are there, those of an earlier upload that this one does not write anew."""
-    return [name for name in there if OWN.fullmatch(name) and name not in upload.files]
+    """The files of an earlier upload that this one does not replace."""
+    return [name for name in there if OWN_FILES.fullmatch(name) and name not in upload.files]
 
 
-def size(content: Path | bytes) -> int:
+def content_size(content: Path | bytes) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
-def listing(upload: Upload) -> str:
-    rows = [*upload.files.items(), ("in all", sum(map(size, upload.files.values())))]
-    sizes = [f"{each if isinstance(each, int) else size(each):,}" for _, each in rows]
+def file_list(upload: Upload) -> str:
+    rows = [*upload.files.items(), ("in all", sum(map(content_size, upload.files.values())))]
+    sizes = [f"{content if isinstance(content, int) else content_size(content):,}" for _, content in rows]
     width = max(map(len, sizes))
     return "\n".join(f"{count:>{width}} bytes  {name}" for count, (name, _) in zip(sizes, rows, strict=True))

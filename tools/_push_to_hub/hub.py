@@ -1,4 +1,4 @@
-"""Sending it: the repository, one commit, and what can go wrong."""
+"""Sends an upload: the repository, one commit, and advice on errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,10 @@ TOKEN = "set HF_TOKEN to a token that may write, or run `hf auth login`"  # noqa
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turns what the hub or the network says into advice. Their own texts may hold a token and are not repeated."""
+    """Turns errors of the hub and the network into advice.
+
+    Their own texts may contain a token, so they are not repeated.
+    """
     import httpx2
     from huggingface_hub.errors import BadRequestError, HFValidationError
 
@@ -38,15 +41,19 @@ def hub_errors(repo_id: str) -> Iterator[None]:
             text = f"the hub answers HTTP {status}. {again} later"
         elif isinstance(cause, httpx2.HTTPError):
             text = f"the hub cannot be reached ({type(cause).__name__}). Check the network and HTTPS_PROXY. {again}"
-        elif getattr(cause, "errno", None):  # the disk's
+        elif getattr(cause, "errno", None):  # an error of the disk
             raise
         else:
             text = f"the upload broke off ({type(cause).__name__}). {again}"
         raise UserError(f"{repo_id}: {text}") from None
 
 
-def repository(repo_id: str, public: bool) -> "ModelInfo":
-    """The repository, made where it does not exist."""
+def find_or_create(repo_id: str, public: bool) -> "ModelInfo":
+    """The repository, which is created if it does not exist.
+
+    Raises:
+        UserError: It is public, and --public was not given.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -57,25 +64,29 @@ def repository(repo_id: str, public: bool) -> "ModelInfo":
         api.create_repo(repo_id, private=not public)
         info = api.model_info(repo_id, timeout=HUB_ANSWER_SECONDS)
     if not info.private and not public:
-        raise UserError(f"{repo_id} is public. Say --public to show the model to everybody, or take another name")
+        raise UserError(f"{repo_id} is public. Use --public to show the model to everybody, or take another name")
     if info.private and public:
-        print(f"push_to_hub: {repo_id} was private before and stays it; its page on the hub can change that")
+        print(f"push_to_hub: {repo_id} was private and stays private; its page on the hub can change that")
     return info
 
 
 def push(repo_id: str, upload: Upload, public: bool) -> str:
-    """One commit with all files; those of earlier uploads that are not among them go. Returns the commit's address."""
+    """Makes one commit with all files, and removes left-over files of earlier uploads. Returns the commit's address.
+
+    Raises:
+        UserError: There is no token, or the repository is public.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     if not get_token():
         raise UserError(f"there is no token: {TOKEN}")
-    info = repository(repo_id, public)
-    old = left_over([each.rfilename for each in info.siblings or []], upload)
+    info = find_or_create(repo_id, public)
+    old = left_over([sibling.rfilename for sibling in info.siblings or []], upload)
     operations = [CommitOperationDelete(name) for name in old]
     operations += [CommitOperationAdd(name, content) for name, content in upload.files.items()]
     done = HfApi().create_commit(
         repo_id, operations, commit_message=upload.message, commit_description=upload.description
     )
     if old:
-        print(f"push_to_hub: of an earlier upload {', '.join(old)} went")
+        print(f"push_to_hub: removed {', '.join(old)} of an earlier upload")
     return done.commit_url

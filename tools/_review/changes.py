@@ -1,28 +1,28 @@
-"""What differs between two commits, from what Git has of them: metrics.json, params.yaml, dvc.lock and the code."""
+"""Finds what differs between two commits in Git: metrics.json, params.yaml, dvc.lock and the code."""
 
 import hashlib
 import json
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from stages._report.sections import MEASURES
-from stages.comparison.gate import incomparable, paired, unpaired
-from stages.comparison.revisions import LOCK, Revision, git
+from stages.comparison.gate import paired_interval, unpaired_interval, why_incomparable
+from stages.comparison.measures import SHOWN_MEASURES
+from stages.comparison.revisions import DVC_LOCK, Revision, git
 from stages.core.paths import PARAMS, RESULT
 from stages.core.yaml_files import read_yaml_text
 from stages.runtime.errors import UserError
 
-LOWER_IS_BETTER = {measure.name: measure.lower_is_better for measure in MEASURES}
+LOWER_IS_BETTER = {measure.name: measure.lower_is_better for measure in SHOWN_MEASURES}
 
 
-def flat(values: object, prefix: str = "") -> dict[str, object]:
-    """{"a.b": value} of nested dicts; a list is a value."""
+def flatten(values: object, prefix: str = "") -> dict[str, object]:
+    """{"a.b": value} of nested dicts. A list is a value."""
     if not isinstance(values, dict):
         return {prefix: values}
     return {
         name: value
         for key, inner in values.items()
-        for name, value in flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+        for name, value in flatten(inner, f"{prefix}.{key}" if prefix else str(key)).items()
     }
 
 
@@ -33,22 +33,29 @@ class Figure(NamedTuple):
 
 def figures(metrics: dict) -> dict[str, Figure]:
     """The numbers of metrics.json by their dotted names, each with its interval where it has one."""
-    values = {name: value for name, value in flat(metrics).items() if isinstance(value, int | float)}
-    found = {}
+    values = {name: value for name, value in flatten(metrics).items() if isinstance(value, int | float)}
+    figures_by_name = {}
     for name, value in values.items():
         if name.endswith(("_lo", "_hi")) and name[:-3] in values:
             continue
         ends = {end: values.get(f"{name}_{end}") for end in ("lo", "hi")}
-        found[name] = Figure(value, None if None in ends.values() else ends)
-    return found
+        figures_by_name[name] = Figure(value, None if None in ends.values() else ends)
+    return figures_by_name
 
 
 class Change(NamedTuple):
+    """How a figure changed between two commits.
+
+    Args:
+        interval: Of the difference, where it is known.
+        how: "in pairs" or "unpaired" where there is an interval, else empty.
+    """
+
     name: str
     before: Figure | None
     after: Figure | None
-    interval: tuple[float, float] | None  # of the difference
-    how: str  # how that was found: "in pairs", "unpaired", or ""
+    interval: tuple[float, float] | None
+    how: str
 
     @property
     def arrow(self) -> str:
@@ -59,7 +66,7 @@ class Change(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """better, worse, may be chance, or nothing where it is not known how sure that is, or which way is better."""
+        """better, worse or may be chance. Empty where there is no interval, or nobody knows which way is better."""
         if self.arrow in ("", "=") or not self.interval:
             return ""
         if self.interval[0] <= 0 <= self.interval[1]:
@@ -69,24 +76,24 @@ class Change(NamedTuple):
 
 
 def metric_changes(base: Revision, head: Revision) -> list[Change]:
-    """Of every figure of either, in the order of their names."""
+    """The changes of all figures of both commits, in the order of their names."""
     before, after = figures(base.metrics), figures(head.metrics)
     changes = []
     for name in sorted(before.keys() | after.keys()):
-        one, other = before.get(name), after.get(name)
+        earlier, later = before.get(name), after.get(name)
         interval, how = None, ""
-        both = one and other and one.interval and other.interval
-        if both and one != other and not incomparable(name, base, head):
-            pair = paired(name, base, head)
-            interval = pair or unpaired(one.value, other.value, one.interval, other.interval)
+        both = earlier and later and earlier.interval and later.interval
+        if both and earlier != later and not why_incomparable(name, base, head):
+            pair = paired_interval(name, base, head)
+            interval = pair or unpaired_interval(earlier.value, later.value, earlier.interval, later.interval)
             how = "in pairs" if pair else "unpaired"
-        changes.append(Change(name, one, other, interval, how))
+        changes.append(Change(name, earlier, later, interval, how))
     return changes
 
 
 def param_changes(base: Revision, head: Revision) -> list[tuple[str, str | None, str | None]]:
-    """(name, before, after) of each param that differs, as JSON; None where there is no such param."""
-    before, after = (flat(read_yaml_text(each.text(PARAMS))) for each in (base, head))
+    """(name, before, after) of each param that differs, as JSON. None where there is no such param."""
+    before, after = (flatten(read_yaml_text(revision.text(PARAMS))) for revision in (base, head))
     names = [*before, *(name for name in after if name not in before)]
     return [
         (name, *(json.dumps(side[name], ensure_ascii=False) if name in side else None for side in (before, after)))
@@ -96,36 +103,38 @@ def param_changes(base: Revision, head: Revision) -> list[tuple[str, str | None,
 
 
 def hashes(entry: dict, kind: str) -> dict[str, str | None]:
-    return {each["path"]: each.get("md5") or each.get("etag") for each in entry.get(kind, [])}
+    return {file["path"]: file.get("md5") or file.get("etag") for file in entry.get(kind, [])}
 
 
-def differing(before: dict, after: dict) -> list[str]:
+def differing_names(before: dict, after: dict) -> list[str]:
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
 def reruns(base: Revision, head: Revision) -> list[tuple[str, dict[str, list[str]]]]:
-    """(stage, what differs in its entry of dvc.lock, by kind) of each stage that ran anew, in the lock's order."""
-    found = []
+    """(stage, {kind: what differs in its entry of dvc.lock}) of each stage that ran again, in the order of dvc.lock."""
+    stages = []
     for stage in [*head.stages, *(stage for stage in base.stages if stage not in head.stages)]:
         before, after = base.stages.get(stage), head.stages.get(stage)
         if before == after:
             continue
         if before is None or after is None:
-            found.append((stage, {"new" if before is None else "gone": []}))
+            stages.append((stage, {"new" if before is None else "gone": []}))
             continue
-        reasons = {kind: differing(hashes(before, kind), hashes(after, kind)) for kind in ("deps", "outs")}
-        reasons["params"] = differing(*(flat(each.get("params", {}).get(str(PARAMS), {})) for each in (before, after)))
+        reasons = {kind: differing_names(hashes(before, kind), hashes(after, kind)) for kind in ("deps", "outs")}
+        reasons["params"] = differing_names(
+            *(flatten(entry.get("params", {}).get(str(PARAMS), {})) for entry in (before, after))
+        )
         reasons["command"] = ["changed"] if before.get("cmd") != after.get("cmd") else []
-        found.append((stage, {kind: names for kind, names in reasons.items() if names}))
-    return found
+        stages.append((stage, {kind: names for kind, names in reasons.items() if names}))
+    return stages
 
 
-def md5(content: bytes) -> str:
+def content_md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 class Tree:
-    """The files that Git has at a commit, and their hashes as DVC takes them."""
+    """The files at a commit in Git, with their hashes as DVC takes them."""
 
     def __init__(self, commit: str) -> None:
         self.commit = commit
@@ -137,36 +146,40 @@ class Tree:
     def file(self, path: str) -> str:
         blob = self.blobs[path]
         if blob not in self._known:
-            self._known[blob] = md5(git("cat-file", "blob", blob))
+            self._known[blob] = content_md5(git("cat-file", "blob", blob))
         return self._known[blob]
 
     def hash(self, path: str) -> str | None:
-        """Of a file or folder; None for what Git does not have."""
+        """The hash of a file or folder. None for what Git does not have."""
         if path in self.blobs:
             return self.file(path)
         inside = sorted(name for name in self.blobs if name.startswith(f"{path}/"))
         if not inside:
             return None
         listing = [{"md5": self.file(name), "relpath": name[len(path) + 1 :]} for name in inside]
-        return md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
+        return content_md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
 
     def lost(self, path: str, made: dict) -> bool:
-        """Whether Git had it once, and has neither it now nor a file of DVC's in its place, nor a stage made it."""
+        """Whether Git had the path once and has nothing in its place now.
+
+        A file, a file of DVC and a stage's output all count as something.
+        """
         inside = PurePosixPath(path)
         if inside.is_absolute() or ".." in inside.parts or self.hash(path):
             return False
-        if any(str(each) in made or f"{each}.dvc" in self.blobs for each in (inside, *inside.parents)):
+        if any(str(parent) in made or f"{parent}.dvc" in self.blobs for parent in (inside, *inside.parents)):
             return False
         return bool(git("--literal-pathspecs", "log", "-1", "--format=%H", self.commit, "--", path))
 
 
 def staleness(head: Revision, commit: str) -> list[str]:
-    """Why metrics.json or dvc.lock are not what this commit's code, params and data make; empty where they are.
+    """Why this commit's code, params and data do not make its metrics.json or dvc.lock. Empty where they do.
 
-    What `dvc repro --dry --allow-missing` would find, but for commands, and without running DVC on the commit.
+    It finds what `dvc repro --dry --allow-missing` would find, except changed commands. It does not run DVC on the
+    commit.
     """
     tree = Tree(commit)
-    params = flat(read_yaml_text(head.text(PARAMS)))
+    params = flatten(read_yaml_text(head.text(PARAMS)))
     made = {out["path"]: out.get("md5") for stage in head.stages.values() for out in stage.get("outs", [])}
     problems = []
     for stage, entry in head.stages.items():
@@ -175,18 +188,18 @@ def staleness(head: Revision, commit: str) -> list[str]:
             for path, digest in hashes(entry, "deps").items()
             if digest is not None and (digest != made.get(path, tree.hash(path) or digest) or tree.lost(path, made))
         ]
-        recorded = flat(entry.get("params", {}).get(str(PARAMS), {}))
+        recorded = flatten(entry.get("params", {}).get(str(PARAMS), {}))
         wrong += [name for name, value in recorded.items() if params.get(name) != value]
         wrong += [name for name in params if name not in recorded and name.partition(".")[0] in entry_sections(entry)]
         if wrong:
             problems.append(f"{stage} ran with another state of {', '.join(wrong[:4])}" + (", …" if wrong[4:] else ""))
     if not head.stages:
-        problems.append(f"{LOCK} has no stage")
+        problems.append(f"{DVC_LOCK} has no stage")
     for path, digest in made.items():
         if path in tree.blobs and tree.file(path) != digest:
             problems.append(f"{path} is not the one that its stage wrote")
     if str(RESULT) not in made:
-        problems.append(f"no stage in {LOCK} wrote {RESULT}")
+        problems.append(f"no stage in {DVC_LOCK} wrote {RESULT}")
     return problems
 
 
@@ -195,7 +208,11 @@ def entry_sections(entry: dict) -> set[str]:
 
 
 def merge_base(base: str, head: str) -> str:
-    """Where the branch left the other, so that what came to that since does not look taken back here."""
+    """The commit where the branch left the base. What the base got later must not look removed here.
+
+    Raises:
+        UserError: They have no commit in common.
+    """
     try:
         return git("merge-base", "--end-of-options", base, head).decode().strip()
     except UserError as error:

@@ -1,48 +1,50 @@
-"""The parts of a review that need what DVC keeps: rows, curves and answers. Each says so where they cannot be had."""
+"""The parts of a review that need DVC's outputs: rows, curves and answers. Each says so where they are not
+available.
+"""
 
 import csv
 import io
 from collections import Counter
 from collections.abc import Callable
 
-from stages._report.escaping import visible
-from stages.comparison.revisions import OTHER_KIND, Revision
+from stages.comparison.revisions import MALFORMED, Revision
+from stages.comparison.visible_text import visible
 from stages.core.paths import CLEAN, CURVE, VALIDATION_CURVE
 from stages.core.records import SPLITS
-from tools._review.markdown import block, code, entities, folded, plural, sparkline, table
+from tools._review.markdown import block, code, entities, foldable, markdown_table, plural, sparkline
 
-CHARACTERS = 1200  # of a prompt or an answer
-EACH_WAY = 3  # best and worst answers
+CHARACTERS = 1200  # shown of a prompt or an answer
+EACH_WAY = 3  # so many best and worst answers are shown
 
 
-def same(base: Revision, head: Revision, path: object) -> bool:
-    """Whether both locks name the same output; a lock without it says nothing."""
+def same_output(base: Revision, head: Revision, path: object) -> bool:
+    """Whether both locks name the same output. False where a lock does not name it."""
     return base.hash_of(path) == head.hash_of(path) is not None
 
 
 def rows_of(revision: Revision) -> dict[str, dict[str, str]] | None:
-    """{split or "rejected": {where a row stood: its reason, or nothing}} of data/clean."""
+    """{split or "rejected": {row: its reason, or nothing}} of data/clean, or None where it is not available."""
     import pyarrow.parquet
 
-    found = {}
+    rows_by_split = {}
     for name in (*SPLITS, "rejected"):
         content = revision.output(CLEAN / f"{name}.parquet")
         if content is None:
             return None
         columns = ["id", "source", *(["reason"] if name == "rejected" else [])]
         rows = pyarrow.parquet.read_table(io.BytesIO(content), columns=columns).to_pylist()
-        # Where a row stood tells two rejected ones with the same content apart.
-        found[name] = {
+        # Two rejected rows may have the same content. Their sources differ.
+        rows_by_split[name] = {
             f"{row['id']} {row['source'] if name == 'rejected' else ''}": row.get("reason", "") for row in rows
         }
-    return found
+    return rows_by_split
 
 
 def data_rows(base: Revision, head: Revision) -> str | None:
-    """Rows that came and went, by split, and why those that went to the rejected ones did."""
-    if same(base, head, CLEAN):
+    """How many rows each split gained and lost, and how many were rejected for each reason."""
+    if same_output(base, head, CLEAN):
         return "No row was added, removed or rejected: `data/clean` is the same.\n"
-    before, after = (rows_of(each) for each in (base, head))
+    before, after = (rows_of(revision) for revision in (base, head))
     if before is None or after is None:
         return None
     home = {row: split for split in SPLITS for row in before[split]}
@@ -52,8 +54,8 @@ def data_rows(base: Revision, head: Revision) -> str | None:
         moved += len(added & home.keys())
         lines.append([split, f"{len(added):,}", f"{len(removed):,}", f"{len(after[split]):,}"])
     came, went = (
-        Counter(one["rejected"][row] for row in one["rejected"].keys() - other["rejected"].keys())
-        for one, other in ((after, before), (before, after))
+        Counter(first["rejected"][row] for row in first["rejected"].keys() - second["rejected"].keys())
+        for first, second in ((after, before), (before, after))
     )
     now = Counter(after["rejected"].values())
     lines += [
@@ -61,7 +63,7 @@ def data_rows(base: Revision, head: Revision) -> str | None:
         for reason in sorted({*came, *went, *now})
     ]
     note = f"\n{plural(moved, 'row')} stood in another split before.\n" if moved else ""
-    return table(["rows", "added", "removed", "now"], lines) + note
+    return markdown_table(["rows", "added", "removed", "now"], lines) + note
 
 
 def curve(revision: Revision, path: object, column: str = "loss") -> list[float] | None:
@@ -75,10 +77,10 @@ def curve(revision: Revision, path: object, column: str = "loss") -> list[float]
 def loss_curves(base: Revision, head: Revision) -> str | None:
     lines = []
     for title, path in (("train", CURVE), ("validation", VALIDATION_CURVE)):
-        drawn = {name: curve(each, path) for name, each in (("before", base), ("now", head))}
+        drawn = {name: curve(revision, path) for name, revision in (("before", base), ("now", head))}
         drawn = {name: values for name, values in drawn.items() if values}
         everything = [value for values in drawn.values() for value in values]
-        if same(base, head, path):
+        if same_output(base, head, path):
             drawn.pop("before", None)
         for name, values in drawn.items():
             spark = sparkline(values, min(everything), max(everything))
@@ -86,11 +88,11 @@ def loss_curves(base: Revision, head: Revision) -> str | None:
             lines.append([title, name, f"`{spark}`", *(f"{value:.4g}" for value in figures)])
     if not lines:
         return None
-    return table(["loss", "", "", "first", "last", "lowest"], lines, numbers_from=3)
+    return markdown_table(["loss", "", "", "first", "last", "lowest"], lines, numbers_from=3)
 
 
 def answer_changes(base: Revision, head: Revision) -> list[tuple[float, dict, dict]] | None:
-    """(change of chrF, the earlier answer, the later one) to each prompt that both tuned models answered."""
+    """(change of chrF, earlier answer, later answer) for each prompt that both tuned models answered."""
     sides = []
     for revision in (base, head):
         rows, answers = revision.rows("tuned"), revision.rows("tuned", "predictions")
@@ -99,8 +101,8 @@ def answer_changes(base: Revision, head: Revision) -> list[tuple[float, dict, di
         chrf = {row["id"]: row["chrf"] for row in rows}
         sides.append({answer["id"]: (chrf[answer["id"]], answer) for answer in answers})
     before, after = sides
-    found = [(after[row][0] - before[row][0], before[row][1], after[row][1]) for row in after if row in before]
-    return sorted(found, key=lambda each: (-each[0], each[2]["id"]))
+    changes = [(after[row][0] - before[row][0], before[row][1], after[row][1]) for row in after if row in before]
+    return sorted(changes, key=lambda change: (-change[0], change[2]["id"]))
 
 
 def side_by_side(change: float, before: dict, after: dict) -> str:
@@ -108,31 +110,31 @@ def side_by_side(change: float, before: dict, after: dict) -> str:
     answers = "<table><tr><th>Reference</th><th>Before</th><th>Now</th></tr><tr>"
     answers += "".join(f'<td valign="top">{cell}</td>' for cell in cells) + "</tr></table>"
     summary = f"chrF {change:+.1f}: {block_name(after['source'])}"
-    return folded(summary, f"{block(after['prompt'], CHARACTERS)}\n\n{answers}\n")
+    return foldable(summary, f"{block(after['prompt'], CHARACTERS)}\n\n{answers}\n")
 
 
 def block_name(text: str) -> str:
-    """For a summary, which is HTML: Markdown's backticks would stand there as they are."""
+    """A name for a summary. A summary is HTML, in which Markdown's backticks would be visible."""
     return f"<code>{entities(' '.join(visible(text).split())[:120])}</code>"
 
 
 def samples(base: Revision, head: Revision) -> str | None:
     paths = [f"metrics/evaluate/tuned.{kind}.jsonl" for kind in ("rows", "predictions")]
-    if all(same(base, head, path) for path in paths):
+    if all(same_output(base, head, path) for path in paths):
         return "The tuned model's answers are the same, to the letter.\n"
     changes = answer_changes(base, head)
     if changes is None:
         return None
     if not changes:
         return "No prompt was answered by both: the test rows are others.\n"
-    best = [each for each in changes[:EACH_WAY] if each[0] > 0]
-    worst = [each for each in changes[::-1][:EACH_WAY] if each[0] < 0]
+    best = [change for change in changes[:EACH_WAY] if change[0] > 0]
+    worst = [change for change in changes[::-1][:EACH_WAY] if change[0] < 0]
     shown = [
-        f"{title}\n\n" + "\n".join(side_by_side(*each) for each in some)
-        for title, some in (("Best:", best), ("Worst:", worst))
-        if some
+        f"{title}\n\n" + "\n".join(side_by_side(*change) for change in selected)
+        for title, selected in (("Best:", best), ("Worst:", worst))
+        if selected
     ]
-    closer, farther = (sum(sign * each[0] > 0 for each in changes) for sign in (1, -1))
+    closer, farther = (sum(sign * change[0] > 0 for change in changes) for sign in (1, -1))
     note = (
         f"Of {plural(len(changes), 'answer')}, {closer:,} came closer to the reference by chrF and {farther:,} less.\n"
     )
@@ -147,20 +149,20 @@ PARTS: dict[str, Callable[[Revision, Revision], str | None]] = {
 
 
 def from_outputs(base: Revision, head: Revision) -> list[str]:
-    """The sections; those that nobody has the data for are named in one line with the reason."""
-    found, missing = [], []
+    """The sections. Those whose data nobody has are named in one line with the reason."""
+    sections, missing = [], []
     for title, make in PARTS.items():
         try:
             body = make(base, head)
         except ModuleNotFoundError as error:
             body, head.outputs.problem = None, f"{error.name} is not installed"
-        except OTHER_KIND as error:
+        except MALFORMED as error:
             body, head.outputs.problem = None, f"a file of another kind ({error!r})"
         if body is None:
             missing.append(title.lower())
         else:
-            found.append(f"### {title}\n\n{body}")
+            sections.append(f"### {title}\n\n{body}")
     if missing:
         reason = head.outputs.problem or "neither the cache nor the remote has what these commits' dvc.lock names"
-        found.append(f"Not shown: {', '.join(missing)}, which need DVC's outputs: {code(reason, 300)}.\n")
-    return found
+        sections.append(f"Not shown: {', '.join(missing)}, which need DVC's outputs: {code(reason, 300)}.\n")
+    return sections
