@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 from stages.comparison.revisions import Outputs, Revision
 from tests.support.project import ROOT
 from tests.support.small_run import LOSSES, ROWS, rows_of
-from tools._review.changes import Tree, figures, staleness
-from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, sparkline
+from tools._review.changes import Tree, figures, flatten, staleness
+from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, markdown_table, sparkline
 from tools._review.outputs import PARTS
 
 HOSTILE = "@octocat #1 `tick` | <img src=http://x/y.png onerror=x()> \x1b[31m **b** [a](http://x) ``` \\| \u202e"
