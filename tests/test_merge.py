@@ -431,7 +431,9 @@ def test_a_base_that_is_not_what_its_manifest_says_is_not_merged(with_rows, smal
 def test_what_the_comparison_needs_is_said_beforehand(with_rows, capsys):
     main(changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0))
     size = sum(path.stat().st_size for path in BASE.glob("*.safetensors")) / 1e9
-    said = f"writes {size:.2f} GB, then compares models on 2 rows, one in memory at a time: up to {size:.2f} GB"
+    said = (
+        f"writes {size:.2f} GB, then compares models on 2 rows, one in memory at a time. This takes up to {size:.2f} GB"
+    )
     assert said in capsys.readouterr().out
 
 

@@ -736,7 +736,7 @@ def test_the_drawing_has_every_stage_and_no_line_that_another_way_makes_needless
     for stage in stages:
         for dep in stage.deps:
             owner = next((made[path] for path in made if f"{dep.def_path}/".startswith(f"{path}/")), None)
-            if owner:
+            if owner not in (None, "hash_code"):  # which makes no data
                 graph.add_edge(owner, stage.addressing)
     assert set(PLACES) == set(graph.nodes)
     assert set(LINES) == set(networkx.transitive_reduction(graph).edges)
