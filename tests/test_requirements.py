@@ -5,7 +5,7 @@ import importlib.metadata
 from tests.support.project import ROOT
 from tests.support.requirements import pins, third_party
 
-# By the trainer, the stages' runner, transformers' converter, and for its data files.
+# The trainer, the stages' runner and the converter of transformers import these. mistral-common has data files.
 NEEDED_UNSEEN = {"accelerate", "dvc", "protobuf", "mistral-common"}
 
 

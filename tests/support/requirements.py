@@ -29,4 +29,4 @@ def third_party(files):
                 modules.add(node.module.partition(".")[0])
     owners = importlib.metadata.packages_distributions()
     others = modules - sys.stdlib_module_names - {"stages", "tools"}
-    return {re.sub(r"[-_.]+", "-", owners[module][0]).lower() for module in others}
+    return {re.sub(r"[-_.]+", "-", owner).lower() for module in others for owner in owners[module]}
