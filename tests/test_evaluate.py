@@ -191,7 +191,7 @@ def test_batches_hold_each_row_once_longest_first(size):
 
 @pytest.mark.parametrize("size", [1, 3, 20])
 def test_the_losses_are_those_of_each_row_alone(model, encoder, monkeypatch, size):
-    monkeypatch.setattr(scoring, "CHUNK", 50)
+    monkeypatch.setattr(scoring, "SCORED_AT_ONCE", 50)
     encoded = [encoder.conversation(each.messages) for each in records_of(10)]
     assert len({len(each.input_ids) for each in encoded}) > 5
     found = []

@@ -333,7 +333,7 @@ def test_in_a_container_with_few_users_the_sandbox_takes_one_of_them(monkeypatch
 
 def test_on_a_machine_whose_calls_are_not_known_it_says_so(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    with pytest.raises(UserError, match=r"made for x86_64 and aarch64 alone, not for riscv64.*run_tests: false"):
+    with pytest.raises(UserError, match=r"made for x86_64 and aarch64 only, not for riscv64.*run_tests: false"):
         check_sandbox()
 
 

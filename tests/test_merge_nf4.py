@@ -5,14 +5,14 @@ import torch
 from bitsandbytes.functional import quantize_4bit
 
 from stages._merge import nf4
-from stages._merge.nf4 import BLOCKSIZE, midpoints, quantized
+from stages._merge.nf4 import FOUR_BIT_BLOCK, midpoints, quantized
 
 EVERY = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)  # all values of bf16
 
 
 def assert_same_bits(rows):
     packed, constants = quantized(rows, "nf4")
-    expected, state = quantize_4bit(rows, blocksize=BLOCKSIZE, quant_type="nf4")
+    expected, state = quantize_4bit(rows, blocksize=FOUR_BIT_BLOCK, quant_type="nf4")
     assert packed.dtype == expected.dtype
     assert torch.equal(packed, expected)
     assert torch.allclose(constants, state.absmax, rtol=0, atol=0, equal_nan=True)
@@ -28,7 +28,7 @@ def without_a_way_back(monkeypatch):
 def test_every_value_of_bf16_below_a_constant_has_the_same_code(largest):
     largest = torch.tensor(largest, dtype=torch.bfloat16)
     below = EVERY[EVERY.abs() <= largest]
-    below = below[: len(below) // (BLOCKSIZE - 1) * (BLOCKSIZE - 1)].view(-1, BLOCKSIZE - 1)
+    below = below[: len(below) // (FOUR_BIT_BLOCK - 1) * (FOUR_BIT_BLOCK - 1)].view(-1, FOUR_BIT_BLOCK - 1)
     assert_same_bits(torch.cat([largest.expand(len(below), 1), below], dim=1))
 
 
@@ -43,7 +43,7 @@ def test_ties_and_their_neighbours_have_the_same_codes():
     ties = torch.tensor([float(midpoint) for midpoint in midpoints()])
     values = torch.cat([ties, ties.nextafter(torch.tensor(2.0)), ties.nextafter(torch.tensor(-2.0))])
     one = torch.ones(1)
-    assert_same_bits(torch.cat([one, values, torch.zeros(BLOCKSIZE - len(values) - 1)])[None])
+    assert_same_bits(torch.cat([one, values, torch.zeros(FOUR_BIT_BLOCK - len(values) - 1)])[None])
 
 
 def test_blocks_of_zeros_and_weights_that_are_no_numbers_have_the_same_codes():
@@ -59,6 +59,6 @@ def test_a_block_that_is_not_full_and_fp4_are_left_to_bitsandbytes(monkeypatch):
     rows = torch.randn(150, 30, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     assert_same_bits(rows)
     packed, constants = quantized(rows, "fp4")
-    expected, state = quantize_4bit(rows, blocksize=BLOCKSIZE, quant_type="fp4")
+    expected, state = quantize_4bit(rows, blocksize=FOUR_BIT_BLOCK, quant_type="fp4")
     assert torch.equal(packed, expected)
     assert torch.equal(constants, state.absmax)

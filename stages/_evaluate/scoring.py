@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FORMAT_TOKENS = 8  # the first tokens of an answer, which the format alone predicts
-CHUNK = 512  # positions whose logits are in memory at a time
+SCORED_AT_ONCE = 512  # positions whose logits are in memory at a time
 
 
 def token_losses(model: "PreTrainedModel", rows: list[dict]) -> "list[torch.Tensor]":
@@ -36,7 +36,7 @@ def token_losses(model: "PreTrainedModel", rows: list[dict]) -> "list[torch.Tens
     with torch.no_grad():
         states = model.model(**batch, use_cache=False).last_hidden_state[:, :-1][trained]
         chunks = []
-        for part, target in zip(states.split(CHUNK), targets[trained].split(CHUNK), strict=True):
+        for part, target in zip(states.split(SCORED_AT_ONCE), targets[trained].split(SCORED_AT_ONCE), strict=True):
             logits = model.lm_head(part).float()
             correct = (logits.argmax(-1) == target).float()
             chunks.append(torch.stack([cross_entropy(logits, target, reduction="none"), correct]))

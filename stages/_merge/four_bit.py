@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from stages._merge.nf4 import BLOCKSIZE, quantized
+from stages._merge.nf4 import FOUR_BIT_BLOCK, quantized
 from stages._merge.weights import OriginalWeight, StoredTensor
 from stages.core.params import Quantization
 from stages.core.quantization import dequantize_constants, places, quantize_constants, raw_bytes
@@ -28,7 +28,7 @@ class FourBitWeight:
         self.places, self.sample = places(count), []
         # Allocated whole at the start. Small lasting pieces between temporary ones would fragment the memory.
         self.packed = torch.empty(((count + 1) // 2, 1), dtype=torch.uint8, device=device)
-        self.constants = torch.empty(-(count // -BLOCKSIZE), device=device)
+        self.constants = torch.empty(-(count // -FOUR_BIT_BLOCK), device=device)
         for first, rows in OriginalWeight(stored, device).blocks():
             codes_and_constants = quantized(rows.to(torch.bfloat16), quantization.quant_type)
             for part, whole in zip(codes_and_constants, self.parts(first, len(rows)), strict=True):
@@ -39,7 +39,8 @@ class FourBitWeight:
     def parts(self, first: int, count: int) -> "tuple[torch.Tensor, torch.Tensor]":
         """The packed values and the constants of `count` rows. Row `first` must begin a new quantized block."""
         start, end = (row * self.stored.shape[1] for row in (first, first + count))
-        return self.packed[start // 2 : -(end // -2)], self.constants[start // BLOCKSIZE : -(end // -BLOCKSIZE)]
+        constants = self.constants[start // FOUR_BIT_BLOCK : -(end // -FOUR_BIT_BLOCK)]
+        return self.packed[start // 2 : -(end // -2)], constants
 
     def blocks(self) -> "Iterator[tuple[int, torch.Tensor]]":
         """Yields (first row, rows in bf16) from top to bottom.
@@ -55,7 +56,7 @@ class FourBitWeight:
                 absmax=constants,
                 shape=torch.Size((last - first, self.stored.shape[1])),
                 dtype=torch.bfloat16,
-                blocksize=BLOCKSIZE,
+                blocksize=FOUR_BIT_BLOCK,
                 quant_type=self.quant_type,
             )
             rows = dequantize_4bit(packed, state)

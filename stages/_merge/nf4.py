@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy
     import torch
 
-BLOCKSIZE = 64  # weights that share a constant; bitsandbytes' default, for which transformers has no option
+FOUR_BIT_BLOCK = 64  # weights that share a constant; bitsandbytes' default, for which transformers has no option
 SMALLEST = 1e-38  # bitsandbytes' divisor in a block of zeros
 
 
@@ -25,9 +25,9 @@ def quantized(rows: "torch.Tensor", quant_type: str) -> "tuple[torch.Tensor, tor
     from bitsandbytes.functional import quantize_4bit
 
     # bitsandbytes divides in a block that is not full, and multiplies in the others. The two may round differently.
-    if quant_type == "nf4" and rows.device.type == "cpu" and rows.numel() % BLOCKSIZE == 0:
+    if quant_type == "nf4" and rows.device.type == "cpu" and rows.numel() % FOUR_BIT_BLOCK == 0:
         return quantized_nf4(rows)
-    packed, state = quantize_4bit(rows, blocksize=BLOCKSIZE, quant_type=quant_type)
+    packed, state = quantize_4bit(rows, blocksize=FOUR_BIT_BLOCK, quant_type=quant_type)
     return packed, state.absmax
 
 
@@ -45,7 +45,7 @@ def quantized_nf4(rows: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
     import numpy
     import torch
 
-    blocks = rows.float().view(-1, BLOCKSIZE)
+    blocks = rows.float().view(-1, FOUR_BIT_BLOCK)
     constants = blocks.abs().amax(dim=1)
     scaled = (blocks * (1.0 / constants.clamp(min=SMALLEST))[:, None]).view(-1).numpy()
     codes = numpy.full(scaled.shape, len(midpoints()), dtype=numpy.uint8)

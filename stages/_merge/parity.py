@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-CHUNK = 512  # positions whose logits are in memory at a time
+COMPARED_AT_ONCE = 512  # positions whose logits are in memory at a time
 
 
 def count_targets(rows: list[dict]) -> int:
@@ -123,7 +123,9 @@ def compare(reference: Reference, model: "PreTrainedModel") -> dict[str, float]:
     with progress("parity: merged", len(reference.rows), " rows") as shown, torch.no_grad():
         for row in reference.rows:
             states, targets = trained_positions(model, row)
-            for part, target in zip(states.split(CHUNK), targets[:, None].split(CHUNK), strict=True):
+            for part, target in zip(
+                states.split(COMPARED_AT_ONCE), targets[:, None].split(COMPARED_AT_ONCE), strict=True
+            ):
                 merged = model.lm_head(part).float().log_softmax(-1)
                 trained = reference.log_probabilities(done, done + len(part))
                 sums["loss_trained"] -= trained.gather(1, target).sum().item()

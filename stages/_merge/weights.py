@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from stages._merge.nf4 import BLOCKSIZE
+from stages._merge.nf4 import FOUR_BIT_BLOCK
 from stages.core.quantization import raw_bytes
 from stages.runtime.errors import UserError
 
@@ -64,7 +64,7 @@ class StoredTensor:
 
     def blocks(self) -> list[tuple[int, int]]:
         """(first, last) rows of parts of about BLOCK elements. Each but the last ends where a quantized block ends."""
-        rows = max(BLOCK // self.shape[1] // BLOCKSIZE, 1) * BLOCKSIZE
+        rows = max(BLOCK // self.shape[1] // FOUR_BIT_BLOCK, 1) * FOUR_BIT_BLOCK
         return [(first, min(first + rows, self.shape[0])) for first in range(0, self.shape[0], rows)]
 
 

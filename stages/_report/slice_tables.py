@@ -9,7 +9,7 @@ from stages._report.layout import Table
 from stages._report.row_tables import interval_text
 from stages.comparison.number_text import change_in_points, number, share, signed_difference
 from stages.core.statistics import (
-    LENGTH_EDGES,
+    SLICE_LENGTHS,
     all_measures,
     changes_with_intervals,
     columns_of,
@@ -19,8 +19,8 @@ from stages.core.statistics import (
 )
 
 NAMES = {"length": "length of the answer"}
-LENGTH_LABELS = {length_name(edge): f"up to {edge} tokens" for edge in LENGTH_EDGES}
-LENGTH_LABELS |= {length_name(LENGTH_EDGES[-1] + 1): f"more than {LENGTH_EDGES[-1]} tokens"}
+LENGTH_LABELS = {length_name(edge): f"up to {edge} tokens" for edge in SLICE_LENGTHS}
+LENGTH_LABELS |= {length_name(SLICE_LENGTHS[-1] + 1): f"more than {SLICE_LENGTHS[-1]} tokens"}
 
 
 class SliceMeasure(NamedTuple):

@@ -32,7 +32,7 @@ MEASURES: dict[str, Callable[[Sums], np.ndarray]] = {
 OPTIONAL_MEASURES = ("body_bits_per_byte", "pass_at_1")
 SLICED = ("loss", "pass_at_1")  # the measures that are taken for each slice
 MOST_SLICES = 10  # values of one slice
-LENGTH_EDGES = (32, 64, 128, 256, 512)  # tokens of a row's answers; the upper ends of the length slices
+SLICE_LENGTHS = (32, 64, 128, 256, 512)  # tokens of a row's answers; the upper ends of the length slices
 DRAWS = 2000
 LEVEL = 0.95
 BOOTSTRAP_SEED = 0  # seed of the draws
@@ -133,7 +133,7 @@ def changes_with_intervals(before: Sums, after: Sums, clusters: np.ndarray) -> d
 
 def length_name(tokens: int) -> str:
     """The length slice of an answer with so many tokens. The names sort by length."""
-    edge = next((edge for edge in LENGTH_EDGES if tokens <= edge), None)
+    edge = next((edge for edge in SLICE_LENGTHS if tokens <= edge), None)
     return f"to_{edge:03}" if edge else "longer"
 
 

@@ -8,9 +8,9 @@ import pytest
 from stages.core.statistics import (
     COLUMNS,
     DRAWS,
-    LENGTH_EDGES,
     MEASURES,
     MOST_SLICES,
+    SLICE_LENGTHS,
     all_measures,
     changes_with_intervals,
     clusters_of,
@@ -161,6 +161,6 @@ def test_only_the_largest_slices_are_shown():
 
 
 def test_the_names_of_lengths_sort_as_they_do():
-    names = [length_name(tokens) for edge in LENGTH_EDGES for tokens in (edge, edge + 1)]
-    assert names == ["to_032", *(name for edge in LENGTH_EDGES[1:] for name in [f"to_{edge:03}"] * 2), "longer"]
+    names = [length_name(tokens) for edge in SLICE_LENGTHS for tokens in (edge, edge + 1)]
+    assert names == ["to_032", *(name for edge in SLICE_LENGTHS[1:] for name in [f"to_{edge:03}"] * 2), "longer"]
     assert sorted(set(names)) == ["longer", *dict.fromkeys(names[:-1])]
