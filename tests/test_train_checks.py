@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from stages._train import checkpointing
+from stages._train import fingerprint
 from stages._train.checkpointing import Checkpoints
 from stages._train.fingerprint import fingerprint_changes, training_fingerprint
 from stages._train.preflight import Rows, adapter_parameters, check_rows, count_rows
@@ -221,7 +221,7 @@ def fingerprint_of(params):
 
 def changed_code(monkeypatch):
     edited = {"stages/train.py": "0" * 64}
-    monkeypatch.setattr(checkpointing, "stage_hashes", lambda stage: stage_hashes(stage) | edited)
+    monkeypatch.setattr(fingerprint, "stage_hashes", lambda stage: stage_hashes(stage) | edited)
 
 
 def changed_rows(monkeypatch):

@@ -110,7 +110,7 @@ def plain_base(params):
     """In 16 bits; of 4 bits with the values that they stand for, not rounded to 16."""
     model = load_model(BASE, resolve_machine(params.machine)).float()
     if params.quantization.bits == 4:
-        for name, module in quantized_modules(load_exactly(BASE, params.machine, params.quantization)):
+        for name, module in quantized_modules(load_exactly(BASE, resolve_machine(params.machine), params.quantization)):
             model.get_submodule(name).weight.data.copy_(dequantized(module))
     return model
 

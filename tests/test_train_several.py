@@ -109,7 +109,7 @@ def test_auto_takes_the_gpus_that_divide_the_batches_of_a_step(params_of, monkey
     ("machine", "message"),
     [
         ({"devices": 4}, "machine.devices is 4, but PyTorch sees 3 CUDA devices"),
-        ({"sharding": "fsdp"}, "machine.sharding shares the base out over several processes, and there is one"),
+        ({"sharding": "fsdp"}, "machine.sharding shares the base among several processes, and there is one"),
         ({"devices": 3}, "train.gradient_accumulation_steps is 8, which 3 processes"),
         ({"devices": 1, "nodes": 3, "rendezvous": "a:1"}, "train.gradient_accumulation_steps is 8, which 3 processes"),
     ],
