@@ -22,6 +22,7 @@ from transformers import GenerationConfig
 from stages._evaluate.generation import batches, generate
 from stages._evaluate.scoring import score
 from stages.core.decoding import PADDING
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model, packed_batch
 from stages.core.params import Evaluate, load_params
 from stages.core.paths import CLEAN, MERGED
@@ -101,7 +102,7 @@ def main(count: int, folder: Path, turns: int = 2) -> None:
     params = load_params()
     section, encoder = params.evaluate, Encoder(params.prompt)
     records = next(read_records(CLEAN / "test.parquet", count))
-    model = load_model(folder, params.machine)
+    model = load_model(folder, resolve_machine(params.machine))
     context = model.config.max_position_embeddings
     prompts = [encoder.prompt(record.messages[:-1])[-(context - section.max_new_tokens) :] for record in records]
     rows = []

@@ -109,13 +109,13 @@ def ours(base: Path, adapter: Path, target: Path, onto: str) -> None:
     from stages._merge.adapter import Adapter
     from stages._merge.stream import MergePlan, write_merged
     from stages.core.params import Quantization
-    from stages.core.quantization import SAMPLE, Values
+    from stages.core.quantization import SAMPLE_SIZE, BaseValues
 
     target.mkdir()
     found = Adapter(adapter)
     # Any values, so that theirs are hashed and compared.
     names = list(found) if onto == "dequantized" else []
-    trained = Values(dict.fromkeys(names, ""), {name: torch.ones(SAMPLE) for name in names})
+    trained = BaseValues(dict.fromkeys(names, ""), {name: torch.ones(SAMPLE_SIZE) for name in names})
     write_merged(
         MergePlan(base, found, Quantization(bits=4, quant_type="nf4", double_quant=True), trained, "cpu"), target
     )

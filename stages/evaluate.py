@@ -28,6 +28,7 @@ from stages._evaluate.predictions import (
 )
 from stages._evaluate.sandbox import check_sandbox
 from stages._evaluate.scoring import FORMAT_TOKENS, AnswerBody, answer_body, score, score_completions
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model, make_deterministic
 from stages.core.params import Params
 from stages.core.paths import CLEAN, EVALUATIONS, write_json, write_text
@@ -128,7 +129,8 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
     records = next(read_records(CLEAN / "test.parquet", section.max_rows), [])
     if section.run_tests and any(record.tests for record in records):
         check_sandbox()  # now, not after the hours that a large model takes
-    run = ModelRun(load_model(weights, params.machine), weights, records, Encoder(params.prompt), params)
+    model = load_model(weights, resolve_machine(params.machine))
+    run = ModelRun(model, weights, records, Encoder(params.prompt), params)
     prompts = fitting_prompts(records, run.encoder, section, run.context)
     if section.run_tests:
         check_tests_fail_without_answer([records[place] for place in prompts], section, count_workers(params.machine))

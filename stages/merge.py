@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from stages._merge.adapter import Adapter
 from stages._merge.stream import MergePlan, ValueDifference, value_differences, weight_shards, write_merged
+from stages.core.machine import ResolvedMachine, resolve_machine
 from stages.core.model_card import base_name, front_matter, precision
-from stages.core.models import free, load_model, pick_device
+from stages.core.models import free, load_model
 from stages.core.params import Merge, Params
 from stages.core.paths import (
     ADAPTER,
@@ -29,7 +30,7 @@ from stages.core.paths import (
     write_text,
 )
 from stages.core.prompts import CHAT_TEMPLATES
-from stages.core.quantization import SAMPLE, SAMPLES, VALUES, Values
+from stages.core.quantization import SAMPLE_SIZE, VALUE_HASHES, VALUE_SAMPLES, BaseValues
 from stages.runtime.disk_space import GB, check_disk_for_merge
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import check_base
@@ -50,7 +51,7 @@ ROUNDING_CAUSE = {"nf4": "Another version of the libraries", "fp4": "Another dev
 ONTO = {"dequantized": "those 4-bit values, kept in 16 bits", "original": "the base's 16-bit weights"}
 
 
-def trained_values(needed: bool) -> Values:
+def trained_values(needed: bool) -> BaseValues:
     """The base's 4-bit values, as training stored them in the adapter's folder.
 
     Args:
@@ -62,13 +63,13 @@ def trained_values(needed: bool) -> Values:
     from safetensors.torch import load_file
 
     try:
-        return Values(read_json(ADAPTER / VALUES), load_file(ADAPTER / SAMPLES))
+        return BaseValues(read_json(ADAPTER / VALUE_HASHES), load_file(ADAPTER / VALUE_SAMPLES))
     except FileNotFoundError as missing:
         if not needed:
-            return Values({}, {})
+            return BaseValues({}, {})
         raise UserError(
-            f"{missing.filename or ADAPTER / SAMPLES} is missing. It says which 4-bit values the adapter was trained "
-            "on. `dvc repro train` makes it. An adapter from elsewhere can be merged with merge.base: original"
+            f"{missing.filename or ADAPTER / VALUE_SAMPLES} is missing. It says which 4-bit values the adapter was "
+            "trained on. `dvc repro train` makes it. An adapter from elsewhere can be merged with merge.base: original"
         ) from None
 
 
@@ -80,9 +81,9 @@ def describe_differences(different: list[ValueDifference], compared: int) -> str
         compared: How many modules were compared.
     """
     largest, share = (max(getattr(difference, name) for difference in different) for name in ("largest", "share"))
-    extent = f"of {SAMPLE:,} values of a module up to {share:.1%} differ, by up to {largest:.2e} of the largest"
+    extent = f"of {SAMPLE_SIZE:,} values of a module up to {share:.1%} differ, by up to {largest:.2e} of the largest"
     if not share:
-        extent = f"so few values that none of the {SAMPLE:,} of each that training kept is among them"
+        extent = f"so few values that none of the {SAMPLE_SIZE:,} of each that training kept is among them"
     return (
         f"{len(different)} of {compared} modules have other 4-bit values here than in training, such as "
         f"{different[0].module}: {extent}"
@@ -122,7 +123,9 @@ def merged_model_card(params: Params, config: dict, parity: dict[str, float], de
     return front_matter(manifest, params.quantization.model_dump()) + text
 
 
-def compare_both(plan: MergePlan, reference: "Reference", folder: Path, params: Params) -> tuple[dict, dict]:
+def compare_both(
+    plan: MergePlan, reference: "Reference", folder: Path, merge: Merge, machine: ResolvedMachine
+) -> tuple[dict, dict]:
     """Compares the merged model in `folder`, and the merge onto the 16-bit weights, with the trained model.
 
     Returns:
@@ -134,12 +137,12 @@ def compare_both(plan: MergePlan, reference: "Reference", folder: Path, params: 
     from stages._merge.parity import compare, merge_in_memory
 
     free()
-    parity = compare(reference, load_model(folder, params.machine))
-    check_distance(parity, params.merge)
+    parity = compare(reference, load_model(folder, machine))
+    check_distance(parity, merge)
     free()
-    if params.merge.base == "original":
+    if merge.base == "original":
         return parity, parity
-    naive = load_model(BASE, params.machine)
+    naive = load_model(BASE, machine)
     merge_in_memory(naive, plan)
     return parity, compare(reference, naive)
 
@@ -170,12 +173,13 @@ def main(params: Params) -> Outcome:
 
     from stages._merge.parity import Reference, reference_bytes
 
+    machine = resolve_machine(params.machine)
     rows = list(Dataset.from_file(str(TOKENIZED / "validation.arrow")).take(params.merge.parity_rows))
     check_base()
     dequantized = params.merge.base == "dequantized"
     trained = trained_values(needed=dequantized)
-    onto = trained if dequantized else Values({}, {})
-    plan = MergePlan(BASE, Adapter(ADAPTER), params.quantization, onto, pick_device(params.machine))
+    onto = trained if dequantized else BaseValues({}, {})
+    plan = MergePlan(BASE, Adapter(ADAPTER), params.quantization, onto, machine.device)
     parity_bytes = reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"])
     size = sum(path.stat().st_size for path in weight_shards(BASE))
     with whole_directory(MERGED) as folder:  # this removes what a killed run left
@@ -191,7 +195,7 @@ def main(params: Params) -> Outcome:
         timing = {"write_seconds": round(time.monotonic() - started, 3), "write_peak_rss_bytes": peak_memory()}
         copy_companions(folder, params.prompt.template)
         wanted = not dequantized and bool(trained.hashes)
-        reference = Reference(BASE, ADAPTER, rows, params.machine, params.quantization, wanted)
+        reference = Reference(BASE, ADAPTER, rows, machine, params.quantization, wanted)
         different += value_differences(reference.values, trained)
         different.sort(key=lambda difference: difference.module)
         deviation = describe_differences(different, len(trained.hashes)) if different else ""
@@ -201,7 +205,7 @@ def main(params: Params) -> Outcome:
                 "The models are compared with the base as it is here. Merge where it was trained, or train here",
                 flush=True,
             )
-        parity, naive = compare_both(plan, reference, folder, params)
+        parity, naive = compare_both(plan, reference, folder, params.merge, machine)
         write_text(folder / "README.md", merged_model_card(params, plan.adapter.config, parity, deviation))
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     write_json(

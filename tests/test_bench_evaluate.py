@@ -7,6 +7,7 @@ import pytest
 from bench import evaluate as bench
 from bench.evaluate import Measured, plain_loop, table
 from stages._evaluate.generation import generate
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model
 from stages.core.paths import CLEAN
 from stages.core.prompts import Encoder
@@ -29,7 +30,7 @@ def records(count):
 def test_the_loop_that_it_compares_with_generates_the_same_number_of_tokens(small_base, params_of):
     params = params_of(evaluate={"max_new_tokens": 6, "batch_size": 3}, machine={"device": "cpu"})
     encoder = Encoder(params.prompt)
-    model = load_model(small_base, params.machine)
+    model = load_model(small_base, resolve_machine(params.machine))
     prompts = [encoder.prompt(record.messages[:-1]) for record in records(4)]
     expected = sum(map(len, generate(model, prompts, encoder.eos, params.evaluate)))
     assert plain_loop(model, prompts, encoder.eos, params.evaluate, 1) == expected

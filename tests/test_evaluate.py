@@ -28,6 +28,7 @@ from stages._evaluate.predictions import (
     with_test_outcomes,
 )
 from stages._evaluate.scoring import FORMAT_TOKENS, answer_body, score, score_completions, token_losses
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model
 from stages.core.params import Prompt
 from stages.core.paths import CLEAN, EVALUATIONS, read_json, sha256, write_json
@@ -76,7 +77,7 @@ def model(folder):
 @pytest.fixture
 def load(params_of):
     """load(folder) → the model as the stage loads it, on the CPU."""
-    return lambda folder: load_model(folder, params_of(machine=CPU).machine)
+    return lambda folder: load_model(folder, resolve_machine(params_of(machine=CPU).machine))
 
 
 @pytest.fixture(scope="module")

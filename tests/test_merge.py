@@ -26,17 +26,18 @@ from stages._merge.stream import write_merged
 from stages._merge.weights import stored_tensors
 from stages._tokenize.packing import row_schema
 from stages.core.fused import layer
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model
 from stages.core.paths import read_json, write_json
 from stages.core.prompts import Encoder
 from stages.core.quantization import (
-    SAMPLE,
-    SAMPLES,
-    VALUES,
+    SAMPLE_SIZE,
+    VALUE_HASHES,
+    VALUE_SAMPLES,
+    base_values,
     dequantized,
     double_quantize,
     quantized_modules,
-    values_of,
 )
 from stages.core.yaml_files import read_yaml
 from stages.download_model import download_model
@@ -112,9 +113,9 @@ def in_units_of_bf16(found, expected):
 def test_the_merge_equals_that_of_peft_on_the_same_base(repository, tmp_path, base, kind):
     make_adapter(BASE, repository, ADAPTER, **KINDS[kind])
     found = tensors(merged_folder(repository, tmp_path / "merged", base))
-    reference = load_model(BASE, repository.machine)
+    reference = load_model(BASE, resolve_machine(repository.machine))
     if base == "dequantized":
-        values = load_model(BASE, repository.machine, repository.quantization)
+        values = load_model(BASE, resolve_machine(repository.machine), repository.quantization)
         for name, module in quantized_modules(values):
             reference.get_submodule(name).weight.data = dequantized(module)
     expected = peft.PeftModel.from_pretrained(reference, ADAPTER).merge_and_unload().state_dict()
@@ -135,8 +136,8 @@ def test_the_values_are_those_of_the_loaded_4_bit_model_to_the_last_bit(
 ):
     monkeypatch.setattr(weights, "BLOCK", 3000)  # several blocks a weight, and a smaller last one
     params = params_of(machine={"device": "cpu"}, quantization={"quant_type": quant_type, "double_quant": double_quant})
-    model = load_model(small_base, params.machine, params.quantization)
-    expected = values_of(model)
+    model = load_model(small_base, resolve_machine(params.machine), params.quantization)
+    expected = base_values(model)
     stored = {each.name: each for path in sorted(small_base.glob("*.safetensors")) for each in stored_tensors(path)}
     assert len(expected.hashes) == CHANGED
     for name, module in quantized_modules(model):
@@ -171,7 +172,7 @@ def test_a_base_in_another_dtype_stays_in_it_and_is_quantized_from_bf16(adapted,
         save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
     found = tensors(merged_folder(adapted, tmp_path / "merged"))
     assert {tensor.dtype for tensor in found.values()} == {dtype}
-    values = dict(quantized_modules(load_model(BASE, adapted.machine, adapted.quantization)))
+    values = dict(quantized_modules(load_model(BASE, resolve_machine(adapted.machine), adapted.quantization)))
     adapter = load_file(ADAPTER / "adapter_model.safetensors")
     name = "model.layers.1.mlp.up_proj"
     a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
@@ -228,12 +229,12 @@ def parities(adapted, tmp_path):
 
     "in memory" has that of the naive merge, which is never written.
     """
-    reference = Reference(BASE, ADAPTER, ROWS, adapted.machine, adapted.quantization)
+    reference = Reference(BASE, ADAPTER, ROWS, resolve_machine(adapted.machine), adapted.quantization)
     found = {}
     for base in ("dequantized", "original"):
         folder = merged_folder(adapted, tmp_path / base, base)
-        found[base] = compare(reference, load_model(folder, adapted.machine))
-    model = load_model(BASE, adapted.machine)
+        found[base] = compare(reference, load_model(folder, resolve_machine(adapted.machine)))
+    model = load_model(BASE, resolve_machine(adapted.machine))
     merge_in_memory(model, plan_of(adapted))
     return found | {"in memory": compare(reference, model)}
 
@@ -252,15 +253,22 @@ def test_the_naive_merge_in_memory_equals_the_one_from_files(parities):
 def test_parity_equals_a_comparison_of_the_logits_themselves(adapted, tmp_path, monkeypatch):
     """Runs PEFT's and PyTorch's passes in place of training's, which round differently (see test_merge_options.py)."""
     monkeypatch.setattr(layer, "fuse", lambda model: False)
-    machine = adapted.machine.model_copy(update={"attention": "sdpa"})
+    machine = resolve_machine(adapted.machine.model_copy(update={"attention": "sdpa"}))
     rows = [{"input_ids": [*range(50, 90)], "labels": [-100] * 10 + [*range(60, 90)], "seq_lengths": [15, 25]}]
     folder = merged_folder(adapted, tmp_path / "merged")
-    found = compare(Reference(BASE, ADAPTER, rows, machine, adapted.quantization), load_model(folder, adapted.machine))
+    found = compare(
+        Reference(BASE, ADAPTER, rows, machine, adapted.quantization),
+        load_model(folder, resolve_machine(adapted.machine)),
+    )
     ids = torch.tensor([rows[0]["input_ids"]])
     positions = torch.cat([torch.arange(15), torch.arange(25)])[None]
-    trained = peft.PeftModel.from_pretrained(load_model(BASE, adapted.machine, adapted.quantization), ADAPTER).eval()
+    trained = peft.PeftModel.from_pretrained(
+        load_model(BASE, resolve_machine(adapted.machine), adapted.quantization), ADAPTER
+    ).eval()
     with torch.no_grad():
-        merged = load_model(folder, adapted.machine)(ids, position_ids=positions, use_cache=False).logits
+        merged = load_model(folder, resolve_machine(adapted.machine))(
+            ids, position_ids=positions, use_cache=False
+        ).logits
         with torch.autocast("cpu", dtype=torch.bfloat16):
             reference = trained(input_ids=ids, position_ids=positions, use_cache=False).logits
     p, q = (each[0, 9:-1].float().log_softmax(-1) for each in (reference, merged))
@@ -274,7 +282,7 @@ def test_parity_equals_a_comparison_of_the_logits_themselves(adapted, tmp_path, 
 
 def test_the_reference_takes_the_bytes_that_were_announced_and_leaves_no_file(adapted):
     before = sorted(ADAPTER.parent.rglob("*"))
-    reference = Reference(BASE, ADAPTER, ROWS, adapted.machine, adapted.quantization)
+    reference = Reference(BASE, ADAPTER, ROWS, resolve_machine(adapted.machine), adapted.quantization)
     assert reference.states.nbytes == reference_bytes(ROWS, 64) == 4 * 64 * 2 * 39
     assert sorted(ADAPTER.parent.rglob("*")) == before
 
@@ -293,10 +301,10 @@ def test_an_adapter_on_the_head_is_compared_with_its_own_head(small_base, params
     make_adapter(BASE, params, ADAPTER, std=0.3, target_modules=["lm_head", "q_proj"])
     folder = merged_folder(params, tmp_path / "merged")
     assert not torch.equal(tensors(folder)["lm_head.weight"], head)
-    reference = Reference(BASE, ADAPTER, ROWS, params.machine, params.quantization)
-    assert compare(reference, load_model(folder, params.machine))["kl"] < 0.01
+    reference = Reference(BASE, ADAPTER, ROWS, resolve_machine(params.machine), params.quantization)
+    assert compare(reference, load_model(folder, resolve_machine(params.machine)))["kl"] < 0.01
     save_file(tensors(folder) | {"lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
-    assert compare(reference, load_model(folder, params.machine))["kl"] > 0.05
+    assert compare(reference, load_model(folder, resolve_machine(params.machine)))["kl"] > 0.05
 
 
 def test_plain_transformers_loads_the_folder_and_its_chat_template(adapted, tmp_path):
@@ -383,7 +391,7 @@ def test_every_setting_that_peft_has_is_followed_or_refused():
     assert SUPPORTED | WITHOUT_EFFECT - {"auto_mapping", "runtime_config"} <= defaults.keys()
 
 
-@pytest.mark.parametrize("name", [VALUES, SAMPLES])
+@pytest.mark.parametrize("name", [VALUE_HASHES, VALUE_SAMPLES])
 def test_a_missing_record_of_the_4_bit_values_says_what_to_do(with_rows, name):
     (ADAPTER / name).unlink()
     said = rf"{re.escape(name)} is missing.*dvc repro train.*merge\.base: original"
@@ -394,16 +402,16 @@ def test_a_missing_record_of_the_4_bit_values_says_what_to_do(with_rows, name):
 @pytest.mark.parametrize("base", ["dequantized", "original"])
 def test_values_that_another_device_rounded_otherwise_are_counted_and_not_hidden(with_rows, capsys, base):
     """Training's device seems to have made every fourth value of one module larger, by a tenth of the largest value."""
-    hashes, samples = read_json(ADAPTER / VALUES), load_file(ADAPTER / SAMPLES)
+    hashes, samples = read_json(ADAPTER / VALUE_HASHES), load_file(ADAPTER / VALUE_SAMPLES)
     changed = sorted(hashes)[:3]
-    write_json(ADAPTER / VALUES, hashes | dict.fromkeys(changed, "0" * 64))
+    write_json(ADAPTER / VALUE_HASHES, hashes | dict.fromkeys(changed, "0" * 64))
     loose = changed_merge(with_rows, base=base, max_loss_gap=1.0, max_kl=1.0)
     main(loose)
     assert "so few values that none of the 1,024 of each that training kept is among them" in capsys.readouterr().out
     there = samples[changed[1]].float()
     largest = there.abs().max()
     there[::4] = torch.where(there[::4] < 0, there[::4] + largest / 10, there[::4] - largest / 10)
-    save_file(samples | {changed[1]: there.to(torch.bfloat16)}, ADAPTER / SAMPLES)
+    save_file(samples | {changed[1]: there.to(torch.bfloat16)}, ADAPTER / VALUE_SAMPLES)
     main(loose)
     values = read_json(merge_stage.METRICS / "merge.json")["values"]
     assert (values["compared"], values["different"]) == (CHANGED, 3)
@@ -459,11 +467,12 @@ FULL_MEANWHILE = """
 import sys
 from pathlib import Path
 from stages._merge.parity import Reference
+from stages.core.machine import resolve_machine
 from stages.core.params import Params
 row = {"input_ids": [*range(50, 90)], "labels": [*range(50, 90)], "seq_lengths": [40]}
 params = Params.model_validate_json(sys.argv[3])
 try:
-    Reference(Path(sys.argv[1]), Path(sys.argv[2]), [row] * 150, params.machine, params.quantization)
+    Reference(Path(sys.argv[1]), Path(sys.argv[2]), [row] * 150, resolve_machine(params.machine), params.quantization)
 except OSError as error:
     print("refused:", error)
 """
@@ -568,7 +577,7 @@ def test_two_runs_write_the_same_bytes_and_a_card_that_hubs_take(with_rows):
 
 
 def test_merged_onto_the_original_base_the_naive_merge_is_the_result(with_rows):
-    for name in (VALUES, SAMPLES):
+    for name in (VALUE_HASHES, VALUE_SAMPLES):
         (ADAPTER / name).unlink()  # needed only for a merge onto the 4-bit values
     main(changed_merge(with_rows, base="original", max_loss_gap=1.0, max_kl=1.0))
     metrics = read_json(merge_stage.METRICS / "merge.json")
@@ -577,16 +586,16 @@ def test_merged_onto_the_original_base_the_naive_merge_is_the_result(with_rows):
 
 
 def test_training_records_the_values_of_every_module_that_was_in_4_bits(adapted):
-    model = load_model(BASE, adapted.machine, adapted.quantization)
+    model = load_model(BASE, resolve_machine(adapted.machine), adapted.quantization)
     values = {name: dequantized(module) for name, module in quantized_modules(model)}
     assert len(values) == CHANGED
-    assert read_json(ADAPTER / VALUES) == {
+    assert read_json(ADAPTER / VALUE_HASHES) == {
         name: hashlib.sha256(each.view(torch.int16).numpy().tobytes()).hexdigest() for name, each in values.items()
     }
-    samples = load_file(ADAPTER / SAMPLES)
+    samples = load_file(ADAPTER / VALUE_SAMPLES)
     assert samples.keys() == values.keys()
     for name, each in values.items():
-        assert torch.equal(samples[name], each.flatten()[:: each.numel() // SAMPLE][:SAMPLE])
+        assert torch.equal(samples[name], each.flatten()[:: each.numel() // SAMPLE_SIZE][:SAMPLE_SIZE])
 
 
 def test_the_bounds_of_the_committed_run_are_under_a_third_of_its_naive_distances(tiny):

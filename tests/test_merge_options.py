@@ -7,7 +7,7 @@ from stages import merge
 from stages._train.checkpointing import Checkpoints
 from stages._train.metrics import losses
 from stages.core.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, write_json
-from stages.core.quantization import SAMPLES, VALUES
+from stages.core.quantization import VALUE_HASHES, VALUE_SAMPLES
 from tests.support.data_files import write_rows
 from tests.support.training import BITS, OPTIONS, rows, saved
 
@@ -20,8 +20,8 @@ def merged(params, trained_by, folder, **options) -> dict:
     trainer = trained_by(params, **options)
     trainer.run(None)
     saved(trainer, ADAPTER)
-    write_json(ADAPTER / VALUES, trainer.values.hashes)
-    save_file(trainer.values.samples, ADAPTER / SAMPLES)
+    write_json(ADAPTER / VALUE_HASHES, trainer.values.hashes)
+    save_file(trainer.values.samples, ADAPTER / VALUE_SAMPLES)
     (folder / TOKENIZED).mkdir(parents=True)
     write_rows(TOKENIZED / "validation.arrow", rows(2))
     merge.main(params)

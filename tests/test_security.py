@@ -12,6 +12,7 @@ import pytest
 
 from stages._download_data.files import path_rows
 from stages.clean import clean
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model
 from stages.core.params import Params, load_params
 from stages.core.paths import read_json
@@ -129,7 +130,7 @@ def test_code_beside_the_weights_is_never_run(small_base, tmp_path, trap):
         content = read_json(folder / name)
         content["auto_map"] = dict.fromkeys(classes, "evil.Model") | {"AutoTokenizer": ["evil.Model", "evil.Model"]}
         (folder / name).write_text(json.dumps(content))
-    assert load_model(folder, load_params(ROOT / "tests/params.yaml").machine).num_parameters() > 0
+    assert load_model(folder, resolve_machine(load_params(ROOT / "tests/params.yaml").machine)).num_parameters() > 0
     assert AutoTokenizer.from_pretrained(folder).encode("text")
 
 
@@ -154,7 +155,8 @@ def test_a_pickled_adapter_is_not_loaded(small_base, tmp_path, monkeypatch, para
     monkeypatch.chdir(small_base.parents[1])
     params = params_of(machine={"device": "cpu"})
     model = get_peft_model(
-        load_model(small_base, params.machine), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        load_model(small_base, resolve_machine(params.machine)),
+        LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
     )
     model.save_pretrained(tmp_path / "adapter")
     (tmp_path / "adapter/adapter_model.safetensors").unlink()

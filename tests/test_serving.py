@@ -17,6 +17,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model
 from stages.core.params import Prompt, load_params
 from stages.core.paths import ADAPTER, BASE, MERGED, PARAMS
@@ -40,7 +41,9 @@ TALK = [
 def learn(params) -> None:
     """Trains the adapter until both answers of TALK come by themselves, and end."""
     encoded = Encoder(Prompt(template="v3", system=None)).conversation(TALK)
-    model = PeftModel.from_pretrained(load_model(BASE, params.machine, params.quantization), ADAPTER, is_trainable=True)
+    model = PeftModel.from_pretrained(
+        load_model(BASE, resolve_machine(params.machine), params.quantization), ADAPTER, is_trainable=True
+    )
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
     inputs, labels = torch.tensor([encoded.input_ids]), torch.tensor([encoded.labels])

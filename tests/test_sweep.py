@@ -217,13 +217,13 @@ def test_killed_in_the_middle_it_goes_on_with_its_trials_and_counts_none_twice(r
     process = repository.sweep(**settings)
     folder = repository.folder_of("killed")
     log = folder / "killed-0.log"
-    wait(lambda: "train: goes on from step 4\n" in log.read_text(), process)
+    wait(lambda: "train: continues from step 4\n" in log.read_text(), process)
     lock = next(folder.glob("killed-0.checkpoints/*/lock"))
     os.kill(int(lock.read_text()), signal.SIGTERM)  # as from a machine that is taken away
     printed = process.communicate(timeout=800)[0]
     assert process.returncode == 0, printed
     assert printed.count("\nkilled-0: train.learning_rate=") == 2, "retried"
-    assert re.search("train: goes on from step ([4-9]|1[0-9]|20)\n", (folder / "killed-1.log").read_text())
+    assert re.search("train: continues from step ([4-9]|1[0-9]|20)\n", (folder / "killed-1.log").read_text())
 
     trials = repository.trials("killed")
     assert [trial.params for trial in trials[:2]] == [trial.params for trial in before]

@@ -12,6 +12,7 @@ from stages._train.adapter_io import save_adapter
 from stages._train.checkpointing import Checkpoints
 from stages._train.model import add_adapter
 from stages._train.objective import LinearCrossEntropy
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model, make_deterministic, packed_batch
 from stages.core.quantization import quantized_modules
 from stages.runtime.errors import UserError
@@ -30,7 +31,9 @@ def params(params_of):
 @pytest.fixture
 def quantized(small_base, params):
     make_deterministic(0, wanted=True, warn_only=False)
-    return add_adapter(load_model(small_base, params.machine, params.quantization), params.lora, BASE_MANIFEST)
+    return add_adapter(
+        load_model(small_base, resolve_machine(params.machine), params.quantization), params.lora, BASE_MANIFEST
+    )
 
 
 @pytest.fixture
@@ -140,7 +143,7 @@ def test_the_loss_and_its_gradients_equal_those_of_trl(trainer_of):
 
 
 def test_the_fused_loss_equals_the_plain_one_across_chunks(monkeypatch):
-    monkeypatch.setattr(loss_module, "CHUNK", {"cpu": 7})
+    monkeypatch.setattr(loss_module, "LOGIT_ROWS", {"cpu": 7})
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(30, 16, generator=generator, requires_grad=True)
     weight, targets = torch.randn(50, 16, generator=generator), torch.randint(50, (30,), generator=generator)
@@ -208,6 +211,6 @@ def test_the_adapter_names_its_base_and_has_sorted_targets(quantized, tmp_path):
 
 def test_target_modules_that_the_base_lacks_are_a_user_error(small_base, params):
     lora = params.lora.model_copy(update={"target_modules": ["no_such_layer"]})
-    model = load_model(small_base, params.machine, params.quantization)
+    model = load_model(small_base, resolve_machine(params.machine), params.quantization)
     with pytest.raises(UserError, match=r"lora\.target_modules.*no_such_layer"):
         add_adapter(model, lora, BASE_MANIFEST)

@@ -12,16 +12,18 @@ import pytest
 import torch
 from datasets import Dataset
 
-from stages._train import checkpointing
-from stages._train.checkpointing import Checkpoints, difference, fingerprint
+from stages._train import fingerprint
+from stages._train.checkpointing import Checkpoints
+from stages._train.fingerprint import fingerprint_changes, training_fingerprint
 from stages._train.preflight import Rows, adapter_parameters, check_rows, count_rows
 from stages.core.code_hash import stage_hashes
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model, packed_batch
 from stages.core.paths import write_json
 from stages.core.prompts import IGNORED
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import check_base
-from stages.runtime.machine_checks import check_disk, check_dtype
+from stages.runtime.machine_checks import check_bfloat16, check_disk
 from stages.runtime.signals import Stop
 from stages.train import main
 from tests.support.data_files import write_rows
@@ -125,7 +127,7 @@ def test_a_conversation_longer_than_the_sliding_window_is_said(capsys, window, s
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_in_packed_rows_a_window_as_long_as_the_longest_conversation_changes_nothing(params_of, attention):
-    machine = params_of(machine={"device": "cpu", "attention": attention}).machine
+    machine = resolve_machine(params_of(machine={"device": "cpu", "attention": attention}).machine)
     batch = packed_batch(rows(2))
 
     def states(window):
@@ -153,7 +155,7 @@ def test_the_adapters_size_is_known_before_the_base_is_loaded(params_of, targets
 
     params = params_of(lora={"target_modules": targets}, machine={"device": "cpu"})
     model = add_adapter(
-        load_model(Path("models/base"), params.machine, params.quantization),
+        load_model(Path("models/base"), resolve_machine(params.machine), params.quantization),
         params.lora,
         {"id": None, "path": "x", "revision": None},
     )
@@ -162,10 +164,10 @@ def test_the_adapters_size_is_known_before_the_base_is_loaded(params_of, targets
 
 def test_too_little_room_for_adapter_and_checkpoints_is_said_before_the_training():
     checkpoints = Checkpoints({}, limit=2)
-    check_disk(1000, checkpoints)
+    check_disk(1000, checkpoints.folder, checkpoints.limit)
     size = shutil.disk_usage(".").free // 36  # 4 + 3 · 12 bytes a parameter are needed
     with pytest.raises(UserError, match=r"MiB free, for adapter and checkpoints together. Free some space"):
-        check_disk(size, checkpoints)
+        check_disk(size, checkpoints.folder, checkpoints.limit)
 
 
 @pytest.mark.slow
@@ -208,14 +210,18 @@ def test_a_gpu_without_bfloat16_is_refused_before_anything_is_loaded_or_written(
 
 def test_a_gpu_with_bfloat16_and_any_cpu_are_fine(params_of, gpu):
     gpu("NVIDIA A10", 8)
-    check_dtype(params_of().machine)
+    check_bfloat16(resolve_machine(params_of().machine))
     gpu("Tesla T4", 7)
-    check_dtype(params_of(machine={"device": "cpu"}).machine)
+    check_bfloat16(resolve_machine(params_of(machine={"device": "cpu"}).machine))
+
+
+def fingerprint_of(params):
+    return training_fingerprint(params, resolve_machine(params.machine))
 
 
 def changed_code(monkeypatch):
     edited = {"stages/train.py": "0" * 64}
-    monkeypatch.setattr(checkpointing, "stage_hashes", lambda stage: stage_hashes(stage) | edited)
+    monkeypatch.setattr(fingerprint, "stage_hashes", lambda stage: stage_hashes(stage) | edited)
 
 
 def changed_rows(monkeypatch):
@@ -246,13 +252,13 @@ def changed_base(monkeypatch):
     ],
 )
 def test_a_checkpoint_is_known_by_all_that_shapes_its_bytes_and_by_nothing_else(params_of, monkeypatch, change, named):
-    before = fingerprint(params_of())
+    before = fingerprint_of(params_of())
     values = {}
     if callable(change):
         change(monkeypatch)
     else:
         values = change
-    assert difference(before, fingerprint(params_of(**values))) == named
+    assert fingerprint_changes(before, fingerprint_of(params_of(**values))) == named
 
 
 def test_of_the_adapters_only_the_one_to_start_from_counts_for_a_checkpoint(params_of):
@@ -260,16 +266,16 @@ def test_of_the_adapters_only_the_one_to_start_from_counts_for_a_checkpoint(para
         Path("data/adapters", name).mkdir()
         Path("data/adapters", name, "adapter_model.safetensors").write_bytes(b"1")
     params = params_of(lora={"init_from": "first"})
-    before = fingerprint(params)
+    before = fingerprint_of(params)
     Path("data/adapters/second/adapter_model.safetensors").write_bytes(b"2")
-    assert fingerprint(params) == before
+    assert fingerprint_of(params) == before
     Path("data/adapters/first/adapter_model.safetensors").write_bytes(b"2")
-    assert difference(before, fingerprint(params)) == "data/adapters/first/adapter_model.safetensors"
+    assert fingerprint_changes(before, fingerprint_of(params)) == "data/adapters/first/adapter_model.safetensors"
 
 
 def test_another_library_version_is_another_fingerprint(params_of):
-    parts = fingerprint(params_of())
+    parts = fingerprint_of(params_of())
     assert {"python", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "numpy"} <= parts.keys()
     many = dict.fromkeys(list(parts)[:7], 0)
-    assert difference(parts, parts | {"torch": "9.9"}) == f"torch {parts['torch']} → 9.9"
-    assert difference(parts, parts | many).endswith(", 2 more")
+    assert fingerprint_changes(parts, parts | {"torch": "9.9"}) == f"torch {parts['torch']} → 9.9"
+    assert fingerprint_changes(parts, parts | many).endswith(", 2 more")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import bitsandbytes.autograd._functions as bitsandbytes
 import pytest
@@ -9,22 +10,32 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
-import stages._train.model
-from stages._train.model import add_adapter, pick_memory, prepare_model
+from stages._train.model import add_adapter, prepare_model
 from stages._train.objective import summed_loss
 from stages.core import attention
-from stages.core.attention import collate, flat_batch, register, trained_states
+from stages.core.attention import collate, flat_batch, register_varlen, trained_states
 from stages.core.fused.layer import fuse
-from stages.core.models import load_model, pick_attention
+from stages.core.machine import resolve_machine
+from stages.core.models import load_model
 from stages.core.paths import BASE, write_json
 from stages.core.prompts import IGNORED
+from stages.runtime import memory
+from stages.runtime.activations import layer_activations, shape_of
 from stages.runtime.errors import UserError
-from stages.runtime.memory import GIB, PINNED, Keep, choose, estimate, layer_activations, shape_of
-from stages.runtime.memory_table import budget_of, plan
+from stages.runtime.memory import (
+    FIXED_SETTINGS,
+    GIBIBYTE,
+    MemoryPlan,
+    Workload,
+    choose_plan,
+    estimate_memory,
+    pick_plan,
+)
+from stages.runtime.memory_table import parse_budget, plan_table
 from tests.support.layers import graph_of
 from tests.support.training import BASE_MANIFEST, rows
 
-ALL = Keep(activations=2, weights=0)
+ALL = MemoryPlan(activations=2, weights=0)
 
 
 def casts_as_on_cuda(monkeypatch):
@@ -52,10 +63,10 @@ def reference(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size
 @pytest.fixture(params=["one by one", "by a kernel"])
 def with_varlen(request, monkeypatch):
     """As on the CPU, and as on CUDA with a stand-in for its kernel."""
-    register()
+    register_varlen()
     if request.param == "by a kernel":
         monkeypatch.setattr(attention.varlen, "varlen_attn", reference)
-        monkeypatch.setattr(attention, "one_by_one", attention.by_kernel)
+        monkeypatch.setattr(attention, "attend_one_by_one", attention.attend_by_kernel)
 
 
 def small(implementation, window=None):
@@ -79,7 +90,8 @@ def test_attention_and_loss_compute_in_bf16_what_pefts_dora_leaves_in_fp32(small
     monkeypatch.chdir(small_base.parents[1])
     casts_as_on_cuda(monkeypatch)
     params = params_of(machine={"device": "cpu"}, lora={"variant": "dora"})
-    model, *_ = prepare_model(params, BASE_MANIFEST, Keep(0, 0))
+    machine = resolve_machine(params.machine)
+    model = prepare_model(params.quantization, params.lora, machine, BASE_MANIFEST, MemoryPlan(0, 0)).model
     given = []
 
     def kernel(*states_and_more, **options):
@@ -87,7 +99,7 @@ def test_attention_and_loss_compute_in_bf16_what_pefts_dora_leaves_in_fp32(small
         return reference(*states_and_more, **options)
 
     monkeypatch.setattr(attention.varlen, "varlen_attn", kernel)
-    monkeypatch.setattr(attention, "one_by_one", attention.by_kernel)
+    monkeypatch.setattr(attention, "attend_one_by_one", attention.attend_by_kernel)
     batch = collate(rows(2), "varlen")
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         projected = model.get_base_model().model.layers[0].self_attn.q_proj(torch.randn(1, 3, 64))
@@ -162,14 +174,14 @@ def test_a_flat_batch_has_no_padding_and_trains_the_same_tokens():
 
 @pytest.mark.parametrize("attention", ["auto", "varlen"])
 def test_only_packed_rows_have_bounds_for_varlen(params_of, attention):
-    machine = params_of(machine={"device": "cpu", "attention": attention}).machine
-    assert [pick_attention(machine, packed) for packed in (True, False)] == ["varlen", "sdpa"]
+    machine = resolve_machine(params_of(machine={"device": "cpu", "attention": attention}).machine)
+    assert (machine.packed_attention, machine.attention) == ("varlen", "sdpa")
 
 
 def adapted(base, params, **options):
     """A PEFT model on the 4-bit base with B that is not zero, so that every gradient counts."""
-    register()
-    model = load_model(base, params.machine, params.quantization, packed=True)
+    register_varlen()
+    model = load_model(base, resolve_machine(params.machine), params.quantization, packed=True)
     torch.manual_seed(1)
     options = {"r": 4, "lora_alpha": 6, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options}
     model = get_peft_model(model, LoraConfig(**options))
@@ -214,12 +226,20 @@ def test_a_fused_adapter_has_the_values_the_gradients_and_the_draws_of_pefts(sma
 def test_whatever_is_kept_the_bits_are_the_same(small_base, params_of, targets):
     params = params_of(machine={"device": "cpu"})
     found = []
-    for keep in (ALL, Keep(0, 0), Keep(0, 0, True), Keep(1, 0), Keep(1, 1, True), Keep(2, 1), Keep(0, 2)):
+    for plan in (
+        ALL,
+        MemoryPlan(0, 0),
+        MemoryPlan(0, 0, True),
+        MemoryPlan(1, 0),
+        MemoryPlan(1, 1, True),
+        MemoryPlan(2, 1),
+        MemoryPlan(0, 2),
+    ):
         model = adapted(small_base, params, target_modules=targets, lora_dropout=0.1)
-        assert fuse(model, **vars(keep))
+        assert fuse(model, **vars(plan))
         found.append(measured(model))
         packed = [p for p in model.parameters() if p.dtype == torch.uint8]
-        assert len(packed) == 7 * (2 - keep.weights)
+        assert len(packed) == 7 * (2 - plan.weights)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
@@ -228,9 +248,9 @@ def test_on_cuda_the_compiled_layer_is_pefts_to_rounding_and_repeats_its_bits_wh
     params = params_of(machine={"device": "cuda"})
     theirs = measured(adapted(small_base, params, lora_dropout=0.1))
     found = []
-    for keep in (ALL, ALL, Keep(0, 0), Keep(0, 0, True), Keep(1, 1), Keep(2, 2)):
+    for plan in (ALL, ALL, MemoryPlan(0, 0), MemoryPlan(0, 0, True), MemoryPlan(1, 1), MemoryPlan(2, 2)):
         model = adapted(small_base, params, lora_dropout=0.1)
-        assert fuse(model, **vars(keep))
+        assert fuse(model, **vars(plan))
         found.append(measured(model))
     assert all(near(ours, expected, 0.03) for ours, expected in zip(found[0][:3], theirs[:3], strict=True))
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
@@ -239,7 +259,7 @@ def test_on_cuda_the_compiled_layer_is_pefts_to_rounding_and_repeats_its_bits_wh
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [None, 9])
 def test_on_cuda_packed_logits_are_those_of_the_conversations_one_by_one(window):
-    register()
+    register_varlen()
     model = small("varlen", window).to("cuda", torch.bfloat16)
 
     def logits(row):
@@ -325,7 +345,7 @@ class Kept:
                 out = self.backbone(inputs_embeds=embedded, use_cache=False, **batch)
         for node in operations(out.last_hidden_state.grad_fn):
             found = node.activations
-            used = [tensor for each in found.used.values() for tensor in vars(each).values()]
+            used = [tensor for each in found.lora.values() for tensor in vars(each).values()]
             for tensor in filter(torch.is_tensor, (found.middle, found.gate, found.up, *used)):
                 self.keep(tensor)
         for node in graph_of(out.last_hidden_state.grad_fn):
@@ -356,8 +376,9 @@ def test_the_estimate_counts_what_a_layer_keeps(  # noqa: PLR0913, PLR0917
         quantization={"bits": bits},
         merge={"base": "dequantized" if bits == 4 else "original"},
     )
-    register()
-    model = load_model(BASE, params.machine, params.quantization, packed=True)
+    register_varlen()
+    machine = resolve_machine(params.machine)
+    model = load_model(BASE, machine, params.quantization, packed=True)
     model = add_adapter(model, params.lora, BASE_MANIFEST)
     for parameter in filter(lambda each: each.requires_grad, model.parameters()):
         parameter.data = parameter.data.float()
@@ -369,7 +390,7 @@ def test_the_estimate_counts_what_a_layer_keeps(  # noqa: PLR0913, PLR0917
     each = (kept.by(2, inputs, batch) - kept.by(1, inputs, batch)) / tokens
     shape = shape_of(json.loads((small_base / "config.json").read_text()))
     # The adapters' own matrices, kept in bf16, are a part of it here.
-    assert layer_activations(shape, params, varlen=True) == pytest.approx(each, rel=0.08)
+    assert layer_activations(shape, params.quantization, params.lora, machine) == pytest.approx(each, rel=0.08)
 
 
 SEVEN = {
@@ -382,41 +403,47 @@ SEVEN = {
 }
 
 
+def workload_of(params):
+    """Rows of 2,048 tokens on a 7B."""
+    machine = resolve_machine(params.machine, params.train.gradient_accumulation_steps)
+    return Workload(shape_of(SEVEN), params.quantization, params.lora, params.train, machine, 2048)
+
+
 def test_a_smaller_budget_takes_a_setting_that_keeps_less(params_of):
     params = params_of(train={"batch_size": 2})
-    picked = [choose(shape_of(SEVEN), params, 2048, True, budget * GIB) for budget in (80, 40, 24, 12, 1)]
-    kept = [(keep.activations, keep.weights) for keep in picked]
+    workload = workload_of(params)
+    picked = [choose_plan("auto", workload, budget * GIBIBYTE) for budget in (80, 40, 24, 12, 1)]
+    kept = [(plan.activations, plan.weights) for plan in picked]
     assert kept == sorted(kept, reverse=True) and len(set(kept)) == 4
     assert (kept[0], kept[-1]) == ((32, 32), (0, 0))
     assert any(0 < activations < 32 for activations, _ in kept)
-    assert [keep.offload for keep in picked] == [False] * 4 + [True]
-    assert choose(shape_of(SEVEN), params, 2048, True, GIB, cuda=False) == Keep(0, 0)
-    weights = params_of(machine={"memory": "weights"})
-    assert choose(shape_of(SEVEN), weights, 2048, True, GIB) == Keep(0, 32)
+    assert [plan.offload for plan in picked] == [False] * 4 + [True]
+    assert choose_plan("auto", workload, GIBIBYTE, can_offload=False) == MemoryPlan(0, 0)
+    assert choose_plan("weights", workload, GIBIBYTE) == MemoryPlan(0, 32)
 
 
 SHARDED = {"devices": 2, "sharding": "fsdp"}
 
 
 @pytest.mark.parametrize(
-    ("keep", "dropout", "machine", "measured"),
+    ("plan", "dropout", "machine", "measured"),
     [
-        (Keep(0, 0), 0.05, {}, 8.51),
-        (Keep(13, 0), 0.05, {}, 19.76),
-        (Keep(14, 0), 0.05, {}, 20.71),
-        (Keep(32, 32), 0.05, {}, 47.66),
-        (Keep(0, 0), 0.0, {}, 8.21),
-        (Keep(32, 32), 0.0, {}, 38.16),
-        (Keep(0, 0, offload=True), 0.05, {}, 6.72),
-        (Keep(32, 0), 0.0, SHARDED, 48.56),
+        (MemoryPlan(0, 0), 0.05, {}, 8.51),
+        (MemoryPlan(13, 0), 0.05, {}, 19.76),
+        (MemoryPlan(14, 0), 0.05, {}, 20.71),
+        (MemoryPlan(32, 32), 0.05, {}, 47.66),
+        (MemoryPlan(0, 0), 0.0, {}, 8.21),
+        (MemoryPlan(32, 32), 0.0, {}, 38.16),
+        (MemoryPlan(0, 0, offload=True), 0.05, {}, 6.72),
+        (MemoryPlan(32, 0), 0.0, SHARDED, 48.56),
     ],
 )
-def test_the_estimate_of_a_7b_is_near_what_was_measured(params_of, keep, dropout, machine, measured):  # noqa: PLR0917
+def test_the_estimate_of_a_7b_is_near_what_was_measured(params_of, plan, dropout, machine, measured):  # noqa: PLR0917
     """Peaks in GiB on an H100 (docs/performance.md), 4 rows of 2,048 tokens. Too low would end out of memory, were it
     not for the tenth that is added before it is compared with the budget."""
     params = params_of(train={"batch_size": 4}, lora={"dropout": dropout}, machine=machine)
-    found = estimate(shape_of(SEVEN), params, keep, 2048, varlen=True)
-    assert found.total / GIB == pytest.approx(measured, rel=0.02)
+    found = estimate_memory(workload_of(params), plan)
+    assert found.total / GIBIBYTE == pytest.approx(measured, rel=0.02)
 
 
 @pytest.mark.parametrize(("bits", "variant", "measured"), [(8, "lora", 12.52), (16, "lora", 19.40), (4, "dora", 14.98)])
@@ -428,8 +455,8 @@ def test_the_estimate_without_the_fused_layer_is_near_what_was_measured(params_o
         quantization={"bits": bits},
         merge={"base": "dequantized" if bits == 4 else "original"},
     )
-    found = estimate(shape_of(SEVEN), params, Keep(0, 0), 2048, varlen=True)
-    assert found.total / GIB == pytest.approx(measured, rel=0.04)
+    found = estimate_memory(workload_of(params), MemoryPlan(0, 0))
+    assert found.total / GIBIBYTE == pytest.approx(measured, rel=0.04)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -440,15 +467,13 @@ def test_what_ran_out_of_an_h100s_memory_is_not_chosen(params_of, bits):
         quantization={"bits": bits},
         merge={"base": "original"},
     )
-    assert choose(shape_of(SEVEN), params, 2048, True, int(79.18 * GIB)) == Keep(0, 0)
+    assert choose_plan("auto", workload_of(params), int(79.18 * GIBIBYTE)) == MemoryPlan(0, 0)
 
 
 def test_the_estimate_shares_a_sharded_base_out_and_counts_moments_in_8_bits(params_of):
-    shape = shape_of(SEVEN)
-
     def found(optimizer="adamw", **machine):
         params = params_of(machine=machine, train={"optimizer": optimizer})
-        return estimate(shape, params, Keep(0, 0), 2048, varlen=True)
+        return estimate_memory(workload_of(params), MemoryPlan(0, 0))
 
     whole, sharded = found(), found(sharding="fsdp", devices=4)
     ends = 2 * (2 * 32768 * 4096 + 65 * 4096)  # embeddings, head and norms stay whole
@@ -460,18 +485,20 @@ def test_the_estimate_shares_a_sharded_base_out_and_counts_moments_in_8_bits(par
 
 def test_the_plan_counts_the_attention_that_the_training_takes(small_base, params_of, monkeypatch):
     monkeypatch.chdir(small_base.parents[1])
-    assert "varlen attention" in plan(params_of(machine={"device": "cpu"}))
-    assert "sdpa or eager attention" in plan(params_of(machine={"device": "cpu", "attention": "sdpa"}))
+    assert "varlen attention" in plan_table(params_of(machine={"device": "cpu"}))
+    assert "sdpa or eager attention" in plan_table(params_of(machine={"device": "cpu", "attention": "sdpa"}))
 
 
 def test_the_plan_names_the_setting_and_every_alternative(small_base, params_of, monkeypatch, tmp_path):
     monkeypatch.chdir(small_base.parents[1])
-    text = plan(params_of(), 24 * GIB)
-    assert all(sum(line.startswith(name + " ") for line in text.splitlines()) == 1 for name in ("auto", *PINNED))
+    text = plan_table(params_of(), 24 * GIBIBYTE)
+    assert all(
+        sum(line.startswith(name + " ") for line in text.splitlines()) == 1 for name in ("auto", *FIXED_SETTINGS)
+    )
     assert text.count("← taken") == 1 and "budget of 24.0 GiB" in text
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="dvc repro download_model"):
-        plan(params_of())
+        plan_table(params_of())
 
 
 @pytest.fixture
@@ -484,11 +511,11 @@ def seven(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("seven")
 def test_the_plans_figures_are_those_of_the_estimate_under_their_headers(params_of):
     params = params_of(train={"batch_size": 2}, tokenize={"max_length": 2048})
-    _, headers, *lines = plan(params, 24 * GIB).splitlines()
+    _, headers, *lines = plan_table(params, 24 * GIBIBYTE).splitlines()
     assert headers.split() == ["memory", "base", "adapter", "optimizer", "activations", "layer", "logits", "total"]
     low = next(line.split() for line in lines if line.startswith("low "))
-    expected = estimate(shape_of(SEVEN), params, Keep(0, 0), 2048, varlen=True)
-    assert low[1:8] == [f"{getattr(expected, name) / GIB:.2f}" for name in headers.split()[1:]]
+    expected = estimate_memory(workload_of(params), MemoryPlan(0, 0))
+    assert low[1:8] == [f"{getattr(expected, name) / GIBIBYTE:.2f}" for name in headers.split()[1:]]
     assert not any("None of them" in line for line in lines)
 
 
@@ -496,12 +523,12 @@ def test_the_plans_figures_are_those_of_the_estimate_under_their_headers(params_
 def test_where_nothing_fits_the_plan_names_the_largest_batch_that_does(params_of):
     params = params_of(train={"batch_size": 64}, tokenize={"max_length": 2048})
     said = re.search(
-        r"^None of them fits\. train\.batch_size: (\d+) is the largest", plan(params, 24 * GIB), re.MULTILINE
+        r"^None of them fits\. train\.batch_size: (\d+) is the largest", plan_table(params, 24 * GIBIBYTE), re.MULTILINE
     )
     for size, fits in ((int(said[1]), True), (int(said[1]) + 1, False)):
         params = params_of(train={"batch_size": size})
-        assert estimate(shape_of(SEVEN), params, Keep(0, 0, True), 2048, varlen=True).fits(24 * GIB) == fits
-    assert "None of them fits, with no train.batch_size. Lower tokenize.max_length" in plan(params, 3 * GIB)
+        assert estimate_memory(workload_of(params), MemoryPlan(0, 0, True)).fits(24 * GIBIBYTE) == fits
+    assert "None of them fits, with no train.batch_size. Lower tokenize.max_length" in plan_table(params, 3 * GIBIBYTE)
 
 
 @pytest.mark.usefixtures("seven")
@@ -509,14 +536,15 @@ def test_where_nothing_fits_the_plan_names_the_largest_batch_that_does(params_of
 def test_a_training_that_will_hardly_fit_its_gpu_says_so_before_it_loads_the_base(
     params_of, monkeypatch, capsys, gib, said
 ):
-    monkeypatch.setattr(stages._train.model, "pick_device", lambda machine: torch.device("cuda"))
-    monkeypatch.setattr(stages._train.model, "device_memory", lambda cuda: gib * GIB)
-    pick_memory(params_of(), 2048)
+    monkeypatch.setattr(memory, "device_memory", lambda machine: gib * GIBIBYTE)
+    workload = workload_of(params_of())
+    on_cuda = replace(workload.machine, device=torch.device("cuda"))
+    pick_plan("auto", replace(workload, machine=on_cuda), smallest=int)
     line = r"train: that needs about \d+\.\d GiB of the GPU's 4\.0\. .* lower train\.batch_size or tokenize\.max_length"
     assert bool(re.search(line, capsys.readouterr().out)) == said
 
 
 def test_a_budget_is_a_number_of_gib():
-    assert (budget_of([]), budget_of(["1.5"])) == (None, 3 * GIB // 2)
+    assert (parse_budget([]), parse_budget(["1.5"])) == (None, 3 * GIBIBYTE // 2)
     with pytest.raises(UserError, match="--plan takes a number of GiB"):
-        budget_of(["much"])
+        parse_budget(["much"])

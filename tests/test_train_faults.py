@@ -54,10 +54,10 @@ def test_killed_again_and_again_a_training_ends_with_the_bytes_of_one_that_was_n
     step = 0
     for where, fault, next_step in KILLS:
         printed = repository.run("dvc", "repro", fault=fault, code=-signal.SIGKILL)
-        assert (f"train: goes on from step {step}\n" in printed) == (step > 0), where
+        assert (f"train: continues from step {step}\n" in printed) == (step > 0), where
         assert repository.checkpoints()[-1] == f"step-{next_step:08}", where
         step = next_step
-    assert f"train: goes on from step {STEPS}\n" in repository.run("dvc", "repro")
+    assert f"train: continues from step {STEPS}\n" in repository.run("dvc", "repro")
     assert repository.results() == uninterrupted.results()
     assert not list(repository.folder.glob(".dvc/tmp/checkpoints/*"))
     timing = read_yaml(repository.folder / "metrics/train.timing.json")
@@ -85,7 +85,7 @@ def test_sigterm_saves_the_step_it_came_in_and_a_trainer_whose_dvc_was_killed_do
     fault = "stages._train.trainer:Trainer.training_step:3:SIGTERM"  # in the second step
     printed = repository.run("dvc", "repro", fault=fault, code=255)
     assert "train: SIGTERM: ends after this step, with a checkpoint\n" in printed
-    assert "train: stopped by SIGTERM. The next run with the same values goes on from step 2\n" in printed
+    assert "train: stopped by SIGTERM. The next run with the same values continues from step 2\n" in printed
     assert "exited with 143" in printed
     assert "Traceback" not in printed
 
@@ -113,16 +113,16 @@ def test_what_slurm_or_ctrl_c_sends_to_dvc_and_training_alike_saves_a_step_to_go
     repository = made("grouped")
     fault = "stages._train.trainer:Trainer.training_step:3:SIGTERM:group"  # in the second step
     printed = repository.run(*SLURM, fault=fault, code=255)
-    assert "train: stopped by SIGTERM. The next run with the same values goes on from step 2\n" in printed
+    assert "train: stopped by SIGTERM. The next run with the same values continues from step 2\n" in printed
     assert "exited with 143" in printed
     assert repository.checkpoints() == ["step-00000002"]
     printed = repository.run(
         "dvc", "repro", fault="stages._train.trainer:Trainer.training_step:3:SIGINT:group", code=255
     )
-    assert "train: goes on from step 2\n" in printed
-    assert "train: stopped by SIGINT. The next run with the same values goes on from step 4\n" in printed
+    assert "train: continues from step 2\n" in printed
+    assert "train: stopped by SIGINT. The next run with the same values continues from step 4\n" in printed
     assert "Traceback" not in printed
-    assert "train: goes on from step 4\n" in repository.run("dvc", "repro")
+    assert "train: continues from step 4\n" in repository.run("dvc", "repro")
     assert repository.results() == uninterrupted.results()
 
 
@@ -143,7 +143,7 @@ def test_an_experiment_in_a_temporary_folder_goes_on_where_a_killed_one_stopped(
     fault = "stages.runtime.watch:Watch.on_step_begin:7:SIGKILL"
     repository.run("dvc", "exp", "run", "--temp", "--name", "one", fault=fault, code=-signal.SIGKILL)
     printed = repository.run("dvc", "exp", "run", "--temp", "--name", "two")
-    assert "train: goes on from step 4\n" in printed
+    assert "train: continues from step 4\n" in printed
     assert repository.hashes("two") == uninterrupted.hashes()
 
 
@@ -157,7 +157,7 @@ def test_a_queued_experiment_goes_on_where_one_stopped_that_was_killed_with_its_
     repository.run("dvc", "exp", "run", "--queue", "--name", "two")
     repository.run("dvc", "queue", "start")
     wait_for(lambda: "/two\n" in repository.run("git", "for-each-ref"))
-    assert "train: goes on from step 4\n" in repository.run("dvc", "queue", "logs", "two")
+    assert "train: continues from step 4\n" in repository.run("dvc", "queue", "logs", "two")
     assert repository.hashes("two") == uninterrupted.hashes()
 
 

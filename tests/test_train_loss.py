@@ -11,6 +11,7 @@ from trl import SFTConfig, SFTTrainer
 import stages._train.model
 from stages._train.checkpointing import Checkpoints
 from stages._train.model import add_adapter
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model, make_deterministic
 from stages.core.paths import BASE
 from stages.core.prompts import IGNORED
@@ -107,9 +108,9 @@ def alone(made):
 
 def plain_base(params):
     """In 16 bits; of 4 bits with the values that they stand for, not rounded to 16."""
-    model = load_model(BASE, params.machine).float()
+    model = load_model(BASE, resolve_machine(params.machine)).float()
     if params.quantization.bits == 4:
-        for name, module in quantized_modules(load_exactly(BASE, params.machine, params.quantization)):
+        for name, module in quantized_modules(load_exactly(BASE, resolve_machine(params.machine), params.quantization)):
             model.get_submodule(name).weight.data.copy_(dequantized(module))
     return model
 
@@ -171,7 +172,9 @@ def test_the_first_step_is_that_of_trl_as_documented_on_unpacked_rows(
     (batch, accumulation), made = split, alone(rows(4))[:8]
     params = options_of(lora={"dropout": 0.0}, **BITS[bits])
     make_deterministic(params.seed, wanted=True, warn_only=False)
-    model = add_adapter(load_model(BASE, params.machine, params.quantization), params.lora, BASE_MANIFEST)
+    model = add_adapter(
+        load_model(BASE, resolve_machine(params.machine), params.quantization), params.lora, BASE_MANIFEST
+    )
     arguments = SFTConfig(
         output_dir=str(training_folder / "trl"),
         num_train_epochs=1,

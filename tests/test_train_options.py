@@ -11,18 +11,19 @@ import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors.torch import load_file, save_file
 
-from stages._train.adapter_init import check_start, lora_layers, start, values_of
-from stages._train.checkpointing import Checkpoints, steps
+from stages._train.adapter_init import check_initial_adapter, dequantized_weight, initialize_adapter, lora_layers
+from stages._train.checkpointing import Checkpoints, finished_checkpoints
 from stages._train.metrics import curves, losses
-from stages._train.model import quantized_bytes
+from stages._train.model import loaded_bytes
 from stages._train.preflight import adapter_parameters
 from stages.core.attention import flat_batch
 from stages.core.fused.layer import fuse
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model
 from stages.runtime.errors import UserError
-from stages.runtime.memory import Keep
+from stages.runtime.memory import MemoryPlan
 from tests.support.layers import graph_of
-from tests.support.training import BITS, KEEP, OPTIONS, new_trainer, rows, saved
+from tests.support.training import BITS, OPTIONS, PLAN, new_trainer, rows, saved
 
 
 def logits(model, batch):
@@ -41,17 +42,17 @@ def check_option(trainer_of, params, training_folder):
 
     again = trainer_of(params, Checkpoints({"number": 1}, limit=100))
     torch.rand(5)
-    again.run(steps(whole.checkpoints.folder)[-1])
+    again.run(finished_checkpoints(whole.checkpoints.folder)[-1])
     assert saved(again, training_folder / "again") == result
     assert curves(again.state.log_history) == curves(whole.state.log_history)
 
-    base = load_model(Path("models/base"), params.machine, params.quantization, packed=True)
+    base = load_model(Path("models/base"), resolve_machine(params.machine), params.quantization, packed=True)
     loaded = peft.PeftModel.from_pretrained(base, training_folder / "whole")
     trained, read = (logits(model, flat_batch(rows(2))) for model in (whole.model, loaded))
     # Of W − B₀A₀ the trained model has the bf16 values, and the stage's own layers round otherwise than PEFT's.
     assert (trained - read).abs().mean() < 0.02 * trained.std()
-    if not whole.taken:
-        fuse(loaded, **vars(KEEP))
+    if not whole.subtracted:
+        fuse(loaded, **vars(PLAN))
         assert torch.equal(logits(loaded, flat_batch(rows(2))), trained)
     return whole
 
@@ -68,12 +69,12 @@ def test_an_option_trains_is_loaded_by_peft_and_goes_on_to_the_same_bytes(
 @pytest.mark.parametrize("name", ["dora", "8 bits", "16 bits"])
 def test_without_fused_layers_too_the_bytes_do_not_depend_on_what_is_kept(options_of, training_folder, name):
     params, found = options_of(**OPTIONS[name]), []
-    for keep in (Keep(2, 0), Keep(0, 0)):
-        checkpoints = Checkpoints({"keep": str(keep)}, limit=1)
-        trainer = new_trainer(params, rows(8), rows(2), checkpoints, keep=keep)
-        assert trainer.args.gradient_checkpointing == (keep.activations == 0)
+    for plan in (MemoryPlan(2, 0), MemoryPlan(0, 0)):
+        checkpoints = Checkpoints({"plan": str(plan)}, limit=1)
+        trainer = new_trainer(params, rows(8), rows(2), checkpoints, plan=plan)
+        assert trainer.args.gradient_checkpointing == (plan.activations == 0)
         trainer.run(None)
-        found.append(saved(trainer, training_folder / str(keep.activations)))
+        found.append(saved(trainer, training_folder / str(plan.activations)))
     assert found[0] == found[1]
 
 
@@ -81,8 +82,8 @@ def test_without_fused_layers_too_the_bytes_do_not_depend_on_what_is_kept(option
 def test_recomputing_holds_no_inputs_of_llm_int8(options_of):
     """They lie on the nodes of autograd's graph, out of the sight of its hooks for saved tensors."""
     params, kinds = options_of(**OPTIONS["8 bits"]), []
-    for keep in (Keep(2, 0), Keep(0, 0)):
-        trainer = new_trainer(params, rows(4), rows(2), Checkpoints({"keep": str(keep)}, limit=1), keep=keep)
+    for plan in (MemoryPlan(2, 0), MemoryPlan(0, 0)):
+        trainer = new_trainer(params, rows(4), rows(2), Checkpoints({"plan": str(plan)}, limit=1), plan=plan)
         if trainer.args.gradient_checkpointing:  # as the Trainer does when it starts
             trainer.model.activation_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
         batch = trainer.data_collator(rows(2))
@@ -100,7 +101,7 @@ def test_a_training_goes_on_from_an_earlier_adapter(trainer_of, options_of, trai
     Path("data").mkdir()
     saved(first, training_folder / "data/adapters/first")
     params = options_of(lora={"init_from": "first"}, train={"learning_rate": 5e-3})
-    check_start(params.lora)
+    check_initial_adapter(params.lora)
     second = check_option(trainer_of, params, training_folder)
     start, before = (losses(trainer.state.log_history) for trainer in (second, first))
     assert start["validation_loss_start"] == before["validation_loss"]
@@ -124,17 +125,18 @@ def test_gradients_after_an_evaluation_equal_those_before_one(trainer_of, option
 
 def test_in_8_bits_every_linear_layer_but_the_head_is_int8_and_in_16_none_is(training_folder, options_of):
     eight, sixteen = (
-        load_model(Path("models/base"), options_of().machine, options_of(**BITS[bits]).quantization) for bits in (8, 16)
+        load_model(Path("models/base"), resolve_machine(options_of().machine), options_of(**BITS[bits]).quantization)
+        for bits in (8, 16)
     )
     layers = [(name, module) for name, module in eight.named_modules() if isinstance(module, Linear8bitLt)]
     assert len(layers) == 2 * 7
     assert not any("lm_head" in name for name, _ in layers)
     assert not [module for module in sixteen.modules() if isinstance(module, Linear8bitLt | Linear4bit)]
     assert {parameter.dtype for parameter in sixteen.parameters()} == {torch.bfloat16}
-    assert quantized_bytes(sixteen) == 2 * sixteen.num_parameters()
+    assert loaded_bytes(sixteen) == 2 * sixteen.num_parameters()
     # One byte a weight instead of two, and a scale in fp32 for each row.
     saving = sum(module.in_features * module.out_features - 4 * module.out_features for _, module in layers)
-    assert quantized_bytes(eight) == quantized_bytes(sixteen) - saving
+    assert loaded_bytes(eight) == loaded_bytes(sixteen) - saving
 
 
 def original(name):
@@ -148,9 +150,9 @@ def original(name):
 def test_loftq_leaves_the_least_error_that_its_rank_allows(trainer_of, options_of, variant):
     params = options_of(lora={"init": "loftq", "variant": variant})
     model = trainer_of(params).model
-    assert start(model, params.lora, None) == {}
+    assert initialize_adapter(model, params.lora, None) == {}
     for name, layer in lora_layers(model):
-        lost = original(name) - values_of(layer.weight).float()
+        lost = original(name) - dequantized_weight(layer.weight).float()
         with torch.no_grad():
             left = lost - layer.get_delta_weight("default").float()
         least = torch.linalg.svdvals(lost)[params.lora.r :].norm()  # Eckart and Young 1936
@@ -165,7 +167,7 @@ def test_what_was_taken_out_of_the_base_leaves_the_adapter_as_in_pefts_own_conve
     trainer = trainer_of(options_of(lora={"init": init, "variant": variant}, **BITS[16]))
     model, batch = trainer.model, flat_batch(rows(1))
     before = logits(model, batch)
-    trainer.taken = start(model, trainer.lora, None)
+    trainer.subtracted = initialize_adapter(model, trainer.lora, None)
     assert (logits(model, batch) - before).abs().mean() < 0.02 * before.std()
     for name, layer in lora_layers(model):
         assert not torch.equal(layer.weight, original(name).bfloat16())
@@ -174,7 +176,7 @@ def test_what_was_taken_out_of_the_base_leaves_the_adapter_as_in_pefts_own_conve
             parameter.data += 0.01 * torch.randn_like(parameter)
     saved(trainer, training_folder / "ours")
     (training_folder / "initial").mkdir()
-    save_file(trainer.taken, training_folder / "initial/adapter_model.safetensors")
+    save_file(trainer.subtracted, training_folder / "initial/adapter_model.safetensors")
     model.save_pretrained(
         training_folder / "peft",
         save_embedding_layers=False,
@@ -209,10 +211,10 @@ def test_an_adapter_to_start_from_that_does_not_fit_is_refused_by_the_key(
     saved(trainer, training_folder / "data/adapters/first")
     lora = options_of(lora={"init_from": "first"} | change).lora
     if message is None:
-        check_start(lora)
+        check_initial_adapter(lora)
     else:
         with pytest.raises(UserError, match=f"lora.init_from: .*{message}"):
-            check_start(lora)
+            check_initial_adapter(lora)
 
 
 @pytest.mark.parametrize("init", ["loftq", "pissa", "olora"])

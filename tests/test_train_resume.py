@@ -12,16 +12,16 @@ import torch
 from transformers import TrainerCallback
 
 from stages._train.adapter_io import check_saved, save_adapter
-from stages._train.checkpointing import MANIFEST, Checkpoints, root, steps
+from stages._train.checkpointing import MANIFEST, Checkpoints, checkpoint_root, finished_checkpoints
 from stages._train.metrics import curves, losses
-from stages.core.quantization import Values
+from stages.core.quantization import BaseValues
 from stages.runtime.errors import UserError
-from stages.runtime.failures import in_words
-from stages.runtime.memory import Keep
+from stages.runtime.failures import explained_failures
+from stages.runtime.memory import MemoryPlan
 from stages.runtime.signals import Stop
 from stages.train import train
 from tests.support.project import ROOT
-from tests.support.training import BASE_MANIFEST, KEEP, new_trainer, rows
+from tests.support.training import BASE_MANIFEST, PLAN, new_trainer, rows
 
 STEPS = 8  # 10 rows are 5 batches, of which an epoch makes 3 steps, the last of one batch; 2.5 epochs
 
@@ -45,12 +45,12 @@ def place(tmp_path, monkeypatch):
 def trainer_of(small_base, params):
     """trainer_of(checkpoints) is what the stage makes of a fresh process."""
 
-    def build(checkpoints, save_steps=1, keep=KEEP):
+    def build(checkpoints, save_steps=1, plan=PLAN):
         machine = params.machine.model_copy(update={"save_steps": save_steps})
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(small_base.parents[1])
             changed = params.model_copy(update={"machine": machine})
-            return new_trainer(changed, rows(10), rows(3, seed=1), checkpoints, keep)
+            return new_trainer(changed, rows(10), rows(3, seed=1), checkpoints, plan)
 
     return build
 
@@ -79,7 +79,7 @@ def test_checkpoints_change_no_bit_of_the_result(uninterrupted, trainer_of, tmp_
     trainer = trainer_of(Checkpoints({}, limit=1), save_steps=100)
     trainer.run(None)
     assert result(trainer, tmp_path / "adapter") == uninterrupted[0]
-    assert [path.name for path in steps(trainer.checkpoints.folder)] == [f"step-{STEPS:08}"]
+    assert [path.name for path in finished_checkpoints(trainer.checkpoints.folder)] == [f"step-{STEPS:08}"]
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
@@ -101,23 +101,23 @@ def test_a_resumed_training_equals_the_uninterrupted_one_from_each_of_its_steps(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", [Keep(0, 0), Keep(1, 0, offload=True), Keep(2, 2)])
+@pytest.mark.parametrize("plan", [MemoryPlan(0, 0), MemoryPlan(1, 0, offload=True), MemoryPlan(2, 2)])
 def test_whatever_is_kept_in_memory_the_bytes_are_the_same_and_a_resumed_training_may_keep_something_else(
-    uninterrupted, trainer_of, tmp_path, capsys, keep
+    uninterrupted, trainer_of, tmp_path, capsys, plan
 ):
     expected, folder = uninterrupted
-    whole = trainer_of(Checkpoints({"number": 0}, limit=1), keep=keep)
+    whole = trainer_of(Checkpoints({"number": 0}, limit=1), plan=plan)
     whole.run(None)
     assert result(whole, tmp_path / "whole") == expected
     capsys.readouterr()
-    again = trainer_of(Checkpoints({"number": 1}, limit=1), keep=keep)
+    again = trainer_of(Checkpoints({"number": 1}, limit=1), plan=plan)
     again.run(folder / "step-00000003")
     assert (
-        capsys.readouterr().out == f"train: until this checkpoint it kept {KEEP}; now {keep}. The bits are the same\n"
+        capsys.readouterr().out == f"train: until this checkpoint it kept {PLAN}; now {plan}. The bits are the same\n"
     )
     assert result(again, tmp_path / "again") == expected
-    (last,) = steps(again.checkpoints.folder)
-    assert json.loads((last / "costs.json").read_text())["memory"] == str(keep)
+    (last,) = finished_checkpoints(again.checkpoints.folder)
+    assert json.loads((last / "costs.json").read_text())["memory"] == str(plan)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def saved(uninterrupted, monkeypatch, tmp_path):
         return opened[-1]
 
     folder = build().folder
-    for path in steps(uninterrupted[1])[-3:]:
+    for path in finished_checkpoints(uninterrupted[1])[-3:]:
         shutil.copytree(path, folder / path.name)
     return build
 
@@ -161,12 +161,12 @@ DAMAGES = [
 @pytest.mark.parametrize(("name", "harm", "message"), DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_with_a_line_that_says_what_is_wrong(saved, capsys, name, harm, message):
     checkpoints = saved()
-    harm(steps(checkpoints.folder)[0] / name)
+    harm(finished_checkpoints(checkpoints.folder)[0] / name)
     assert checkpoints.newest().name == "step-00000002"
     first, second = capsys.readouterr().out.splitlines()
     assert "step-00000003" in first
     assert message in first
-    assert second == "train: goes on from step 2"
+    assert second == "train: continues from step 2"
 
 
 def test_a_checkpoint_that_was_being_written_is_cleared_away(saved):
@@ -204,14 +204,14 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_training_and_harms_no_oth
 def test_as_many_checkpoints_are_kept_as_asked_for(saved):
     checkpoints = saved(limit=2)
     checkpoints.save(4, lambda folder: (folder / "costs.json").write_text("{}"))
-    assert [path.name for path in steps(checkpoints.folder)] == ["step-00000004", "step-00000003"]
+    assert [path.name for path in finished_checkpoints(checkpoints.folder)] == ["step-00000004", "step-00000003"]
     assert checkpoints.newest().name == "step-00000004"
 
 
 def test_other_values_start_afresh_and_the_line_names_what_differs(saved, capsys):
     parts = {"lora.r": 16, "seed": 1, "stages/train.py": "sha256:aa", "torch": "2.13.0"}
     first = saved(parts)
-    shutil.copytree(steps(saved().folder)[0], first.folder / "step-00000007")
+    shutil.copytree(finished_checkpoints(saved().folder)[0], first.folder / "step-00000007")
     other = saved(parts | {"lora.r": 8, "stages/train.py": "sha256:bb"})
     assert other.newest() is None
     assert capsys.readouterr().out == (
@@ -221,7 +221,7 @@ def test_other_values_start_afresh_and_the_line_names_what_differs(saved, capsys
 
 
 def test_of_other_fingerprints_the_three_newest_stay_and_those_in_use(saved):
-    source = steps(saved().folder)[0]
+    source = finished_checkpoints(saved().folder)[0]
     used = Checkpoints({"number": -1}, 1)
     shutil.copytree(source, used.folder / source.name)
     names = []
@@ -229,11 +229,11 @@ def test_of_other_fingerprints_the_three_newest_stay_and_those_in_use(saved):
         checkpoints = saved({"number": number})
         shutil.copytree(source, checkpoints.folder / source.name)
         names.append(checkpoints.folder.name)
-    shutil.rmtree(root() / saved().folder.name)
+    shutil.rmtree(checkpoint_root() / saved().folder.name)
     saved({"number": "killed before its first checkpoint"})
     own = saved({"number": "own"})
     own.tidy()
-    assert {path.name for path in root().iterdir()} == {own.folder.name, used.folder.name, *names[2:]}
+    assert {path.name for path in checkpoint_root().iterdir()} == {own.folder.name, used.folder.name, *names[2:]}
     used.lock.close()
 
 
@@ -283,7 +283,7 @@ def test_training_refuses_moments_that_come_back_in_another_dtype(uninterrupted,
     trainer = trainer_of(Checkpoints({}, 1))
     trainer.callback_handler.callbacks.insert(0, Rounding())
     with pytest.raises(RuntimeError, match=r"not trained in fp32: .*exp_avg"):
-        trainer.run(steps(uninterrupted[1])[-2])
+        trainer.run(finished_checkpoints(uninterrupted[1])[-2])
 
 
 class Greedy(TrainerCallback):
@@ -319,7 +319,7 @@ def test_an_adapter_of_no_numbers_is_compared_by_its_bytes(trainer_of, tmp_path)
 def test_what_cuda_says_of_memory_is_told_while_the_base_is_loaded_too(said):
     with (
         pytest.raises(UserError, match=r"^out of memory while the base was loaded .*No step.*stages\.train --plan"),
-        in_words(lambda: "while the base was loaded", Stop().next_run),
+        explained_failures(lambda: "while the base was loaded", Stop().next_run),
     ):
         raise RuntimeError(said)
 
@@ -327,11 +327,11 @@ def test_what_cuda_says_of_memory_is_told_while_the_base_is_loaded_too(said):
 def test_out_of_memory_ends_with_what_to_do_and_from_where_it_goes_on(uninterrupted, trainer_of, tmp_path):
     trainer = trainer_of(Checkpoints({}, 1))
     trainer.add_callback(Greedy)
-    with pytest.raises(UserError, match=r"out of memory in step 3 .*goes on from step 2\. .*train\.batch_size"):
-        train(trainer, None, Values({}, {}))
+    with pytest.raises(UserError, match=r"out of memory in step 3 .*continues from step 2\. .*train\.batch_size"):
+        train(trainer, None, BaseValues({}, {}))
     assert not (tmp_path / "models/adapter").exists()
     again = trainer_of(trainer.checkpoints)
-    train(again, trainer.checkpoints.newest(), Values({}, {}))
+    train(again, trainer.checkpoints.newest(), BaseValues({}, {}))
     assert result(again, tmp_path / "again") == uninterrupted[0]
     saved_adapter = (tmp_path / "models/adapter/adapter_model.safetensors").read_bytes()
     assert saved_adapter == uninterrupted[0][0]
@@ -354,7 +354,7 @@ class Filling(TrainerCallback):
 
 FULL = [  # in the middle of which step, what is said, from where the next run goes on
     (4, r"^the checkpoint of step 5 could not be written .* are kept: 4\. Free some space and run it again$", 4),
-    (STEPS, r"^models/adapter could not be written .*\. Free some space\. .* goes on from step 8, the last$", STEPS),
+    (STEPS, r"^models/adapter could not be written .*\. Free some space\. .* continues from step 8, the last$", STEPS),
 ]
 
 
@@ -367,12 +367,12 @@ def test_a_full_disk_ends_a_training_with_what_to_do_and_the_next_run_ends_with_
     trainer = trainer_of(Checkpoints({}, 1))
     trainer.add_callback(Filling(disk, step))
     with pytest.raises(UserError, match=message):
-        train(trainer, None, Values({}, {}))
+        train(trainer, None, BaseValues({}, {}))
     disk(full=False)
     assert not (tmp_path / "models/adapter").exists()
     again, checkpoint = trainer_of(trainer.checkpoints), trainer.checkpoints.newest()
     assert checkpoint.name == f"step-{last:08}"
-    train(again, checkpoint, Values({}, {}))
+    train(again, checkpoint, BaseValues({}, {}))
     assert result(again, tmp_path / "again") == uninterrupted[0]
     assert (tmp_path / "models/adapter/adapter_model.safetensors").read_bytes() == uninterrupted[0][0]
 
@@ -393,6 +393,6 @@ def test_an_operation_that_does_not_repeat_ends_a_deterministic_training_with_wh
             UserError,
             match=r"in step 3 gives other bits .*\(put_ does not have .*\), and train\.deterministic is true",
         ):
-            train(trainer, None, Values({}, {}))
+            train(trainer, None, BaseValues({}, {}))
     finally:
         torch.use_deterministic_algorithms(False)

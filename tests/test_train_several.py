@@ -20,15 +20,16 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from stages._train.checkpointing import LIBRARIES
-from stages._train.data_parallel import Even
-from stages._train.model import add_adapter, shard
+from stages._train.data_parallel import EvenBatchSampler
+from stages._train.fingerprint import LIBRARIES
+from stages._train.model import add_adapter, shard_base
 from stages.core.fused import layer
-from stages.core.models import load_model, pick_device
+from stages.core.machine import resolve_machine
+from stages.core.models import load_model
 from stages.core.params import load_params
 from stages.core.paths import read_json
 from stages.runtime.errors import UserError
-from stages.runtime.launch import configuration, devices
+from stages.runtime.launch import check_processes, launch_config
 from stages.runtime.signals import Stop
 from stages.train import main
 from tests.support.data_files import write_rows
@@ -56,7 +57,7 @@ def spread(rows, batch_size, processes, seed, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     dealt = []
     for number in range(processes):
-        order = Even(rows + 1, batch_size, seed)
+        order = EvenBatchSampler(rows + 1, batch_size, seed)
         shard = BatchSamplerShard(BatchSampler(order, batch_size, drop_last=False), processes, number)
         epochs = []
         for epoch in range(2):
@@ -98,30 +99,34 @@ def with_gpus(count, monkeypatch):
 )
 def test_auto_takes_the_gpus_that_divide_the_batches_of_a_step(params_of, monkeypatch, gpus, machine, expected):
     with_gpus(gpus, monkeypatch)
-    assert devices(params_of(machine=machine, train={"gradient_accumulation_steps": 8})) == expected
+    section = params_of(machine=machine).machine
+    resolved = resolve_machine(section, batches=8)
+    check_processes(section, resolved, batches=8)
+    assert resolved.processes == expected * section.nodes
 
 
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
         ({"devices": 4}, "machine.devices is 4, but PyTorch sees 3 CUDA devices"),
-        ({"sharding": "fsdp"}, "machine.sharding shares the base out over several processes, and there is one"),
+        ({"sharding": "fsdp"}, "machine.sharding shares the base among several processes, and there is one"),
         ({"devices": 3}, "train.gradient_accumulation_steps is 8, which 3 processes"),
         ({"devices": 1, "nodes": 3, "rendezvous": "a:1"}, "train.gradient_accumulation_steps is 8, which 3 processes"),
     ],
 )
 def test_processes_that_cannot_be_are_refused(params_of, monkeypatch, machine, message):
     with_gpus(3, monkeypatch)
+    section = params_of(machine=machine).machine
     with pytest.raises(UserError, match=message):
-        devices(params_of(machine=machine, train={"gradient_accumulation_steps": 8}))
+        check_processes(section, resolve_machine(section, batches=8), batches=8)
 
 
 def test_each_process_has_a_gpu_of_its_own(params_of, monkeypatch):
     with_gpus(2, monkeypatch)
     machine = params_of().machine
-    assert pick_device(machine) == torch.device("cuda")
+    assert resolve_machine(machine).device == torch.device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert pick_device(machine) == torch.device("cuda:1")
+    assert resolve_machine(machine).device == torch.device("cuda:1")
 
 
 def test_several_machines_need_a_place_to_meet(params_of):
@@ -133,8 +138,8 @@ def test_several_machines_need_a_place_to_meet(params_of):
 
 def test_a_machine_tells_the_others_the_address_that_faces_them(params_of):
     def meeting(place):
-        params = params_of(machine={"nodes": 2, "rendezvous": place})
-        return configuration(params, 1)
+        machine = params_of(machine={"nodes": 2, "rendezvous": place}).machine
+        return launch_config(machine, 1)
 
     assert meeting("127.0.0.1:29500").local_addr == "127.0.0.1"
     with pytest.MonkeyPatch.context() as patch:
@@ -147,7 +152,7 @@ def test_a_machine_tells_the_others_the_address_that_faces_them(params_of):
 def test_a_sharded_base_leaves_half_of_its_layers_in_each_of_two_processes(small_base, params_of, monkeypatch):
     params = params_of(lora={"r": 4}, machine={"device": "cpu", "devices": 2, "sharding": "fsdp"})
     monkeypatch.setenv("LOCAL_RANK", "0")
-    model = load_model(small_base, params.machine, params.quantization)
+    model = load_model(small_base, resolve_machine(params.machine), params.quantization)
     layers = [p for name, p in model.named_parameters() if ".layers." in name]
     before = sum(p.nbytes for p in layers)
     assert {p.dtype for p in layers} == {torch.bfloat16}
@@ -155,7 +160,7 @@ def test_a_sharded_base_leaves_half_of_its_layers_in_each_of_two_processes(small
     monkeypatch.setenv("WORLD_SIZE", "2")
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
-        shard(model)
+        shard_base(model)
     finally:
         torch.distributed.destroy_process_group()
     base = [p for name, p in model.named_parameters() if ".layers." in name and not p.requires_grad]
@@ -225,11 +230,11 @@ def free_port():
 
 JOIN = """
 import sys
-from stages._train.distributed import agree, join, total
+from stages._train.distributed import all_reduce_max, all_reduce_sum, join_processes
 from stages.runtime.errors import UserError
 try:
-    join(cuda=False)
-    print(agree(int(sys.argv[1])), total(int(sys.argv[1]), 0.5), file=sys.stderr)
+    join_processes(cuda=False)
+    print(all_reduce_max(int(sys.argv[1])), all_reduce_sum(int(sys.argv[1]), 0.5), file=sys.stderr)
 except UserError as error:
     print(error, file=sys.stderr)
 """
@@ -338,7 +343,7 @@ def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not
     stopped = made("stopped", devices=2, dropout=0.1, sharding=sharding)
     # Each process kills itself and nobody else in the fourth step, as if the machine went away.
     process = stopped.begin(fault="stages.runtime.watch:Watch.on_step_begin:4:SIGKILL")
-    assert "was ended by SIGKILL. If that was nobody" in stopped.finish(process, code=1)
+    assert "was ended by SIGKILL. If nobody did that" in stopped.finish(process, code=1)
     assert stopped.checkpoints() == ["step-00000002"]
 
     # Both wait before step 5 until the process that DVC would have started has passed SIGTERM on to them.
@@ -351,10 +356,10 @@ def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not
     for child in children(process.pid):
         os.kill(child, signal.SIGCONT)
     printed = stopped.finish(process, code=128 + signal.SIGTERM)
-    assert "train: goes on from step 2\n" in printed
+    assert "train: continues from step 2\n" in printed
     assert printed.splitlines()[-2:] == [
         "train: SIGTERM: ends after this step, with a checkpoint",
-        "train: stopped by SIGTERM. The next run with the same values goes on from step 5",
+        "train: stopped by SIGTERM. The next run with the same values continues from step 5",
     ]
 
     # The last step on two "machines", of which the second has no checkpoint of its own.
@@ -362,7 +367,7 @@ def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not
     second = made("second", dropout=0.1, **meet)
     stopped.change_sections({"machine": meet})
     helping = second.begin()
-    assert "train: goes on from step 5\n" in stopped.finish(stopped.begin(DVC_STAGE="train"))
+    assert "train: continues from step 5\n" in stopped.finish(stopped.begin(DVC_STAGE="train"))
     assert second.finish(helping) == ""
     assert stopped.results() == whole.results()
     assert not [*stopped.folder.glob(".dvc/tmp/checkpoints/*"), *second.folder.glob(".dvc/tmp/checkpoints/*")]

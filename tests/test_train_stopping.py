@@ -13,16 +13,17 @@ from transformers import TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from stages._train.checkpointing import Checkpoints, steps
-from stages._train.metrics import best, curves, evaluations, losses
-from stages._train.trainer import training_arguments
+from stages._train.arguments import training_arguments
+from stages._train.checkpointing import Checkpoints, finished_checkpoints
+from stages._train.metrics import best_evaluation, curves, evaluations, losses
+from stages.core.machine import resolve_machine
 from stages.core.params import Tracker
 from stages.core.paths import CURVE, VALIDATION_CURVE
 from stages.runtime import live_curves as live
 from stages.runtime import progress
 from stages.runtime.errors import UserError
 from stages.runtime.live_curves import LiveCurves
-from stages.runtime.trackers import places, prepare_trackers
+from stages.runtime.trackers import prepare_trackers, tracker_variables
 from tests.support.training import rows, saved
 
 # One row of those that are trained, and random tokens, on which whatever is learned soon makes things worse.
@@ -47,7 +48,7 @@ def history(*values):
     [((3.0,), 0), ((3.0, 2.0, 2.5), 1), ((3.0, 2.0, 2.0), 1), ((float("nan"), 2.0), 1), ((2.0, float("nan")), 0)],
 )
 def test_the_best_evaluation_is_the_first_with_the_lowest_loss(values, index):
-    assert best([{"step": 0, "loss": 1.0}, *history(*values)]) == index
+    assert best_evaluation([{"step": 0, "loss": 1.0}, *history(*values)]) == index
 
 
 def test_a_training_that_does_harm_ends_early_with_its_best_adapter(trainer_of, harmful, training_folder):
@@ -61,7 +62,7 @@ def test_a_training_that_does_harm_ends_early_with_its_best_adapter(trainer_of, 
     assert trainer.evaluate()["eval_loss"] == loss != found[-1][1]
     del trainer.state.log_history[-1]
     result = saved(trainer, training_folder / "whole"), curves(trainer.state.log_history)
-    for number, checkpoint in enumerate(steps(trainer.checkpoints.folder)):
+    for number, checkpoint in enumerate(finished_checkpoints(trainer.checkpoints.folder)):
         again = trainer_of(harmful, Checkpoints({"number": number}, limit=100), UNLIKE)
         again.run(checkpoint)
         assert (saved(again, training_folder / f"again-{number}"), curves(again.state.log_history)) == result, (
@@ -73,7 +74,7 @@ def test_the_checkpoint_at_which_it_stopped_goes_no_step_further(trainer_of, har
     rare = harmful.model_copy(update={"machine": harmful.machine.model_copy(update={"save_steps": 100})})
     trainer = trainer_of(rare, Checkpoints({}, limit=100), UNLIKE)
     trainer.run(None)
-    (checkpoint,) = steps(trainer.checkpoints.folder)
+    (checkpoint,) = finished_checkpoints(trainer.checkpoints.folder)
     again = trainer_of(rare, Checkpoints({"number": 1}, limit=100), UNLIKE)
     again.run(checkpoint)
     assert again.state.global_step == trainer.state.global_step
@@ -102,10 +103,10 @@ class Reader(TrainerCallback):
 
 @pytest.mark.parametrize(("every", "behind"), [(0, 0), (1000, None)])
 def test_the_curves_files_follow_the_training(trainer_of, options_of, monkeypatch, every, behind):
-    monkeypatch.setattr(live, "EVERY", every)
+    monkeypatch.setattr(live, "WRITE_SECONDS", every)
     trainer = trainer_of(options_of(train={"epochs": 2}))
     reader = Reader()
-    trainer.add_callback(LiveCurves())
+    trainer.add_callback(LiveCurves(curves))
     trainer.add_callback(reader)
     trainer.run(None)
     assert max(step for step, _ in reader.seen) == 4
@@ -141,15 +142,15 @@ def test_curves_that_cannot_be_written_do_not_end_the_training_and_are_said_once
     def refuse(path, text):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(live, "EVERY", 0)
+    monkeypatch.setattr(live, "WRITE_SECONDS", 0)
     monkeypatch.setattr(live, "write_text", refuse)
     trainer = trainer_of(options_of(train={"epochs": 2}))
-    trainer.add_callback(LiveCurves())
+    trainer.add_callback(LiveCurves(curves))
     trainer.run(None)
     assert trainer.state.global_step == trainer.state.max_steps
     said = [line for line in capsys.readouterr().out.splitlines() if "curves" in line]
     assert said == [
-        f"train: the curves cannot be shown ([Errno 28] No space left on device: '{CURVE}'); the training goes on"
+        f"train: the curves cannot be shown ([Errno 28] No space left on device: '{CURVE}'); the training continues"
     ]
 
 
@@ -174,7 +175,7 @@ def test_trackers_that_are_not_installed_are_named_before_the_training(options_o
 @pytest.fixture
 def own_environment(training_folder, monkeypatch):
     """Whatever a test sets of the trackers' variables goes again."""
-    for variable in places(training_folder, "name"):
+    for variable in tracker_variables(training_folder, "name"):
         monkeypatch.setenv(variable, "to be restored")
         monkeypatch.delenv(variable)
 
@@ -182,7 +183,8 @@ def own_environment(training_folder, monkeypatch):
 @pytest.mark.parametrize("tracker", TRACKERS)
 def test_every_tracker_is_one_that_the_trainer_logs_to(trainer_of, options_of, tracker):
     """The Trainer makes its callbacks from just these names; making one needs the tracker itself."""
-    arguments = training_arguments(with_tracker(options_of, tracker), recompute=False)
+    params = with_tracker(options_of, tracker)
+    arguments = training_arguments(params, resolve_machine(params.machine), recompute=False)
     assert arguments.report_to == [tracker]
     assert INTEGRATION_TO_CALLBACK[tracker] in get_reporting_integration_callbacks(arguments.report_to)
 
@@ -198,7 +200,7 @@ def test_trackers_write_below_logs_of_the_repository_unless_they_are_told_otherw
     monkeypatch.setenv("DVC_ROOT", str(repository))
     monkeypatch.setenv("WANDB_DIR", "elsewhere")
     prepare_trackers(with_tracker(options_of, "tensorboard").machine, "name")
-    found = {variable: os.environ[variable] for variable in places(training_folder, "name")}
+    found = {variable: os.environ[variable] for variable in tracker_variables(training_folder, "name")}
     assert found.pop("WANDB_DIR") == "elsewhere"
     assert found.pop("MLFLOW_DISABLE_TELEMETRY") == "true"
     logs = repository / "logs"

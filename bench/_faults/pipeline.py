@@ -105,7 +105,7 @@ class Pipeline:
         stages = self.locked()
         for _ in range(len(LEFT) + 1):
             printed, code = self.start(stage, patience)
-            row["resumed"] += len(re.findall("goes on from step", printed))
+            row["resumed"] += len(re.findall("continues from step", printed))
             if code == -signal.SIGKILL and patience < PATIENCE:
                 row["kills"] += 1
                 row["short"] += stages > self.locked() > set()

@@ -9,6 +9,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from stages._tokenize.packing import pack
+from stages.core.machine import ResolvedMachine
 from stages.core.models import load_model
 from stages.core.params import Params
 from stages.core.paths import BASE, TOKENIZED, read_json
@@ -54,11 +55,11 @@ def random_7b(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def load_base(folder: Path, params: Params, packed: bool) -> torch.nn.Module:
+def load_base(folder: Path, params: Params, machine: ResolvedMachine, packed: bool) -> torch.nn.Module:
     """The 4-bit base, with an adapter that is the same for every contender."""
     from stages._train.model import add_adapter
 
-    model = load_model(folder, params.machine, params.quantization, packed=packed)
+    model = load_model(folder, machine, params.quantization, packed=packed)
     torch.manual_seed(params.seed)
     return add_adapter(model, params.lora, read_json(folder / "manifest.json"))
 

@@ -9,13 +9,17 @@ from datasets import Dataset
 
 from bench._train.base import load_base, masked, packed_rows
 from stages._train.checkpointing import Checkpoints
+from stages._train.model import PreparedModel
 from stages._train.trainer import make_trainer
-from stages.core.attention import register
+from stages.core.attention import register_varlen
 from stages.core.fused.layer import fuse
-from stages.core.models import make_deterministic, pick_attention
+from stages.core.machine import resolve_machine
+from stages.core.models import make_deterministic
 from stages.core.params import Params
 from stages.core.paths import read_json
-from stages.runtime.memory import choose, estimate, is_fused, shape_of
+from stages.core.quantization import BaseValues
+from stages.runtime.activations import shape_of
+from stages.runtime.memory import Workload, choose_plan, estimate_memory
 from stages.runtime.signals import Stop
 
 
@@ -36,29 +40,31 @@ class Ours:
         """With `estimated`, the bytes of memory at the peak that `python -m stages.train --plan` says."""
         params = self.params(params)
         make_deterministic(params.seed, params.train.deterministic, warn_only=False)
-        register()
+        register_varlen()
         budget = 2**40
         if torch.cuda.is_available():
             card = torch.cuda.get_device_properties(0).total_memory
             budget = min(card, int(self.budget * 2**30)) if self.budget else card
             torch.cuda.set_per_process_memory_fraction(budget / card)
         length = params.tokenize.max_length
-        varlen = pick_attention(params.machine, packed=True) == "varlen"
+        machine = resolve_machine(params.machine)
         shape = shape_of(read_json(folder / "config.json"))
-        keep = choose(shape, params, length, varlen, budget)
-        print(f"  keeps {keep}", flush=True)
-        model = load_base(folder, params, packed=True)
-        fused = self.fused and is_fused(params)
+        workload = Workload(shape, params.quantization, params.lora, params.train, machine, length)
+        plan = choose_plan(params.machine.memory, workload, budget)
+        print(f"  keeps {plan}", flush=True)
+        model = load_base(folder, params, machine, packed=True)
+        fused = self.fused and workload.fused
         if fused:
-            fuse(model, **vars(keep))
+            fuse(model, **vars(plan))
         rows = Dataset.from_list(packed_rows(some, length))
         checkpoints = Checkpoints({"bench": str(self), "seed": params.seed}, 1)
-        again = not fused and not keep.activations
-        trainer = make_trainer(model, {"train": rows, "validation": rows}, params, checkpoints, Stop(), again)
+        prepared = PreparedModel(model, 0, BaseValues({}, {}), plan, recompute=not fused and not plan.activations)
+        data = {"train": rows, "validation": rows}
+        trainer = make_trainer(prepared, data, params, machine, checkpoints, Stop())
         trainer.args.eval_strategy, trainer.args.eval_on_start, trainer.args.save_strategy = "no", False, "no"
         trainer.args.include_num_input_tokens_seen = "no"
-        if fused == is_fused(params):
-            trainer.estimated = estimate(shape, params, keep, length, varlen).total
+        if fused == workload.fused:
+            trainer.estimated = estimate_memory(workload, plan).total
         return trainer
 
 
@@ -107,8 +113,8 @@ class Trl:
         from transformers import AutoTokenizer
 
         make_deterministic(params.seed, False, warn_only=False)
-        machine = params.machine.model_copy(update={"attention": "sdpa"})
-        model = load_base(folder, params.model_copy(update={"machine": machine}), packed=False)
+        machine = resolve_machine(params.machine.model_copy(update={"attention": "sdpa"}))
+        model = load_base(folder, params, machine, packed=False)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         options = {"gradient_checkpointing": self.recompute, "use_liger_kernel": self.liger}
         return trl_trainer(model, tokenizer, some, params, self.packing, **options)

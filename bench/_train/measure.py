@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from stages.core.attention import collate
 from stages.core.prompts import IGNORED
-from stages.runtime.memory import shape_of
+from stages.runtime.activations import shape_of
 from stages.runtime.runner import peak_memory
 
 WARM = 2  # optimizer steps that are not timed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stages._merge.nf4 import FOUR_BIT_BLOCK, quantized
 from stages._merge.weights import OriginalWeight, StoredTensor
 from stages.core.params import Quantization
-from stages.core.quantization import dequantize_constants, places, quantize_constants, raw_bytes
+from stages.core.quantization import dequantize_constants, quantize_constants, raw_bytes, sample_positions
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ class FourBitWeight:
 
         self.stored, self.quant_type, self.digest = stored, quantization.quant_type, hashlib.sha256()
         count = math.prod(stored.shape)
-        self.places, self.sample = places(count), []
+        self.places, self.sample = sample_positions(count), []
         # Allocated whole at the start. Small lasting pieces between temporary ones would fragment the memory.
         self.packed = torch.empty(((count + 1) // 2, 1), dtype=torch.uint8, device=device)
         self.constants = torch.empty(-(count // -FOUR_BIT_BLOCK), device=device)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from stages._merge.stream import MergePlan, merged_blocks
 from stages._merge.weights import OriginalWeight
+from stages.core.machine import ResolvedMachine
 from stages.core.models import load_model
-from stages.core.params import Machine, Quantization
+from stages.core.params import Quantization
 from stages.core.prompts import IGNORED
-from stages.core.quantization import Values, values_of
+from stages.core.quantization import BaseValues, base_values
 from stages.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Reference:
         base: Path,
         adapter: Path,
         rows: list[dict],
-        machine: Machine,
+        machine: ResolvedMachine,
         quantization: Quantization,
         wanted: bool = False,
     ):
@@ -74,12 +75,12 @@ class Reference:
         import torch
         from peft import PeftModel
 
-        from stages.core.attention import register
+        from stages.core.attention import register_varlen
         from stages.core.fused.layer import fuse
 
-        register()
+        register_varlen()
         model = load_model(base, machine, quantization, packed=True)
-        self.values = values_of(model) if wanted else Values({}, {})
+        self.values = base_values(model) if wanted else BaseValues({}, {})
         model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=True).eval()
         if machine.sharding == "none":
             fuse(model)

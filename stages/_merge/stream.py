@@ -12,7 +12,7 @@ from stages._merge.four_bit import FourBitWeight
 from stages._merge.weights import OriginalWeight, StoredTensor, TargetFile, copy_tensor, stored_tensors, write_header
 from stages.core.params import Quantization
 from stages.core.paths import read_json
-from stages.core.quantization import Values, raw_bytes
+from stages.core.quantization import BaseValues, raw_bytes
 from stages.runtime.errors import UserError
 from stages.runtime.progress import progress
 
@@ -33,7 +33,7 @@ class MergePlan:
     base: Path
     adapter: Adapter
     quantization: Quantization
-    trained: Values
+    trained: BaseValues
     device: "torch.device | str"
 
     def tensors(self) -> dict[str, StoredTensor]:
@@ -89,7 +89,7 @@ class ValueDifference:
     largest: float
 
 
-def value_differences(merged: Values, trained: Values) -> list[ValueDifference]:
+def value_differences(merged: BaseValues, trained: BaseValues) -> list[ValueDifference]:
     """The modules in `merged` whose 4-bit values are not those of training."""
     import torch
 
@@ -104,13 +104,13 @@ def value_differences(merged: Values, trained: Values) -> list[ValueDifference]:
     return different
 
 
-def write_tensor(plan: MergePlan, name: str, stored: StoredTensor, target: TargetFile) -> Values:
+def write_tensor(plan: MergePlan, name: str, stored: StoredTensor, target: TargetFile) -> BaseValues:
     """Writes one tensor into the open file. Returns its 4-bit values, or empty ones where it had none."""
     import torch
 
     if name not in plan.adapter and name not in plan.trained.hashes:
         copy_tensor(stored, target)
-        return Values({}, {})
+        return BaseValues({}, {})
     four_bit = None
     if name in plan.trained.hashes:
         four_bit = FourBitWeight(stored, plan.device, plan.quantization)
@@ -120,8 +120,8 @@ def write_tensor(plan: MergePlan, name: str, stored: StoredTensor, target: Targe
         target.put(data, position)
         position += len(data)
     if not four_bit:
-        return Values({}, {})
-    return Values({name: four_bit.digest.hexdigest()}, {name: torch.cat(four_bit.sample)})
+        return BaseValues({}, {})
+    return BaseValues({name: four_bit.digest.hexdigest()}, {name: torch.cat(four_bit.sample)})
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def write_merged(plan: MergePlan, folder: Path) -> list[ValueDifference]:
         executor = stack.enter_context(worker_threads())
         shown = stack.enter_context(progress("merge", len(tensors), " tensors"))
 
-        def write(name: str) -> Values:
+        def write(name: str) -> BaseValues:
             return write_tensor(plan, name, tensors[name], targets[tensors[name].path])
 
         different = []

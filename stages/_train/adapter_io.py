@@ -1,4 +1,4 @@
-"""The adapter: made, measured against its base, saved. What it starts from is in start.py."""
+"""The adapter's files: saved, and compared with what was trained."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +11,22 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def save_adapter(model: "PeftModel", folder: Path, taken: "dict[str, torch.Tensor] | None" = None) -> None:
+def save_adapter(model: "PeftModel", folder: Path, subtracted: "dict[str, torch.Tensor] | None" = None) -> None:
     """Writes adapter_model.safetensors and adapter_config.json.
 
-    taken: what was taken out of the base for the adapter to start with (see start.py). It is taken out of the adapter
-    in turn, by as many ranks more, so that the result is a plain LoRA of the untouched base. The computation is that of
-    PEFT's LoraModel.subtract_mutated_init, which loads a second adapter for it: W − B₀A₀ + BA = W + [B −B₀] [A; A₀].
+    With `subtracted` the file has twice the rank, so that it is a plain LoRA of the untouched base:
+    W − B₀A₀ + BA = W + [B −B₀] [A; A₀]. PEFT's LoraModel.subtract_mutated_init computes the same, but loads a second
+    adapter for it.
+
+    Args:
+        model: the trained model.
+        folder: where the files go.
+        subtracted: A₀ and B₀, as initialize_adapter() returns them.
     """
     model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub about the base
     config = read_json(folder / "adapter_config.json")
-    if taken:
-        double_rank(folder / "adapter_model.safetensors", taken)
+    if subtracted:
+        double_rank(folder / "adapter_model.safetensors", subtracted)
         config["r"] *= 2
         config["lora_alpha"] *= 2**0.5 if config["use_rslora"] else 2  # the scaling stays
     if isinstance(config["target_modules"], list):
@@ -30,21 +35,24 @@ def save_adapter(model: "PeftModel", folder: Path, taken: "dict[str, torch.Tenso
     (folder / "README.md").unlink()  # PEFT's card is an empty form
 
 
-def double_rank(file: Path, taken: "dict[str, torch.Tensor]") -> None:
+def double_rank(file: Path, subtracted: "dict[str, torch.Tensor]") -> None:
+    """Adds the subtracted matrices to those in the file, with the opposite sign."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    def wider(name: str, trained: "torch.Tensor") -> "torch.Tensor":
-        return torch.cat((trained, taken[name]), 0) if "lora_A" in name else torch.cat((trained, -taken[name]), 1)
+    def widen(name: str, trained: "torch.Tensor") -> "torch.Tensor":
+        if "lora_A" in name:
+            return torch.cat((trained, subtracted[name]), 0)
+        return torch.cat((trained, -subtracted[name]), 1)
 
-    save_file({name: wider(name, trained) for name, trained in load_file(file).items()}, file, {"format": "pt"})
+    save_file({name: widen(name, trained) for name, trained in load_file(file).items()}, file, {"format": "pt"})
 
 
 def check_saved(model: "PeftModel", file: Path) -> None:
-    """Reads the adapter's file again and compares it with what was trained, which of double_rank's is the first part.
+    """Reads the adapter's file again and compares it with what was trained: all of it, or the first half of the ranks.
 
     Raises:
-        UserError: a tensor is missing or not the same.
+        UserError: a tensor is missing or differs.
     """
     import torch
     from peft import get_peft_model_state_dict
@@ -54,8 +62,8 @@ def check_saved(model: "PeftModel", file: Path) -> None:
     wrong = sorted(trained.keys() ^ saved.keys())
     for name in saved.keys() & trained.keys():
         first = tuple(slice(size) for size in trained[name].shape)
-        bits = (each.contiguous().view(torch.uint8) for each in (trained[name].cpu(), saved[name][first]))
-        if not torch.equal(*bits):
+        tensors = (trained[name].cpu(), saved[name][first])
+        if not torch.equal(*(tensor.contiguous().view(torch.uint8) for tensor in tensors)):
             wrong.append(name)
     if wrong:
         raise UserError(

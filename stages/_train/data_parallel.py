@@ -1,4 +1,4 @@
-"""What each process of a training gets: its rows of an optimizer step, the checkpoint, its states of the generators."""
+"""What each process of a training gets: its rows of an optimizer step, the checkpoint, and its generators' states."""
 
 import os
 import random
@@ -13,40 +13,40 @@ import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Sampler
 
-from stages._train.checkpointing import difference, root
-from stages._train.distributed import agree, rank, world
+from stages._train.checkpointing import checkpoint_root
+from stages._train.distributed import all_reduce_max, rank, world_size
+from stages._train.fingerprint import fingerprint_changes
 from stages.core.prompts import IGNORED
 from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# A row that trains nothing, the last of a data set. Where the rows do not come out even, some processes get it.
-EMPTY = {"input_ids": [0], "labels": [IGNORED], "seq_lengths": [1]}
-GENERATORS = "generators.pt"
+# A row that trains nothing, added after the last row. Processes get it where there are not enough rows for all.
+PADDING_ROW = {"input_ids": [0], "labels": [IGNORED], "seq_lengths": [1]}
+GENERATORS = "generators.pt"  # in a checkpoint
 
 
-def received() -> Path:
-    """Where a machine other than that of rank 0 puts the checkpoint it was sent. Several may share the folder."""
-    return root() / f"received-{os.environ['GROUP_RANK']}"
+def add_padding_row(rows: "Dataset") -> "Dataset":
+    """The rows with PADDING_ROW, which only several processes need."""
+    return rows if world_size() == 1 else rows.add_item(PADDING_ROW)
 
 
-def even(rows: "Dataset") -> "Dataset":
-    """The rows and EMPTY, where there are several processes."""
-    return rows if world() == 1 else rows.add_item(EMPTY)
+class EvenBatchSampler(Sampler[int]):
+    """The order that one process has, then PADDING_ROW until all processes have as many batches.
 
+    accelerate deals the batches out in turn. So an optimizer step has the rows that it has in one process. By itself it
+    would fill up with rows from the beginning, which would be trained twice.
 
-class Even(Sampler[int]):
-    """The order that one process has, and EMPTY until all processes have as many batches.
-
-    accelerate deals the batches out in turn, so an optimizer step has the rows that it has in one process. Left to
-    itself it would fill up with rows from the beginning, which would be trained twice. Without a seed the order is that
-    of the file.
+    Args:
+        rows: the number of rows, with PADDING_ROW.
+        batch_size: rows in a batch.
+        seed: of the order. None: the order of the file.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int | None):
-        self.rows = rows - 1  # without EMPTY
-        self.missing = -self.rows % (batch_size * world())
+        self.rows = rows - 1  # without PADDING_ROW
+        self.missing = -self.rows % (batch_size * world_size())
         self.order = range(self.rows)
         if seed is not None:
             self.order = SeedableRandomSampler(self.order, data_seed=seed)
@@ -64,7 +64,7 @@ class Even(Sampler[int]):
 
 
 class NoCheckpoints:
-    """What Checkpoints is in every process but that of rank 0."""
+    """Takes the place of Checkpoints in every process except rank 0."""
 
     def __init__(self) -> None:
         self.opened = time.monotonic()
@@ -73,22 +73,31 @@ class NoCheckpoints:
         pass
 
     def remove(self) -> None:
-        shutil.rmtree(received(), ignore_errors=True)
+        shutil.rmtree(received_folder(), ignore_errors=True)
 
 
-def refuse_other_work(parts: dict[str, object]) -> None:
-    """Raises UserError where this machine has other code, values, rows or libraries than that of rank 0."""
-    if world() == 1:
+def received_folder() -> Path:
+    """Where a machine without rank 0 puts the checkpoint that it was sent. Several machines may share the parent."""
+    return checkpoint_root() / f"received-{os.environ['GROUP_RANK']}"
+
+
+def check_same_training(parts: dict[str, object]) -> None:
+    """Checks that this machine has the code, values, rows and libraries of rank 0. parts: its fingerprint.
+
+    Raises:
+        UserError: names what differs.
+    """
+    if world_size() == 1:
         return
     first = [parts]
     torch.distributed.broadcast_object_list(first, 0)
-    if changed := difference(first[0], parts):
-        raise UserError(f"this machine does not train what the first one does: here differ {changed}")
+    if changes := fingerprint_changes(first[0], parts):
+        raise UserError(f"this machine does not train what the first one does: here differ {changes}")
 
 
 def share_checkpoint(checkpoint: Path | None) -> Path | None:
-    """The checkpoint of rank 0, which on other machines is put into their own folder of checkpoints."""
-    if world() == 1:
+    """The checkpoint of rank 0, in every process. Other machines get a copy of it in received_folder()."""
+    if world_size() == 1:
         return checkpoint
     files = sorted(checkpoint.iterdir()) if checkpoint else []
     shared = [checkpoint and str(checkpoint), {path.name: path.stat().st_size for path in files}]
@@ -96,38 +105,49 @@ def share_checkpoint(checkpoint: Path | None) -> Path | None:
     name, sizes = shared
     if name is None or os.environ["GROUP_WORLD_SIZE"] == "1":
         return name and Path(name)
+    return broadcast_files(Path(name), sizes)
+
+
+def broadcast_files(source: Path, sizes: dict[str, int]) -> Path:
+    """Copies a folder of rank 0 to every other machine, and returns where it is on this one.
+
+    Args:
+        source: the folder, on the machine of rank 0.
+        sizes: {file: bytes} of the folder.
+    """
     elsewhere = os.environ["GROUP_RANK"] != "0"
-    folder = received() / Path(name).name if elsewhere else Path(name)
+    folder = received_folder() / source.name if elsewhere else source
     writes = elsewhere and os.environ["LOCAL_RANK"] == "0"
     if writes:
-        shutil.rmtree(received(), ignore_errors=True)
+        shutil.rmtree(received_folder(), ignore_errors=True)
         folder.mkdir(parents=True)
     for file, size in sizes.items():
         content = torch.empty(size, dtype=torch.uint8)
         if rank() == 0:
-            content = torch.from_numpy(numpy.fromfile(Path(name) / file, dtype=numpy.uint8))
+            content = torch.from_numpy(numpy.fromfile(source / file, dtype=numpy.uint8))
         torch.distributed.broadcast(content, 0)
         if writes:
             content.numpy().tofile(folder / file)
-    agree(0)  # the file is there for the other processes of this machine too
+    all_reduce_max(0)  # waits until the files are there for the other processes of this machine too
     return folder
 
 
 def generator_states() -> list[dict[str, object]] | None:
-    """In rank 0 the states of all processes' generators, which dropout draws from."""
-    name, keys, *others = numpy.random.get_state()
+    """In rank 0 the states of all processes' generators, which dropout draws from. None elsewhere."""
+    name, keys, *rest = numpy.random.get_state()
     states = {
         "python": random.getstate(),
-        "numpy": (name, keys.tolist(), *others),
+        "numpy": (name, keys.tolist(), *rest),
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
-    gathered = [None] * world() if rank() == 0 else None
+    gathered = [None] * world_size() if rank() == 0 else None
     torch.distributed.gather_object(states, gathered)
     return gathered
 
 
 def load_generators(checkpoint: Path) -> None:
+    """Restores the states of this process's generators."""
     states = torch.load(checkpoint / GENERATORS, weights_only=True)[rank()]
     random.setstate(states["python"])
     numpy.random.set_state(states["numpy"])

@@ -1,87 +1,85 @@
-"""machine.sharding: fsdp, each process holds its part of the base and gathers one layer at a time (PyTorch's FSDP2).
+"""The model that is trained: the frozen base with the adapter on it, and what of it stays in memory.
 
-The adapters stay whole in each process and are averaged as without sharding. They keep PEFT's forward, since that of
-lora.py holds on to weights that are whole here only while a layer runs: the result is the same to rounding.
-bitsandbytes' packed weights can be cut up since they are stored as bf16 (bnb_4bit_quant_storage), like the norms beside
-them. Embeddings, head and quantization constants (a thirtieth of the weights, quantized themselves) stay whole too.
+With machine.sharding: fsdp each process holds its part of the base and gathers one layer at a time (PyTorch's FSDP2).
+The adapters stay whole in each process, and their gradients are averaged as without sharding. They keep PEFT's forward.
+The fused layers hold on to weights, and here these are whole only while a layer runs. So the result is the same to
+rounding only. bitsandbytes' packed weights can be sharded because they are stored as bf16 (bnb_4bit_quant_storage),
+like the norms. Embeddings, head and quantization constants stay whole; the constants are a thirtieth of the weights.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages._train.distributed import agree, rank, trained, world
-from stages.core.models import load_model, pick_attention, pick_device
-from stages.core.params import Lora, Params
-from stages.core.paths import BASE, read_json
-from stages.core.quantization import Values, quantized_modules, values_of
+from stages._train.distributed import rank, trained_parameters, world_size
+from stages.core.machine import ResolvedMachine
+from stages.core.models import load_model
+from stages.core.params import Lora, Quantization
+from stages.core.paths import BASE
+from stages.core.quantization import BaseValues, base_values, quantized_modules
 from stages.runtime.errors import UserError
-from stages.runtime.memory import GIB, OVERHEAD, SLACK, Keep, choose, device_memory, estimate, shape_of
+from stages.runtime.memory import MemoryPlan
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
 
-def shard(model: "PeftModel") -> None:
-    """In place; afterwards the base runs only in all processes at once."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import DTensor
+@dataclass(frozen=True)
+class PreparedModel:
+    """The base with its adapter, ready to train.
 
-    backbone = model.get_base_model().model
-    mesh = init_device_mesh("cuda" if next(backbone.parameters()).is_cuda else "cpu", (world(),))
-    whole = set(trained(model))
-    for layer in backbone.layers:
-        fully_shard(layer, mesh=mesh, ignored_params=whole)
-    # The backbone itself has nothing left to cut up; as the root it lets a layer be gathered while another computes.
-    rest = {parameter for parameter in backbone.parameters() if not isinstance(parameter, DTensor)}
-    fully_shard(backbone, mesh=mesh, ignored_params=rest)
+    Args:
+        model: base and adapter.
+        base_bytes: what the base takes in memory as it was loaded.
+        values: what its 4-bit layers compute with, in rank 0; empty in other processes.
+        plan: what stays in memory.
+        recompute: whether the Trainer must compute layers' activations again. Fused layers do that themselves.
+    """
+
+    model: "PeftModel"
+    base_bytes: int
+    values: BaseValues
+    plan: MemoryPlan
+    recompute: bool
 
 
-# The model that is trained: the frozen base with the adapter on it, and what of it stays in memory.
+def prepare_model(
+    quantization: Quantization, lora: Lora, machine: ResolvedMachine, manifest: dict, plan: MemoryPlan
+) -> PreparedModel:
+    """Loads models/base and puts a fresh adapter on it.
 
+    Args:
+        quantization: the section of params.yaml.
+        lora: the section of params.yaml.
+        machine: where it is trained.
+        manifest: of models/base.
+        plan: what stays in memory.
 
-def prepare_model(params: Params, manifest: dict, keep: Keep) -> "tuple[PeftModel, int, Values]":
-    """The base with a fresh adapter, ready to train, the bytes of the base as quantized, and its values
-    (in rank 0)."""
-    from stages.core.attention import register
+    Raises:
+        UserError: lora.target_modules does not fit the base.
+    """
+    from stages.core.attention import register_varlen
     from stages.core.fused.layer import fuse
 
-    register()
-    model = load_model(BASE, params.machine, params.quantization, packed=True)
-    base_bytes = quantized_bytes(model)
-    values = values_of(model) if rank() == 0 else Values({}, {})  # now, while the base is whole and in 4 bits
-    model = add_adapter(model, params.lora, manifest)
-    if params.machine.sharding == "fsdp":
-        shard(model)  # a layer's weights are whole only while its own forward runs
+    register_varlen()
+    base = load_model(BASE, machine, quantization, packed=True)
+    base_bytes = loaded_bytes(base)
+    values = base_values(base) if rank() == 0 else BaseValues({}, {})  # now, while the base is whole and in 4 bits
+    model = add_adapter(base, lora, manifest)
+    if machine.sharding == "fsdp":
+        shard_base(model)
+        fused = False  # a layer's weights are whole only while its own forward runs
     else:
-        fuse(model, **vars(keep))
-    return model, base_bytes, values
-
-
-def pick_memory(params: Params, longest_row: int) -> Keep:
-    varlen = pick_attention(params.machine, packed=True) == "varlen"
-    cuda = pick_device(params.machine).type == "cuda"
-    shape, budget = shape_of(read_json(BASE / "config.json")), device_memory(cuda)
-    keep = choose(shape, params, longest_row, varlen, budget, cuda)
-    if params.machine.sharding == "fsdp":  # a layer is gathered as often in every process, whatever its memory
-        keep = Keep(-agree(-keep.activations), 0)
-    print(
-        f"train: machine.memory {params.machine.memory} keeps {keep}; the rest is computed again "
-        "(python -m stages.train --plan says why)",
-        flush=True,
-    )
-    needed = estimate(shape, params, keep, longest_row, varlen)
-    if cuda and not needed.fits(budget):  # a line only: it is an estimate
-        print(
-            f"train: that needs about {(needed.total * SLACK + OVERHEAD) / GIB:.1f} GiB of the GPU's "
-            f"{budget / GIB:.1f}. If it runs out of memory, lower train.batch_size or tokenize.max_length",
-            flush=True,
-        )
-    return keep
+        fused = fuse(model, **vars(plan))
+    return PreparedModel(model, base_bytes, values, plan, recompute=not fused and not plan.activations)
 
 
 def add_adapter(model: "torch.nn.Module", lora: Lora, manifest: dict) -> "PeftModel":
-    """The model with fresh LoRA weights, which name the base that they belong to."""
+    """The model with fresh LoRA weights, whose config names the base that they belong to.
+
+    Raises:
+        UserError: lora.target_modules does not fit the base.
+    """
     from peft import LoraConfig, get_peft_model
 
     targets = lora.target_modules if isinstance(lora.target_modules, str) else sorted(lora.target_modules)
@@ -103,8 +101,24 @@ def add_adapter(model: "torch.nn.Module", lora: Lora, manifest: dict) -> "PeftMo
     return peft_model
 
 
-def quantized_bytes(model: "torch.nn.Module") -> int:
-    """Bytes that the weights of a freshly loaded model take in memory, the quantization constants included."""
+def shard_base(model: "PeftModel") -> None:
+    """Shards the base over the processes, in place. Afterwards it runs only in all processes at once."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    backbone = model.get_base_model().model
+    mesh = init_device_mesh("cuda" if next(backbone.parameters()).is_cuda else "cpu", (world_size(),))
+    whole = set(trained_parameters(model).values())
+    for layer in backbone.layers:
+        fully_shard(layer, mesh=mesh, ignored_params=whole)
+    # The backbone itself has nothing left to shard. As the root it lets a layer be gathered while another computes.
+    rest = {parameter for parameter in backbone.parameters() if not isinstance(parameter, DTensor)}
+    fully_shard(backbone, mesh=mesh, ignored_params=rest)
+
+
+def loaded_bytes(model: "torch.nn.Module") -> int:
+    """Bytes that the weights of a freshly loaded model take in memory, with the quantization constants."""
     import bitsandbytes
 
     total = sum(parameter.nbytes for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""What can be known to go wrong before the model is loaded, so that it does not show after hours."""
+"""Checks of the rows and the adapter before the model is loaded: what goes wrong should not show after hours."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,16 @@ from stages.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Rows:
-    """Counts of a file of data/tokenized; `endless` rows train no end-of-sequence token."""
+    """Counts of a file of data/tokenized.
+
+    Args:
+        rows: packed rows.
+        tokens: in all of them.
+        trained: tokens with a label.
+        endless: rows that train no end-of-sequence token.
+        longest_conversation: its tokens.
+        longest_row: its tokens.
+    """
 
     rows: int
     tokens: int
@@ -22,11 +31,16 @@ class Rows:
 
 
 def count_rows(path: Path, end: int) -> Rows:
-    """Reads the mapped file batch by batch, in as much memory as one takes. end: the end-of-sequence token's id."""
+    """Counts a file of data/tokenized, in the memory of one of its batches.
+
+    Args:
+        path: the file.
+        end: the id of the end-of-sequence token.
+    """
     import pyarrow
     from pyarrow import compute
 
-    rows = tokens = trained = ended = longest = row = 0
+    rows = tokens = trained = ended = longest_conversation = longest_row = 0
     with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as batches:
         for batch in batches:
             labels = batch["labels"].flatten()
@@ -34,12 +48,18 @@ def count_rows(path: Path, end: int) -> Rows:
             trained += compute.sum(compute.not_equal(labels, IGNORED)).as_py() or 0
             owners = compute.list_parent_indices(batch["labels"]).filter(compute.equal(labels, end))
             ended += compute.count_distinct(owners).as_py()
-            longest = max(longest, compute.max(batch["seq_lengths"].flatten()).as_py() or 0)
-            row = max(row, compute.max(compute.list_value_length(batch["labels"])).as_py() or 0)
-    return Rows(rows, tokens, trained, rows - ended, longest, row)
+            conversation = compute.max(batch["seq_lengths"].flatten()).as_py() or 0
+            row = compute.max(compute.list_value_length(batch["labels"])).as_py() or 0
+            longest_conversation, longest_row = max(longest_conversation, conversation), max(longest_row, row)
+    return Rows(rows, tokens, trained, rows - ended, longest_conversation, longest_row)
 
 
 def end_token() -> int:
+    """The id of the end-of-sequence token in models/base.
+
+    Raises:
+        UserError: there is none.
+    """
     from tokenizers import Tokenizer
 
     end = Tokenizer.from_file(str(BASE / "tokenizer.json")).token_to_id("</s>")
@@ -49,25 +69,34 @@ def end_token() -> int:
 
 
 def check_rows(path: Path) -> Rows:
-    found = count_rows(path, end_token())
-    if found.endless:
+    """Counts the rows to train. Prints a warning if conversations are longer than the base's sliding window.
+
+    Raises:
+        UserError: rows train no end-of-sequence token.
+    """
+    counts = count_rows(path, end_token())
+    if counts.endless:
         raise UserError(
-            f"{found.endless} of {found.rows} rows of {path} have no </s> among their labels, so answers would not "
+            f"{counts.endless} of {counts.rows} rows of {path} have no </s> among their labels, so answers would not "
             "learn to end. Write the rows again: dvc repro --force tokenize"
         )
     window = read_json(BASE / "config.json").get("sliding_window")
-    if window and found.longest_conversation > window:
+    if window and counts.longest_conversation > window:
         print(
-            f"train: the longest conversation has {found.longest_conversation} tokens, but each layer of this base "
-            f"looks back {window} (sliding_window in {BASE / 'config.json'}). Training goes on as the model is meant; "
-            f"tokenize.max_length: {window} avoids it",
+            f"train: the longest conversation has {counts.longest_conversation} tokens, but each layer of this base "
+            f"looks back {window} (sliding_window in {BASE / 'config.json'}). Training continues, as the model is "
+            f"meant to be used; tokenize.max_length: {window} avoids it",
             flush=True,
         )
-    return found
+    return counts
 
 
 def check_validation(path: Path) -> None:
-    """Raises UserError where the loss that is looked at would be a mean over nothing."""
+    """Checks that there is something to compute a validation loss on.
+
+    Raises:
+        UserError: no token of the file has a label.
+    """
     if not count_rows(path, end_token()).trained:
         raise UserError(
             f"no row of {path} has a token that is trained, so there is no validation loss. Give it more rows (raise "
@@ -76,7 +105,7 @@ def check_validation(path: Path) -> None:
 
 
 def linear_layers() -> dict[str, tuple[int, int]]:
-    """{module of the base: (in_features, out_features)} of what an adapter can sit on: no embedding, no head."""
+    """{module of models/base: (in_features, out_features)} of the layers that an adapter can be on: no head."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -88,27 +117,28 @@ def linear_layers() -> dict[str, tuple[int, int]]:
 
 
 def adapted_layers(lora: Lora) -> dict[str, tuple[int, int]]:
-    """Those of linear_layers() that get an adapter.
+    """The linear_layers() that get an adapter.
 
     Raises:
-        UserError: names each of lora.target_modules that is no linear layer of the base.
+        UserError: names each of lora.target_modules that is no linear layer of the base; or lora.r is too large for
+            lora.init.
     """
     layers = linear_layers()
 
-    def hit(name: str, target: str) -> bool:  # PEFT's rule for lists
+    def matches(name: str, target: str) -> bool:  # PEFT's rule for lists
         return f".{name}".endswith(f".{target}")
 
     if lora.target_modules == "all-linear":
         chosen = layers
     else:
-        absent = [target for target in lora.target_modules if not any(hit(name, target) for name in layers)]
+        absent = [target for target in lora.target_modules if not any(matches(name, target) for name in layers)]
         if absent:
             known = sorted({name.rpartition(".")[2] for name in layers})
             raise UserError(
                 f"lora.target_modules: {', '.join(absent)} not among the base's linear layers, which are "
                 f"{', '.join(known)}. Correct the names, or set it to all-linear"
             )
-        chosen = {name: layers[name] for name in layers if any(hit(name, target) for target in lora.target_modules)}
+        chosen = {name: layers[name] for name in layers if any(matches(name, target) for target in lora.target_modules)}
     smallest = min(min(shape) for shape in chosen.values())
     if lora.init != "default" and lora.r > smallest:
         raise UserError(
@@ -119,6 +149,6 @@ def adapted_layers(lora: Lora) -> dict[str, tuple[int, int]]:
 
 
 def adapter_parameters(lora: Lora) -> int:
-    """How many parameters the adapter will have. Dora's magnitudes are one an output."""
+    """How many parameters the adapter will have. DoRA has one magnitude for each output."""
     layers = adapted_layers(lora).values()
     return sum(lora.r * (width + height) + (height if lora.variant == "dora" else 0) for width, height in layers)

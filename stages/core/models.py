@@ -1,4 +1,4 @@
-"""Loading models: the one place that knows about the device, the dtype and the attention kernel."""
+"""Loading models, seeding generators, and making batches of packed rows."""
 
 import gc
 import os
@@ -6,38 +6,21 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core.params import Machine, Quantization
+from stages.core.machine import ResolvedMachine
+from stages.core.params import Quantization
+from stages.core.prompts import IGNORED
 from stages.core.quantization import double_quantize, quantized_modules
-from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
-def pick_device(machine: Machine) -> "torch.device":
-    import torch
-
-    if machine.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("machine.device is cuda, but PyTorch sees no CUDA device. Set it to auto or cpu")
-    if machine.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    # Of several processes each has its own, by the number that torchrun's agent gives it.
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else None)
-
-
-def pick_attention(machine: Machine, packed: bool) -> str:
-    """The attention function, of transformers or of stages/core/attention.py. Only `packed` rows may take varlen."""
-    if machine.attention in ("auto", "varlen"):
-        return "varlen" if packed else "sdpa"
-    return machine.attention
-
-
 def make_deterministic(seed: int, wanted: bool, warn_only: bool) -> None:
-    """Seeds every generator; `wanted` also takes CUDA kernels that repeat to the bit.
+    """Seeds every generator. With `wanted`, CUDA also takes kernels that repeat to the bit.
 
-    Where there is no such kernel, an operation raises RuntimeError or, with `warn_only`, warns. No training may ask for
-    `warn_only`: it makes PyTorch keep the attention's gradients that differ from run to run.
+    Where there is no such kernel, an operation raises RuntimeError, or warns with `warn_only`. A training must not ask
+    for `warn_only`: PyTorch then keeps gradients of the attention that differ from run to run.
     """
     import numpy
     import torch
@@ -47,12 +30,13 @@ def make_deterministic(seed: int, wanted: bool, warn_only: bool) -> None:
     torch.manual_seed(seed)
     if wanted:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS refuses to repeat itself
-    # A help for debugging: PyTorch would first fill every new tensor, 9 % of the GPU's time in a 7B's step on an H100.
+    # PyTorch would fill every new tensor, to help debugging. In a 7B's step that is 9 % of the time of an H100.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.use_deterministic_algorithms(wanted and torch.cuda.is_available(), warn_only=warn_only)
 
 
-def bitsandbytes_config(quantization: Quantization, machine: Machine) -> "BitsAndBytesConfig | None":
+def bitsandbytes_config(quantization: Quantization, machine: ResolvedMachine) -> "BitsAndBytesConfig | None":
+    """None for 16 bits."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -63,34 +47,35 @@ def bitsandbytes_config(quantization: Quantization, machine: Machine) -> "BitsAn
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.quant_type,
-        bnb_4bit_use_double_quant=False,  # load_model() does it, alike on every device
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        # To be sharded over several processes, the same bytes are stored under the name of a float type.
-        bnb_4bit_quant_storage=torch.bfloat16
-        if machine.sharding == "fsdp" and "LOCAL_RANK" in os.environ
-        else torch.uint8,
+        bnb_4bit_use_double_quant=False,  # load_model() does it, to the same bits on every device
+        bnb_4bit_compute_dtype=machine.dtype,
+        # FSDP shards float types only, so the same bytes are stored under the name of one.
+        bnb_4bit_quant_storage=machine.dtype if machine.is_sharded_process else torch.uint8,
     )
 
 
 def load_model(
-    folder: Path, machine: Machine, quantization: Quantization | None = None, packed: bool = False
+    folder: Path, machine: ResolvedMachine, quantization: Quantization | None = None, packed: bool = False
 ) -> "PreTrainedModel":
-    """A causal language model in bf16, ready to evaluate; its linear layers quantized where `quantization` says so, and
-    their constants by stages/core/quantization.py.
+    """Loads a causal language model in machine.dtype, ready to evaluate.
 
-    A model for `packed` rows may have another attention (see pick_attention), which must be registered before.
+    Args:
+        folder: a model in the layout of transformers, with safetensors weights.
+        machine: where the model goes.
+        quantization: how its linear layers are quantized; None for 16 bits.
+        packed: whether it will be given packed rows, which have an attention of their own. Call
+            stages.core.attention.register_varlen() before.
     """
-    import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=torch.bfloat16,
+        dtype=machine.dtype,
         quantization_config=None if quantization is None else bitsandbytes_config(quantization, machine),
-        attn_implementation=pick_attention(machine, packed),
-        device_map={"": pick_device(machine)},
+        attn_implementation=machine.packed_attention if packed else machine.attention,
+        device_map={"": machine.device},
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
@@ -98,8 +83,8 @@ def load_model(
     for _, module in quantized_modules(model):
         if quantization is not None and quantization.double_quant:
             double_quantize(module)
-        # On CPUs with AVX512-BF16 bitsandbytes 0.50.2 repacks a layer's weights at its first forward in evaluation
-        # mode, and every backward after that is wrong without a word. This keeps the weights as they are.
+        # On CPUs with AVX512-BF16 bitsandbytes 0.50.2 repacks a layer's weights at its first forward pass in
+        # evaluation mode. Every backward pass after that is wrong, without a message. This keeps the weights.
         module.support_avx512bf16_for_cpu = False
     if quantization is not None and quantization.double_quant and quantization.bits == 4:
         model.config.quantization_config.bnb_4bit_use_double_quant = True  # trackers record it
@@ -116,14 +101,12 @@ def free() -> None:
 
 
 def packed_batch(rows: list[dict], device: "torch.device | str" = "cpu") -> dict[str, "torch.Tensor"]:
-    """input_ids, labels and position_ids of shape (rows, longest) from rows of data/tokenized.
+    """Makes input_ids, labels and position_ids of shape (rows, longest) from rows of data/tokenized.
 
-    Positions start at 0 with each packed conversation, and there is no attention mask: from just that, transformers
-    keeps the conversations of a row apart (an attention mask of ones would let them see each other).
+    Positions start at 0 with each packed conversation, and there is no attention mask. From that transformers knows
+    where a conversation ends. An attention mask of ones would let the conversations of a row see each other.
     """
     import torch
-
-    from stages.core.prompts import IGNORED
 
     longest = max(len(row["input_ids"]) for row in rows)
     shape = (len(rows), longest)

@@ -1,4 +1,4 @@
-"""One training at a time in a folder of checkpoints: the kernel frees the lock of a process however it ends."""
+"""One training at a time in a folder of checkpoints. The kernel frees the lock however its process ends."""
 
 import os
 from contextlib import ExitStack
@@ -8,19 +8,20 @@ from filelock import FileLock, Timeout
 
 from stages.runtime.errors import UserError
 
-WAIT = 0.2  # seconds, for one who only looks (tools/_doctor) and for one who ends and removes the folder
+WAIT = 0.2  # seconds: for tools/_doctor, which takes the lock to look, and for a training that removes the folder
 
 
 def name_owner(descriptor: int) -> None:
+    """Writes this process's number into the open lock file, for the message to others."""
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
 def take_lock(path: Path) -> ExitStack:
-    """It holds the lock until it is closed or the process ends.
+    """Takes the lock at this path. The stack holds it until it is closed or the process ends.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock.
     """
     lock = FileLock(path, timeout=WAIT, thread_local=False, fallback_to_soft=False, on_acquired=name_owner)
     held = ExitStack()

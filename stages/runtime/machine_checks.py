@@ -2,28 +2,25 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stages.core.models import pick_device
-from stages.core.params import Machine
+from stages.core.machine import ResolvedMachine
 from stages.core.paths import ADAPTER
 from stages.runtime.errors import UserError
 
-if TYPE_CHECKING:
-    from stages._train.checkpointing import Checkpoints
-
-MIB = 1 << 20
+MEBIBYTE = 1 << 20
+MARGIN = 16 * MEBIBYTE  # what a checkpoint holds besides its tensors: generators' states, the log, file systems' blocks
 
 
-MARGIN = 16 * MIB  # of a checkpoint: states of generators, the log, file systems' blocks
+def check_bfloat16(machine: ResolvedMachine) -> None:
+    """Checks that a GPU computes in bfloat16. In float16 gradients vanish below 6e-8 unless the loss is scaled.
 
-
-def check_dtype(machine: Machine) -> None:
-    """Raises UserError on a GPU that has float16 alone, whose gradients vanish below 6e-8 unless the loss is scaled."""
+    Raises:
+        UserError: it does not.
+    """
     import torch
 
     # PyTorch counts a GPU that only imitates bfloat16 as one that has it.
-    if pick_device(machine).type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if machine.on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(
             f"{torch.cuda.get_device_name()} does not compute in bfloat16, in which the training runs; float16 is not "
             "offered. Use a GPU of compute capability 8.0 or more (since Ampere: A10, A100, L4, RTX 30), or set "
@@ -31,28 +28,44 @@ def check_dtype(machine: Machine) -> None:
         )
 
 
-def existing(path: Path) -> Path:
+def check_disk(parameters: int, checkpoints: Path, limit: int, adapters: int = 1) -> None:
+    """Checks that the adapter and the checkpoints fit the disks.
+
+    An adapter takes 4 bytes a parameter (fp32). AdamW's two moments take twice that in a checkpoint.
+
+    Args:
+        parameters: of the adapter.
+        checkpoints: the folder for checkpoints. What is in it already counts as room.
+        limit: how many checkpoints are kept.
+        adapters: how many a checkpoint holds. The result takes at most as many.
+
+    Raises:
+        UserError: one of the disks has too little room.
+    """
+    adapter, checkpoint = 4 * adapters * parameters + MARGIN, 4 * (adapters + 2) * parameters + MARGIN
+    # There is one more checkpoint for a while: the oldest goes when the newest is whole.
+    needs = [
+        (existing_parent(ADAPTER), adapter, f"{ADAPTER} takes"),
+        (checkpoints, (limit + 1) * checkpoint - folder_bytes(checkpoints), "the checkpoints take"),
+    ]
+    shared = needs[0][0].stat().st_dev == needs[1][0].stat().st_dev
+    for path, need, subject in needs:
+        free = shutil.disk_usage(path).free
+        if free < (sum(need for _, need, _ in needs) if shared else need):
+            raise UserError(
+                f"{subject} {need / MEBIBYTE:.0f} MiB, and the disk of {path} has {free / MEBIBYTE:.0f} MiB free"
+                f"{', for adapter and checkpoints together' if shared else ''}. Free some space (`dvc gc --workspace` "
+                "drops what no current file needs from DVC's cache) or lower machine.save_total_limit"
+            )
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself, or its nearest parent that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
     return path
 
 
-def check_disk(parameters: int, checkpoints: "Checkpoints", adapters: int = 1) -> None:
-    """An adapter takes 4 bytes a parameter (fp32), AdamW's two moments twice that. adapters: how many a checkpoint has.
-    They are also what the result takes at most."""
-    adapter, checkpoint = 4 * adapters * parameters + MARGIN, 4 * (adapters + 2) * parameters + MARGIN
-    # One more than are kept: the oldest goes when the newest is whole.
-    needs = [
-        (existing(ADAPTER), adapter, f"{ADAPTER} takes"),
-        (checkpoints.folder, (checkpoints.limit + 1) * checkpoint - checkpoints.bytes(), "the checkpoints take"),
-    ]
-    shared = needs[0][0].stat().st_dev == needs[1][0].stat().st_dev
-    for path, need, what in needs:
-        free = shutil.disk_usage(path).free
-        if free < (sum(need for _, need, _ in needs) if shared else need):
-            raise UserError(
-                f"{what} {need / MIB:.0f} MiB, and the disk of {path} has {free / MIB:.0f} MiB free"
-                f"{', for adapter and checkpoints together' if shared else ''}. Free some space (`dvc gc --workspace` "
-                "drops what no current file needs from DVC's cache) or lower machine.save_total_limit"
-            )
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,82 +1,99 @@
-"""`python -m stages.train --plan [GIB]`: what the training will take of memory, before anything is loaded."""
+"""`python -m stages.train --plan [GIB]`: how much memory the training will take, before anything is loaded."""
 
-from stages.core.models import pick_attention, pick_device
+from collections.abc import Iterator
+
+from stages.core.machine import resolve_machine
 from stages.core.params import Params
 from stages.core.paths import BASE, read_json
+from stages.runtime.activations import shape_of
 from stages.runtime.errors import UserError
 from stages.runtime.memory import (
-    GIB,
+    FIXED_SETTINGS,
+    GIBIBYTE,
     OVERHEAD,
-    PINNED,
     Estimate,
-    Shape,
-    choose,
+    MemoryPlan,
+    Workload,
+    choose_plan,
     device_memory,
-    estimate,
-    pinned,
-    shape_of,
+    estimate_memory,
+    fixed_plan,
 )
 
-PARTS = ("base", "adapter", "optimizer", "activations", "layer", "logits")
+TABLE_COLUMNS = ("base", "adapter", "optimizer", "activations", "layer", "logits", "total")
 
 
-def line(name: str, parts: Estimate, verdict: str) -> str:
-    figures = "".join(f"{getattr(parts, part) / GIB:>12.2f}" for part in (*PARTS, "total"))
-    return f"{name:<12}{figures}   {verdict}"
+def plan_table(params: Params, budget: int | None = None) -> str:
+    """A table in GiB of the values of machine.memory.
 
-
-def advice(shape: Shape, everything: Params, length: int, varlen: bool, budget: int) -> str:
-    """Where no setting fits: the largest batch that would."""
-    for rows in range(everything.train.batch_size - 1, 0, -1):
-        smaller = everything.model_copy(update={"train": everything.train.model_copy(update={"batch_size": rows})})
-        if estimate(shape, smaller, pinned("offload", shape, smaller), length, varlen).fits(budget):
-            return f"None of them fits. train.batch_size: {rows} is the largest that does, with machine.memory: auto"
-    return "None of them fits, with no train.batch_size. Lower tokenize.max_length, or take a smaller base"
-
-
-def plan(everything: Params, budget: int | None = None) -> str:
-    """A table in GiB of the values of machine.memory. budget: bytes; without it the memory of this device.
+    Args:
+        params: the values of params.yaml.
+        budget: bytes. None: the memory of this machine's device.
 
     Raises:
         UserError: there is no models/base/config.json.
     """
     if not (BASE / "config.json").exists():
         raise UserError(f"{BASE / 'config.json'} is missing. Run `dvc repro download_model` first")
-    length = everything.tokenize.max_length  # a training looks at its rows; these may not be there yet
+    machine = resolve_machine(params.machine, params.train.gradient_accumulation_steps)
+    # A training looks at its longest row. The rows may not be there yet.
+    length = params.tokenize.max_length
     shape = shape_of(read_json(BASE / "config.json"))
-    cuda = pick_device(everything.machine).type == "cuda"
-    varlen = pick_attention(everything.machine, packed=True) == "varlen"
-    gpu = cuda or budget is not None  # whoever names a budget asks about a GPU elsewhere
-    where = "a budget" if budget is not None else "this GPU" if cuda else "this machine's memory"
-    budget = device_memory(cuda) if budget is None else budget
+    workload = Workload(shape, params.quantization, params.lora, params.train, machine, length)
+    on_gpu = machine.on_cuda or budget is not None  # who names a budget asks about a GPU elsewhere
+    source = "a budget" if budget is not None else "this GPU" if machine.on_cuda else "this machine's memory"
+    budget = device_memory(machine) if budget is None else budget
+    attention = "varlen" if machine.packed_attention == "varlen" else "sdpa or eager"
+    plans = {"auto": choose_plan("auto", workload, budget, on_gpu)}
+    plans |= {setting: fixed_plan(setting, workload) for setting in FIXED_SETTINGS}
     lines = [
-        f"{everything.train.batch_size} rows of {length} tokens in a forward pass, "
-        f"lora.r {everything.lora.r}, {'varlen' if varlen else 'sdpa or eager'} attention; GiB",
-        f"{'memory':<12}" + "".join(f"{part:>12}" for part in (*PARTS, "total")),
+        f"{params.train.batch_size} rows of {length} tokens in a forward pass, "
+        f"lora.r {params.lora.r}, {attention} attention; GiB",
+        f"{'memory':<12}" + "".join(f"{column:>12}" for column in TABLE_COLUMNS),
+        *table_lines(workload, plans, params.machine.memory, budget),
+        "Only the larger one of layer (while its gradients are computed) and logits counts, since they take turns\n"
+        f"Compared with {source} of {budget / GIBIBYTE:.1f} GiB, less {OVERHEAD / GIBIBYTE:.0f} GiB and a tenth for "
+        "CUDA and the allocator. The trained bytes are the same in every row",
     ]
-    automatic = everything.model_copy(update={"machine": everything.machine.model_copy(update={"memory": "auto"})})
-    choices = {"auto": choose(shape, automatic, length, varlen, budget, gpu)}
-    for name, keep in (choices | {name: pinned(name, shape, everything) for name in PINNED}).items():
-        parts = estimate(shape, everything, keep, length, varlen)
-        verdict = "fits" if parts.fits(budget) else "does not fit"
-        taken = " ← taken" if name == everything.machine.memory else ""
-        lines.append(line(name, parts, f"{verdict}: {keep}{taken}"))
-    if not any("   fits: " in row for row in lines):
-        lines.append(advice(shape, everything, length, varlen, budget))
-    lines.append(
-        "Of layer (what one needs while its gradients are computed) and logits the larger one counts: they take turns\n"
-        f"Beside {where} of {budget / GIB:.1f} GiB, with {OVERHEAD / GIB:.0f} GiB and a tenth left for CUDA and the "
-        "allocator. In every row the trained bytes are the same",
-    )
     return "\n".join(lines)
 
 
-def budget_of(arguments: list[str]) -> int | None:
-    """Bytes, from the arguments after --plan."""
+def table_lines(workload: Workload, plans: dict[str, MemoryPlan], current: str, budget: int) -> Iterator[str]:
+    """A line for each of the plans, by value of machine.memory, and advice where none fits. current: its value now."""
+    estimates = {setting: estimate_memory(workload, plan) for setting, plan in plans.items()}
+    for setting, estimate in estimates.items():
+        verdict = "fits" if estimate.fits(budget) else "does not fit"
+        mark = " ← taken" if setting == current else ""
+        yield table_line(setting, estimate, f"{verdict}: {plans[setting]}{mark}")
+    if not any(estimate.fits(budget) for estimate in estimates.values()):
+        yield batch_advice(workload, budget)
+
+
+def table_line(setting: str, estimate: Estimate, verdict: str) -> str:
+    figures = "".join(f"{getattr(estimate, column) / GIBIBYTE:>12.2f}" for column in TABLE_COLUMNS)
+    return f"{setting:<12}{figures}   {verdict}"
+
+
+def batch_advice(workload: Workload, budget: int) -> str:
+    """Names the largest batch that would fit."""
+    for rows in range(workload.train.batch_size - 1, 0, -1):
+        train = workload.train.model_copy(update={"batch_size": rows})
+        smaller = Workload(**vars(workload) | {"train": train})
+        if estimate_memory(smaller, fixed_plan("offload", smaller)).fits(budget):
+            return f"None of them fits. train.batch_size: {rows} is the largest that does, with machine.memory: auto"
+    return "None of them fits, with no train.batch_size. Lower tokenize.max_length, or take a smaller base"
+
+
+def parse_budget(arguments: list[str]) -> int | None:
+    """Bytes, from the arguments after --plan. None without any.
+
+    Raises:
+        UserError: they are not one number.
+    """
     if not arguments:
         return None
     try:
         (text,) = arguments
-        return int(float(text) * GIB)
+        return int(float(text) * GIBIBYTE)
     except ValueError:
         raise UserError(f"--plan takes a number of GiB or nothing (it was given {' '.join(arguments)})") from None

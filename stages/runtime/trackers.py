@@ -1,7 +1,7 @@
 """The trackers of machine.report_to, which the Trainer itself logs to.
 
-Their files are no outs: they hold times and paths. They lie in logs/ of the original repository, which Git ignores,
-unless the tracker's own environment variable says otherwise.
+Their files hold times and paths, so they are no outs. They go to logs/ of the original repository, which Git ignores,
+unless the tracker's own environment variable names another place.
 """
 
 import importlib.util
@@ -12,10 +12,10 @@ from stages.core.params import Machine
 from stages.runtime.errors import UserError
 
 
-def places(logs: Path, name: str) -> dict[str, str]:
-    """{environment variable: its value} for runs called `name`. TensorBoard's is read by transformers."""
+def tracker_variables(logs: Path, run: str) -> dict[str, str]:
+    """{environment variable: its value} for a run of this name. transformers reads TensorBoard's variable."""
     return {
-        "TENSORBOARD_LOGGING_DIR": str(logs / "tensorboard" / name),
+        "TENSORBOARD_LOGGING_DIR": str(logs / "tensorboard" / run),
         "WANDB_DIR": str(logs),
         "MLFLOW_TRACKING_URI": f"sqlite:///{logs / 'mlflow.db'}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -23,8 +23,8 @@ def places(logs: Path, name: str) -> dict[str, str]:
     }
 
 
-def prepare_trackers(machine: Machine, name: str) -> None:
-    """Tells each tracker where to write; name: that of the run.
+def prepare_trackers(machine: Machine, run: str) -> None:
+    """Tells each tracker of machine.report_to where to write. run: the name of the run.
 
     Raises:
         UserError: names each package that is not installed.
@@ -32,7 +32,7 @@ def prepare_trackers(machine: Machine, name: str) -> None:
     if machine.report_to == "none":
         return
     specs = {package: importlib.util.find_spec(package) for package in machine.report_to}
-    # A folder such as ./wandb would pass for a package, one without a file.
+    # Python takes a folder such as ./wandb for a package, but one without a file.
     missing = [package for package, spec in specs.items() if spec is None or spec.origin is None]
     if missing:
         raise UserError(
@@ -41,5 +41,5 @@ def prepare_trackers(machine: Machine, name: str) -> None:
         )
     logs = Path(os.environ.get("DVC_ROOT", "."), "logs").absolute()
     logs.mkdir(exist_ok=True)
-    for variable, value in places(logs, name).items():
+    for variable, value in tracker_variables(logs, run).items():
         os.environ.setdefault(variable, value)

@@ -1,28 +1,32 @@
-"""What a training shows and costs while it runs, and the checkpoint that it leaves when it is told to stop."""
+"""What a training shows and costs while it runs, and whether a signal may wait for its next checkpoint."""
 
-import math
 import statistics
 import time
 
 import torch
 from transformers import TrainerCallback
 
-from stages._train.distributed import agree, same_start
-from stages._train.objective import refuse_rounding
-from stages.runtime.errors import UserError
 from stages.runtime.progress import Progress
 from stages.runtime.runner import peak_memory
 from stages.runtime.signals import Stop
 
 
 class Watch(TrainerCallback):
-    """Shows progress, asks for a checkpoint when the process was told to stop, and sums up what the training cost:
-    `seconds` in optimizer steps, evaluations left out, those of the stopped runs before this one included."""
+    """Shows progress and adds up what the training costs.
+
+    `seconds` is the time in optimizer steps, without evaluations. It includes that of stopped runs before this one.
+
+    Args:
+        opened: when the stage began (time.monotonic()).
+        stop: told when the training begins and ends.
+        cuda: whether it runs on a GPU.
+        memory: what stays in memory, for the checkpoints' record.
+    """
 
     def __init__(self, opened: float, stop: Stop, cuda: bool, memory: str):
         self.opened, self.stop, self.cuda, self.memory = opened, stop, cuda, memory
         self.seconds, self.loss, self.began, self.progress = 0.0, "", 0.0, None
-        # Of this run alone. tokens: by the shapes of its batches, which needs no waiting for the GPU.
+        # Of this run only. tokens: counted by the shapes of its batches, which needs no waiting for the GPU.
         self.tokens, self.passed, self.steps = 0, 0.0, []
         self.before = {"stage_seconds": 0.0, "runs": 0, "peak_memory_bytes": 0}
 
@@ -36,6 +40,7 @@ class Watch(TrainerCallback):
             )
 
     def costs(self) -> dict[str, float | str]:
+        """Seconds, peak memory in bytes, and runs, of this run and the stopped ones before it."""
         peak = torch.cuda.max_memory_allocated() if self.cuda else peak_memory()
         return {
             "train_seconds": self.seconds,
@@ -45,10 +50,11 @@ class Watch(TrainerCallback):
             "memory": self.memory,
         }
 
-    def on_train_begin(self, args, state, control, model, optimizer, **_):
-        state.save_steps = args.save_steps  # a checkpoint brings its own, and machine.save_steps may have changed
-        same_start(model, args.seed)
-        refuse_rounding(model, optimizer)
+    def typical_step(self) -> float | None:
+        """The median of this run's optimizer steps, in seconds: in the first ones kernels are compiled."""
+        return statistics.median(self.steps) if self.steps else None
+
+    def on_train_begin(self, args, state, control, **_):
         self.progress = Progress("train", state.max_steps - state.global_step, " steps")
         self.stop.training = True
 
@@ -57,27 +63,14 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         if self.cuda:
-            torch.cuda.synchronize()  # or the GPU's work is not in the time; the log, which is next, waits for it too
+            torch.cuda.synchronize()  # without this the GPU's work is not in the time; the log, next, waits too
         step = time.monotonic() - self.began
         self.steps.append(step)
         self.seconds, self.passed = self.seconds + step, self.passed + step
         self.progress.advance(loss=self.loss, **{"tokens/s": f"{self.tokens / self.passed:.0f}"})
-        self.stop.received = agree(self.stop.received)  # a signal may reach the processes in different steps
-        control.should_save = control.should_save or bool(self.stop.received)
-
-    def typical_step(self) -> float | None:
-        """The median of this run's optimizer steps, in seconds: in the first ones kernels are compiled."""
-        return statistics.median(self.steps) if self.steps else None
 
     def on_log(self, args, state, control, logs, **_):
         self.loss = f"{logs['loss']:.3f}" if "loss" in logs else self.loss
-        wrong = [name for name in ("loss", "grad_norm", "eval_loss") if not math.isfinite(logs.get(name, 0.0))]
-        if wrong:  # said before a checkpoint of it is written
-            raise UserError(
-                f"the training diverged: {wrong[0]} of step {state.global_step} is {logs[wrong[0]]}. Lower "
-                "train.learning_rate or raise train.warmup_steps, which starts it afresh; or look for rows that are "
-                "broken"
-            )
 
     def on_train_end(self, args, state, control, **_):
         self.stop.training = False

@@ -11,7 +11,7 @@ from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit, 
 from safetensors.torch import load_file
 
 from stages.core.quantization import (
-    BLOCKSIZE,
+    CONSTANTS_BLOCKSIZE,
     dequantize_constants,
     dequantized,
     double_quantize,
@@ -70,15 +70,15 @@ def test_on_the_cpu_constants_have_the_codes_of_bitsandbytes_on_cuda_where_its_o
     codes, state, offset = quantize_constants(given)
     assert torch.equal(codes, found["codes"]) and torch.equal(state.absmax, found["absmax"])
     assert offset == found["offset"]
-    assert not torch.equal(quantize_blockwise(given - offset, blocksize=BLOCKSIZE)[0], codes)
+    assert not torch.equal(quantize_blockwise(given - offset, blocksize=CONSTANTS_BLOCKSIZE)[0], codes)
 
 
 def test_codes_are_the_nearest_where_bitsandbytes_on_the_cpu_takes_a_neighbour_of_some():
     given = constants(count=200_000)
     codes, second, offset = quantize_constants(given)
-    theirs, state = quantize_blockwise(given - offset, blocksize=BLOCKSIZE)
+    theirs, state = quantize_blockwise(given - offset, blocksize=CONSTANTS_BLOCKSIZE)
     assert torch.equal(second.absmax, state.absmax) and torch.equal(second.code, state.code)
-    scaled = (given - offset).double() / second.absmax.repeat_interleave(BLOCKSIZE)[: len(given)].double()
+    scaled = (given - offset).double() / second.absmax.repeat_interleave(CONSTANTS_BLOCKSIZE)[: len(given)].double()
     ours, other = ((second.code.double()[each.int()] - scaled).abs() for each in (codes, theirs))
     nearest = (second.code.double() - scaled[:10_000, None]).abs().amin(dim=1)
     torch.testing.assert_close(ours[:10_000], nearest, rtol=0, atol=1e-7)

@@ -75,14 +75,14 @@ while not stop.received:
 stop.saved = 4
 stop.leave()
 """)
-    line = "train: stopped by SIGTERM. The next run with the same values goes on from step 4"
+    line = "train: stopped by SIGTERM. The next run with the same values continues from step 4"
     assert end(process, signal.SIGTERM) == (143, line)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_step_that_does_not_end_falls_back_on_the_last_checkpoint(started, number, code):
     process = started(f"signals.PATIENCE[{int(number)}] = 0.7; stop.training, stop.saved = True, 3; {BUSY}")
-    line = "no checkpoint within 0.7 s of the signal. The next run with the same values goes on from step 3"
+    line = "no checkpoint within 0.7 s of the signal. The next run with the same values continues from step 3"
     assert end(process, number) == (code, f"train: {line}")
 
 
@@ -95,7 +95,7 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """)
-    line = "train: stopped by SIGINT. The next run with the same values goes on from step 3"
+    line = "train: stopped by SIGINT. The next run with the same values continues from step 3"
     assert end(process, signal.SIGINT, signal.SIGINT) == (130, line)
 
 

@@ -5,11 +5,13 @@ This is a plugin of every test session: heavy libraries are imported where they 
 
 import pytest
 
+from stages.core.machine import resolve_machine
 from stages.core.prompts import IGNORED
-from stages.runtime.memory import Keep, is_fused
+from stages.runtime.activations import is_fused
+from stages.runtime.memory import MemoryPlan
 
 BASE_MANIFEST = {"id": "owner/name", "path": None, "revision": "a" * 40}
-KEEP = Keep(activations=1, weights=1)  # of two layers: it covers what is kept and what is not
+PLAN = MemoryPlan(activations=1, weights=1)  # of two layers: it covers what is kept and what is not
 BITS = {bits: {"quantization": {"bits": bits}, "merge": {"base": "original"}} for bits in (4, 8, 16)}
 OPTIONS = {
     "rslora": {"lora": {"variant": "rslora"}},
@@ -51,7 +53,7 @@ def rows(count, seed=0):
     return made
 
 
-def new_trainer(params, train, validation, checkpoints, keep=KEEP):
+def new_trainer(params, train, validation, checkpoints, plan=PLAN):
     """The trainer that the stage makes in a new process. The current directory must have models/base."""
     from datasets import Dataset
 
@@ -61,12 +63,13 @@ def new_trainer(params, train, validation, checkpoints, keep=KEEP):
     from stages.runtime.signals import Stop
 
     make_deterministic(params.seed, wanted=True, warn_only=False)
-    model, _, values = prepare_model(params, BASE_MANIFEST, keep)
+    machine = resolve_machine(params.machine)
+    prepared = prepare_model(params.quantization, params.lora, machine, BASE_MANIFEST, plan)
     data = {"train": Dataset.from_list(train), "validation": Dataset.from_list(validation)}
-    again = not is_fused(params) and not keep.activations
-    trainer = make_trainer(model, data, params, checkpoints, Stop(), again, str(keep))
-    trainer.values = values
-    assert trainer.autocast != is_fused(params)  # or these tests would see PEFT's forward
+    trainer = make_trainer(prepared, data, params, machine, checkpoints, Stop())
+    trainer.values = prepared.values
+    fused = is_fused(params.quantization, params.lora, machine)
+    assert trainer.autocast != fused  # or these tests would see PEFT's forward
     return trainer
 
 
@@ -74,7 +77,7 @@ def saved(trainer, folder):
     """Saves the adapter as the stage does. Returns the bytes of its weights and of its configuration."""
     from stages._train.adapter_io import check_saved, save_adapter
 
-    save_adapter(trainer.model, folder, trainer.taken)
+    save_adapter(trainer.model, folder, trainer.subtracted)
     check_saved(trainer.model, folder / "adapter_model.safetensors")
     return (folder / "adapter_model.safetensors").read_bytes(), (folder / "adapter_config.json").read_bytes()
 

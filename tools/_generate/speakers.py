@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stages._download_model.checks import read_json_object, weight_files
 from stages.core.decoding import Decoding, Streamer, continuations
+from stages.core.machine import resolve_machine
 from stages.core.models import load_model
 from stages.core.params import Params
 from stages.core.paths import ADAPTER, BASE, MERGED, sha256
@@ -121,14 +122,14 @@ def load_speaker(name: str, params: Params, prompts: Prompts) -> Speaker:
     folder = folder_of(name)
     if is_adapter(folder):
         return load_pair(name, params, prompts)[1]
-    return Speaker(name, load_model(folder, params.machine), prompts)
+    return Speaker(name, load_model(folder, resolve_machine(params.machine)), prompts)
 
 
 def load_pair(name: str, params: Params, prompts: Prompts) -> tuple[Speaker, Speaker]:
     """The base as the adapter was trained on it, without and with the adapter. Only one model is in memory."""
     from peft import PeftModel
 
-    base = load_model(folder_of("base"), params.machine, params.quantization)
+    base = load_model(folder_of("base"), resolve_machine(params.machine), params.quantization)
     model = PeftModel.from_pretrained(base, folder_of(name)).eval()
     plain, label = model.get_base_model(), f"base in {params.quantization.bits} bits"
     return Speaker(label, plain, prompts, model.disable_adapter), Speaker(name, plain, prompts)

@@ -1,4 +1,4 @@
-"""One forward pass of a layer: what it is called with, what is kept of it, what it drew."""
+"""One forward pass of a layer: what it is called with, what it keeps, and what it drew."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from stages.core.fused.lora import Used
+from stages.core.fused.lora import LoraActivations
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerCall:
     """What transformers hands to every layer. cos, sin: (rows, length, size of a head)."""
 
     cos: torch.Tensor
@@ -24,10 +24,17 @@ class Call:
 
 @dataclass
 class Activations:
-    """Of one forward pass. attention: its inputs q, k, v (rows, length, heads, size) and its output, a graph of its
-    own; middle: the hidden states between attention and MLP (tokens, width); gate, up: (tokens, intermediate)."""
+    """What the backward pass needs of one forward pass.
 
-    used: dict[str, Used] = field(default_factory=dict)
+    Args:
+        lora: {linear layer: the activations of its adapter}.
+        attention: its inputs q, k, v (rows, length, heads, size) and its output, which is a graph of its own.
+        middle: the hidden states between attention and MLP (tokens, width).
+        gate: the output of gate_proj (tokens, intermediate).
+        up: the output of up_proj (tokens, intermediate).
+    """
+
+    lora: dict[str, LoraActivations] = field(default_factory=dict)
     attention: tuple[torch.Tensor, ...] = ()
     middle: torch.Tensor | None = None
     gate: torch.Tensor | None = None
@@ -35,12 +42,12 @@ class Activations:
 
 
 @contextmanager
-def draws_of(state: torch.Tensor, device: torch.device) -> Iterator[None]:
-    """Random numbers as they were drawn when the generator was in this state, and then on as if they were not."""
+def replayed_draws(state: torch.Tensor, device: torch.device) -> Iterator[None]:
+    """Draws inside the block as from a generator in this state. Afterwards the generator is as it was before."""
     generator = torch.cuda if device.type == "cuda" else torch.random
-    now = generator.get_rng_state()
+    current = generator.get_rng_state()
     generator.set_rng_state(state)
     try:
         yield
     finally:
-        generator.set_rng_state(now)
+        generator.set_rng_state(current)

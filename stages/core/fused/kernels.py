@@ -1,8 +1,8 @@
-"""What a decoder layer computes between its matrix products, each a single pass over memory on a GPU.
+"""What a decoder layer computes between its matrix products, each in a single pass over memory on a GPU.
 
-They are formulas in plain PyTorch. On CUDA torch.compile makes one kernel of each; on the CPU, and where there is no C
-compiler for Triton, they run operation by operation. All take and give the hidden states of `tokens` in one row after
-the other, in the dtype of the training, and compute their reductions in fp32 as transformers' Mistral does.
+The functions are plain PyTorch. On CUDA torch.compile makes one kernel of each. On the CPU, and without a C compiler
+for Triton, they run operation by operation. Hidden states have the shape (tokens, width), with all rows of a batch one
+after the other, and the dtype of the training. Reductions are in fp32, as in transformers' Mistral.
 """
 
 import functools
@@ -16,8 +16,8 @@ import torch
 
 
 @functools.cache
-def compiler() -> str | None:
-    """None where CUDA kernels can be compiled, or what is missing for it."""
+def missing_compiler() -> str | None:
+    """What is missing to compile CUDA kernels, or None."""
     from torch.utils._triton import has_triton
 
     if not has_triton():
@@ -29,16 +29,17 @@ def compiler() -> str | None:
 
 
 def kernel(function: Callable) -> Callable:
+    """Makes a function of tensors run as one kernel on CUDA, where that can be compiled."""
     compiled = torch.compile(function, fullgraph=True)
 
     @functools.wraps(function)
     def call(*tensors: torch.Tensor):
-        if not tensors[0].is_cuda or compiler():
+        if not tensors[0].is_cuda or missing_compiler():
             return function(*tensors)
         for tensor in tensors:
             if tensor.dim() > 1:
-                # Else the first batch's number of tokens would be compiled in, and the second batch's kernels might
-                # sum up in another order: a resumed training would not repeat its bits.
+                # Without this the first batch's number of tokens would be compiled in. The second batch's kernels
+                # might then sum in another order, and a resumed training would not repeat its bits.
                 torch._dynamo.mark_dynamic(tensor, 0)
         return compiled(*tensors)
 
@@ -46,6 +47,7 @@ def kernel(function: Callable) -> Callable:
 
 
 def normalized(x: torch.Tensor, eps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (tokens, width) with a mean square of 1 in each row, and the factors (tokens, 1), both in fp32."""
     wide = x.float()
     scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return wide * scale, scale
@@ -61,38 +63,40 @@ def norm(x: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor) -> torch.Tens
 def add_norm(
     x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x + y, its RMSNorm)"""
+    """x + y (tokens, width), and its RMSNorm."""
     total = x + y
     return total, weight * normalized(total, eps)[0].to(x.dtype)
 
 
 @kernel
 def norm_backward(
-    gradient: torch.Tensor, x: torch.Tensor, beside: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor
+    gradient: torch.Tensor, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor
 ) -> torch.Tensor:
-    """The gradient of x from that of its RMSNorm, added to `beside`, what reached x on the way round the norm."""
+    """The gradient of x from that of its RMSNorm, plus `residual`, the gradient that reached x past the norm."""
     ones, scale = normalized(x, eps)
     through = (gradient * weight).float()
     through = scale * (through - ones * (through * ones).mean(-1, keepdim=True))
-    return beside + through.to(x.dtype)
+    return residual + through.to(x.dtype)
 
 
-def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat((-second, first), -1) * sin
 
 
 @kernel
 def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotary embedding of q, k (tokens, heads, size) by the angles of cos, sin (tokens, size), which hold each angle
-    twice. With -sin it turns them back, which is also its backward pass.
+    """Rotary embedding of q, k (tokens, heads, size) by the angles of cos, sin (tokens, size), which hold each twice.
+
+    With -sin it turns them back, which is also its backward pass.
     """
     cos, sin = cos[:, None], sin[:, None]
-    return turned(q, cos, sin), turned(k, cos, sin)
+    return rotated(q, cos, sin), rotated(k, cos, sin)
 
 
 @kernel
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) · up, all of shape (tokens, intermediate)."""
     return torch.nn.functional.silu(gate) * up
 
 
@@ -100,7 +104,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 def swiglu_backward(
     gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(swiglu(gate, up) once more, the gradient of gate, that of up)"""
+    """swiglu(gate, up) again, the gradient of gate, and the gradient of up."""
     silu = torch.nn.functional.silu(gate)
-    of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
-    return silu * up, of_gate, gradient * silu
+    gate_gradient = torch.ops.aten.silu_backward(gradient * up, gate)
+    return silu * up, gate_gradient, gradient * silu

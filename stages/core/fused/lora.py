@@ -1,8 +1,8 @@
-"""A frozen linear layer with a LoRA adapter, forward and backward, in as few passes over memory as they need.
+"""A frozen linear layer with a LoRA adapter, forward and backward, in few passes over memory.
 
-PEFT's 4-bit forward copies the base's output, scales the adapter's and adds the two, each in a pass of its own. Here
-the adapter's second product is added where the base's output lies, its scale a factor of that product. The base's
-weight is dequantized for each use, or was once and is kept (`hold`): the numbers, and so the results, are the same.
+PEFT's 4-bit forward copies the base's output, scales the adapter's output, and adds the two. Each of these is a pass.
+Here the adapter's second product is added in place to the base's output, and its scale is a factor of that product.
+The base's weight is dequantized for each use, or once if it is held. The results are the same to the bit.
 """
 
 import functools
@@ -18,7 +18,12 @@ Weight = Callable[[], torch.Tensor]
 
 
 def weight_of(base: torch.nn.Module, hold: bool) -> Weight:
-    """With `hold` the 4-bit values give way to the weight they stand for, in the dtype of the computation."""
+    """A function that returns the weight (out, in) of a 4-bit layer in the dtype of the computation.
+
+    Args:
+        base: the Linear4bit.
+        hold: dequantize it now, once. The 4-bit values are dropped.
+    """
     state = base.weight.quant_state
     if not hold:
         return functools.partial(dequantize_4bit, base.weight.data, state)
@@ -28,7 +33,7 @@ def weight_of(base: torch.nn.Module, hold: bool) -> Weight:
 
 
 def is_plain(module: torch.nn.Module) -> bool:
-    """Whether Linear computes what this layer does: 4 bits, no bias, and either no adapter or one LoRA, not DoRA."""
+    """Whether LoraLinear computes what this layer does: 4 bits, no bias, and no adapter or one LoRA that isn't DoRA."""
     if not isinstance(module, LoraLinear4bit):
         return isinstance(module, bitsandbytes.nn.Linear4bit) and module.bias is None
     names = module.active_adapters
@@ -42,19 +47,27 @@ def is_plain(module: torch.nn.Module) -> bool:
 
 
 @dataclass
-class Used:
-    """Of one forward pass, what the backward pass needs beside the input x (tokens, in): of the adapter dropout(x) @
-    a.T (tokens, r), and dropout's mask, a byte a value. Its draws are those that PEFT's own forward would take.
+class LoraActivations:
+    """What the backward pass needs of an adapter's forward pass, besides its input x (tokens, in).
+
+    Args:
+        small: dropout(x) @ a.T, of shape (tokens, r). None without an adapter.
+        mask: dropout's mask, a byte for each value of x. Its draws are those of PEFT's own forward. None: no dropout.
     """
 
     small: torch.Tensor | None = None
     mask: torch.Tensor | None = None
 
 
-class Linear:
-    """x @ W.T + scale · dropout(x) @ a.T @ b.T for W (out, in) frozen, a (r, in), b (out, r); or x @ W.T alone.
+class LoraLinear:
+    """Computes x @ W.T + scale · dropout(x) @ a.T @ b.T, or x @ W.T where the module has no adapter.
 
-    The products are computed in the dtype of x, the gradients of a and b are in theirs.
+    W (out, in) is frozen; a is (r, in), b is (out, r). Products are computed in the dtype of x. The gradients of a and
+    b have the dtype of a and b.
+
+    Args:
+        module: bitsandbytes' Linear4bit, or PEFT's layer around it. See is_plain().
+        hold: see weight_of().
     """
 
     def __init__(self, module: torch.nn.Module, hold: bool):
@@ -76,40 +89,44 @@ class Linear:
         # Without dropout PEFT has an Identity there.
         return getattr(self.module.lora_dropout[self.name], "p", 0.0) if self.module.training else 0.0
 
-    def adapter(self, x: torch.Tensor) -> Used:
+    def adapter(self, x: torch.Tensor) -> LoraActivations:
+        """The first half of the adapter, on x (tokens, in)."""
         if not self.adapted:
-            return Used()
+            return LoraActivations()
         a, _ = self.parameters()
-        kept, mask = torch.native_dropout(x, self.rate, True) if self.rate else (x, None)
-        return Used(kept @ a.to(x.dtype).T, mask)
+        dropped, mask = torch.native_dropout(x, self.rate, True) if self.rate else (x, None)
+        return LoraActivations(dropped @ a.to(x.dtype).T, mask)
 
-    def product(self, x: torch.Tensor, used: Used) -> torch.Tensor:
+    def product(self, x: torch.Tensor, lora: LoraActivations) -> torch.Tensor:
+        """The output (tokens, out). lora: adapter(x)."""
         out = torch.nn.functional.linear(x, self.weight())
         if self.adapted:
-            out.addmm_(used.small, self.parameters()[1].to(x.dtype).T, alpha=self.scale)
+            out.addmm_(lora.small, self.parameters()[1].to(x.dtype).T, alpha=self.scale)
         return out
 
-    def of_input(self, gradient: torch.Tensor, used: Used, total: torch.Tensor | None = None) -> torch.Tensor:
-        """The gradient of x, added to `total` in place where one is given. gradient: (tokens, out)."""
+    def input_gradient(
+        self, gradient: torch.Tensor, lora: LoraActivations, total: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The gradient of x, from that of the output (tokens, out). It is added to `total` in place, if given."""
         weight = self.weight()
         total = gradient @ weight if total is None else total.addmm_(gradient, weight)
         if not self.adapted:
             return total
         a, b = (parameter.to(gradient.dtype) for parameter in self.parameters())
         small = gradient @ b
-        if used.mask is None:
+        if lora.mask is None:
             return total.addmm_(small, a, alpha=self.scale)
         rescale = self.scale / (1 - self.rate)
-        return total.add_(torch.ops.aten.native_dropout_backward(small @ a, used.mask, rescale))
+        return total.add_(torch.ops.aten.native_dropout_backward(small @ a, lora.mask, rescale))
 
-    def of_adapter(self, gradient: torch.Tensor, x: torch.Tensor, used: Used) -> list[torch.Tensor]:
-        """The gradients of parameters()."""
+    def adapter_gradients(self, gradient: torch.Tensor, x: torch.Tensor, lora: LoraActivations) -> list[torch.Tensor]:
+        """The gradients of parameters(), from that of the output (tokens, out)."""
         if not self.adapted:
             return []
         a, b = self.parameters()
-        kept = x
-        if used.mask is not None:
-            kept = torch.ops.aten.native_dropout_backward(x, used.mask, 1 / (1 - self.rate))
-        of_a = ((gradient @ b.to(x.dtype)).T @ kept).to(a.dtype).mul_(self.scale)
-        of_b = (gradient.T @ used.small).to(b.dtype).mul_(self.scale)
-        return [of_a, of_b]
+        dropped = x
+        if lora.mask is not None:
+            dropped = torch.ops.aten.native_dropout_backward(x, lora.mask, 1 / (1 - self.rate))
+        a_gradient = ((gradient @ b.to(x.dtype)).T @ dropped).to(a.dtype).mul_(self.scale)
+        b_gradient = (gradient.T @ lora.small).to(b.dtype).mul_(self.scale)
+        return [a_gradient, b_gradient]
