@@ -25,6 +25,22 @@ def is_docstring(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+def format_parts(node: ast.JoinedStr, in_message: bool) -> list[ast.AST]:
+    """The parts of an f-string. Versions of Python cut its text into pieces in different ways, so it is put together
+    here. In a message only the expressions count."""
+    parts: list[ast.AST] = []
+    for part in node.values:
+        if not isinstance(part, ast.Constant):
+            parts.append(part)
+        elif in_message or not part.value:
+            continue
+        elif parts and isinstance(parts[-1], ast.Constant):
+            parts[-1] = ast.Constant(parts[-1].value + part.value)
+        else:
+            parts.append(ast.Constant(part.value))
+    return parts
+
+
 def dump_value(value: object, in_message: bool) -> str:
     if isinstance(value, ast.AST):
         return dump(value, in_message)
@@ -42,8 +58,8 @@ def dump(node: ast.AST, in_message: bool = False) -> str:
         arguments = [dump(argument, in_message or place < count) for place, argument in enumerate(node.args)]
         return f"Call({node.func.id},{arguments},{dump_value(node.keywords, in_message)})"
     fields = dict(ast.iter_fields(node))
-    if in_message and isinstance(node, ast.JoinedStr):
-        fields["values"] = [part for part in node.values if not isinstance(part, ast.Constant)]
+    if isinstance(node, ast.JoinedStr):
+        fields["values"] = format_parts(node, in_message)
     if isinstance(node, DOCUMENTED) and node.body and is_docstring(node.body[0]):
         fields["body"] = node.body[1:]
     # A newer Python has more fields, such as type_params: they are empty in code that an older one can read.
