@@ -100,9 +100,9 @@ def test_sigterm_saves_the_step_it_came_in_and_a_trainer_whose_dvc_was_killed_do
     assert f"train: process {owner} is training with the same values" in refused
     os.kill(owner, signal.SIGCONT)
     assert ended(owner)
-    said = re.search(r"train: stopped by SIGTERM. The next run .* goes on from (step \d+)\n", process.stdout.read())
+    said = re.search(r"train: stopped by SIGTERM. The next run .* continues from (step \d+)\n", process.stdout.read())
     assert said[1] != "step 2"
-    assert f"train: goes on from {said[1]}\n" in repository.run("dvc", "repro")
+    assert f"train: continues from {said[1]}\n" in repository.run("dvc", "repro")
     assert repository.results() == uninterrupted.results()
 
 
