@@ -164,3 +164,23 @@ def test_the_names_of_lengths_sort_as_they_do():
     names = [length_name(tokens) for edge in SLICE_LENGTHS for tokens in (edge, edge + 1)]
     assert names == ["to_032", *(name for edge in SLICE_LENGTHS[1:] for name in [f"to_{edge:03}"] * 2), "longer"]
     assert sorted(set(names)) == ["longer", *dict.fromkeys(names[:-1])]
+
+
+@pytest.mark.parametrize(("documents", "enough"), [(9, False), (10, True), (11, True)])
+def test_ten_clusters_are_enough_and_nine_are_not_wherever_clusters_are_counted(documents, enough):
+    """Each document has three rows. The ten is written out here, since the report and the gates name it to users."""
+    clusters = np.arange(3 * documents) % documents
+    expected = clusters.tolist() if enough else list(range(3 * documents))
+    assert clusters_of([f"{number:02}.py:1" for number in clusters], "source") == expected
+    assert renumbered_clusters(7 * clusters).tolist() == expected
+    before, after = (rows_of(np.random.default_rng(seed).normal(2, 0.5, len(clusters))) for seed in (0, 1))
+    assert ("loss_lo" in measures_with_intervals(before, clusters)) == enough
+    assert ("loss_lo" in changes_with_intervals(before, after, clusters)) == enough
+
+
+@pytest.mark.parametrize(("answers", "enough"), [(9, False), (10, True)])
+def test_only_clusters_with_something_to_measure_are_counted(answers, enough):
+    rows = rows_of(np.random.default_rng(0).normal(2, 0.5, 30))
+    rows |= dict.fromkeys(("answers", "chrf"), (np.arange(30) < answers).astype(float))
+    figures = measures_with_intervals(rows, np.arange(30))
+    assert ("chrf_lo" in figures, "loss_lo" in figures) == (enough, True)
