@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit, quantize_blockwise
+from bitsandbytes.functional import (
+    QuantState,
+    create_dynamic_map,
+    dequantize_4bit,
+    quantize_4bit,
+    quantize_blockwise,
+)
 from safetensors.torch import load_file
 
 from stages.core.quantization import (
@@ -124,3 +130,28 @@ def test_a_layer_computes_with_the_restored_constants():
 @pytest.mark.parametrize("given", [torch.zeros(300), torch.full((300,), 0.25), torch.tensor([0.5])])
 def test_constants_that_are_all_the_same_come_back_as_they_were(given):
     assert torch.equal(dequantize_constants(*quantize_constants(given)), given)
+
+
+@pytest.mark.parametrize("place", [0, 1, 200])
+def test_the_mean_counts_small_constants_next_to_a_large_one(place):
+    """In fp32 16,777,216 + 1 is 16,777,216, so a sum in fp32 would lose some of the ones."""
+    block = torch.ones(256)
+    block[place] = 1 << 24
+    for given in (block, block.repeat(64)):
+        assert quantize_constants(given)[2].item() == numpy.float32((2**24 + 255) / 256)
+
+
+def test_a_constant_midway_between_two_codes_takes_the_lower_one():
+    """Both are equally near, so all devices need one rule. The block has the mean 0 and the largest value 1."""
+    values = create_dynamic_map()
+    exact, midpoints = values.double(), (values[:-1] + values[1:]) / 2
+    is_midway = (exact[:-1] + exact[1:] == 2 * midpoints.double()) & torch.isin(midpoints, -midpoints)
+    expected = is_midway.nonzero()[:, 0]
+    assert 100 < len(expected) <= CONSTANTS_BLOCKSIZE - 2
+    given = torch.cat((midpoints[expected], torch.tensor([1.0, -1.0])))
+    codes, state, offset = quantize_constants(given)
+    assert (offset, state.absmax.tolist()) == (0, [1])
+    codes, given = codes[: len(expected)].long(), given[: len(expected)].double()
+    below, above = given - exact[codes], exact[codes + 1] - given
+    assert torch.equal(below, above) and (below > 0).all()
+    assert torch.equal(codes, expected)
