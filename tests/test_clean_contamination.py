@@ -155,3 +155,24 @@ def test_an_edited_benchmark_runs_clean_again(tmp_path):
 
 def test_the_folder_is_in_git_so_that_it_exists_in_every_clone():
     assert (ROOT / "data/decontaminate/README.md").is_file()
+
+
+PLAIN = "The office file of Åsa costs 10 km and 2 tsp of café au lait straße"
+SPELLINGS = {
+    "full width": "Ｔｈｅ　ｏｆｆｉｃｅ ｆｉｌｅ ｏｆ Åsa costs １０ ｋｍ and ２ tsp of café au lait straße",
+    "ligatures and units": "The oﬃce ﬁle of Åsa costs ⑩ ㎞ and ² tsp of café au lait straße",
+    "letters and marks apart": "The office file of A\u030asa costs 10 km and 2 tsp of cafe\u0301 au lait straße",
+    "the sign of the angstrom": "The office file of \u212bsa costs 10 km and 2 tsp of café au lait straße",
+    "capitals": "THE OFFICE FILE OF ÅSA COSTS 10 KM AND 2 TSP OF CAFÉ AU LAIT STRASSE",
+    "mathematical letters": "𝐓𝐡𝐞 𝑜𝑓𝑓𝑖𝑐𝑒 𝖋𝖎𝖑𝖊 of Åsa costs 𝟏𝟎 km and 𝟚 tsp of café au lait straße",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_run_of_words_is_found_in_every_spelling_of_its_characters(benchmarks, spelling):
+    """PLAIN has 15 words, so three runs. Either the benchmark or the row has the other spelling."""
+    spelled, words = SPELLINGS[spelling], [*PLAIN.lower().split()[:-1], "strasse"]
+    expected = [" ".join(words[start : start + 13]) for start in range(len(words) - 12)]
+    assert list(word_runs(spelled)) == expected
+    for benchmark, prompt in ((PLAIN, spelled), (spelled, PLAIN)):
+        assert contamination(row(prompt), benchmarks(b_txt=benchmark)) == f"b.txt: {expected[0]}"
