@@ -329,3 +329,17 @@ def test_the_band_hashes_are_the_same_on_every_machine():
         [4201147563, 501766285, 1631204589],
         [3382266620, 2389458105, 1806372258],
     ]
+
+
+@pytest.mark.parametrize(
+    ("in_common", "total", "threshold"),
+    [(1, 2, 0.5), (3, 5, 0.6), (7, 10, 0.7), (3, 4, 0.75), (4, 5, 0.8), (9, 10, 0.9), (19, 20, 0.95)],
+)
+def test_a_pair_exactly_at_the_threshold_is_near_and_a_pair_just_below_it_is_not(in_common, total, threshold):
+    """No character comes twice in these texts, so each further character is one more run of five."""
+    answer = "".join(map(chr, range(0x4E00, 0x4E00 + total + 2)))  # it follows a question mark and a space
+    pair = [make_record("?", answer), make_record("?", answer[: in_common + 2])]
+    assert [len(shingles(record)) for record in pair] == [total, in_common]
+    (reason,) = find_duplicates(pair, threshold).values()
+    assert reason == ("near_duplicate", min(record.id for record in pair))
+    assert find_duplicates(pair, threshold + 0.01) == {}
