@@ -720,3 +720,45 @@ def test_the_base_is_asked_in_the_plain_way_too(evaluated, folder, encoder, mode
     assert {"chrf", "parses_share", "body_bits_per_byte"} <= metrics["plain"].keys()
     assert not {"loss", "perplexity", "bits_per_byte"} & metrics["plain"].keys()
     assert "plain" not in json.loads(evaluated("tuned", folder)["json"])
+
+
+@pytest.fixture
+def twelve_documents(tmp_path, monkeypatch, params_of):
+    """twelve_documents(folder, cluster) → the base's metrics and rows. Each document has the same row twice."""
+    monkeypatch.chdir(tmp_path)
+    CLEAN.mkdir(parents=True)
+    single = [record(f"Add {n}", f"total = {n * n} + {7 * n} + {10**n}") for n in range(12)]
+    records = [
+        dataclasses.replace(talk, id=f"{copy}{talk.id[1:]}", source=f"{number:02}.py:{copy}")
+        for copy in range(2)
+        for number, talk in enumerate(single)
+    ]
+    write_records(CLEAN / "test.parquet", records)
+    values = {"max_rows": 99, "generate_rows": 1, "max_new_tokens": 1, "batch_size": 24, "slices": ["length"]}
+
+    def run(folder, cluster):
+        main(params_of(evaluate=values | {"cluster": cluster}, machine=CPU), "base", folder).finish()
+        rows = (EVALUATIONS / "base.rows.jsonl").read_text().splitlines()
+        return read_json(EVALUATIONS / "base.json"), [json.loads(row) for row in rows]
+
+    return run
+
+
+def test_every_interval_of_the_stage_draws_whole_documents(twelve_documents, folder):
+    """Copies drawn one by one look like twice as much evidence. They make an interval narrower by √2."""
+
+    def widths(metrics):
+        (slice_figures,) = metrics["slices"]["length"].values()
+        figures = {
+            "all rows": (metrics, "loss"),
+            "a slice": (slice_figures, "loss"),
+            "completion prompts": (metrics["plain"], "body_bits_per_byte"),
+        }
+        return {name: values[f"{key}_hi"] - values[f"{key}_lo"] for name, (values, key) in figures.items()}
+
+    (by_document, rows), (by_row, single_rows) = (twelve_documents(folder, cluster) for cluster in ("source", "row"))
+    assert [(metrics["rows"], metrics["clusters"]) for metrics in (by_document, by_row)] == [(24, 12), (24, 24)]
+    assert [row["cluster"] for row in rows] == [*range(12)] * 2
+    assert [row["cluster"] for row in single_rows] == [*range(24)]
+    expected = {name: width * 2**0.5 for name, width in widths(by_row).items()}
+    assert widths(by_document) == pytest.approx(expected, rel=0.15)
