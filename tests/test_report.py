@@ -916,3 +916,21 @@ def test_answers_that_lost_their_tests_are_listed_by_row():
         "up to 32 tokens",
         *("8", "8", "37.5%"),
     ]
+
+
+def test_copies_of_rows_in_their_clusters_make_no_interval_of_a_difference_narrower():
+    """All rows of a document are drawn together, so copies of them are no further evidence."""
+    single, doubled = example(), example()
+    doubled["rows"] = {name: rows * 2 for name, rows in single["rows"].items()}
+    expected, figures = (report(inputs, 3)["metrics"]["evaluate"] for inputs in (single, doubled))
+    for name, measure in (("change", "loss"), ("change_plain", "body_bits_per_byte")):
+        assert expected[name][f"{measure}_lo"] < expected[name][f"{measure}_hi"]
+        assert figures[name] == expected[name]
+    before, after = (
+        {(caption, line[0]): line[-1] for caption, table in tables_of(inputs).items() for line in table.rows}
+        for inputs in (single, doubled)
+    )
+    for caption in {caption for caption, _ in before if "test split" in caption or "length" in caption}:
+        intervals = {key: text for key, text in before.items() if key[0] == caption and key[1] != "up to 32 tokens"}
+        assert any(" to " in text for text in intervals.values())
+        assert {key: after[key] for key in intervals} == intervals
