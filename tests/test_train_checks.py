@@ -19,6 +19,7 @@ from stages._train.preflight import Rows, adapter_parameters, check_rows, count_
 from stages.core.code_hash import stage_hashes
 from stages.core.machine import resolve_machine
 from stages.core.models import load_model, packed_batch
+from stages.core.params import Machine
 from stages.core.paths import write_json
 from stages.core.prompts import IGNORED
 from stages.runtime.errors import UserError
@@ -279,3 +280,49 @@ def test_another_library_version_is_another_fingerprint(params_of):
     many = dict.fromkeys(list(parts)[:7], 0)
     assert fingerprint_changes(parts, parts | {"torch": "9.9"}) == f"torch {parts['torch']} → 9.9"
     assert fingerprint_changes(parts, parts | many).endswith(", 2 more")
+
+
+def test_a_checkpoint_depends_on_the_number_of_processes_and_on_the_kind_of_device(params_of, gpu, monkeypatch):
+    params = params_of(machine={"device": "auto"})
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    before = fingerprint_of(params)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert fingerprint_changes(before, fingerprint_of(params)) == "processes 1 → 2"
+    monkeypatch.delenv("WORLD_SIZE")
+    gpu("NVIDIA A10", 8)
+    assert fingerprint_changes(before, fingerprint_of(params)) == "device cpu → cuda"
+    assert fingerprint_of(params_of(machine={"device": "cpu"})) == before
+
+
+MACHINE = {  # key: (a changed value, what is named then); "" where the key does not shape the bytes
+    "device": ("cpu", ""),  # auto takes the CPU here too
+    "devices": (2, ""),  # the processes there are count, not those asked for
+    "sharding": ("fsdp", "machine.sharding none → fsdp"),
+    "nodes": (2, ""),
+    "rendezvous": ("10.0.0.1:29500", ""),
+    "attention": ("sdpa", "machine.attention varlen → sdpa"),
+    "memory": ("low", ""),
+    "workers": (3, ""),
+    "save_steps": (1, ""),
+    "save_total_limit": (9, ""),
+    "report_to": (["tensorboard"], ""),
+}
+
+
+def test_for_every_key_of_machine_it_is_settled_whether_a_checkpoint_depends_on_it(params_of, monkeypatch):
+    """A new key of this section needs a line in MACHINE."""
+    assert MACHINE.keys() == Machine.model_fields.keys()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    params = params_of()
+    before = fingerprint_of(params)
+    for key, (value, named) in MACHINE.items():
+        changed = params_of(machine={"rendezvous": MACHINE["rendezvous"][0], key: value})
+        assert getattr(changed.machine, key) != getattr(params.machine, key)
+        assert fingerprint_changes(before, fingerprint_of(changed)) == named, key
+
+
+def test_a_checkpoint_depends_on_every_key_of_quantization_lora_and_train(params_of):
+    params = params_of(lora={"target_modules": ["q_proj"]})
+    parts, sections = fingerprint_of(params), ("quantization", "lora", "train")
+    expected = {f"{name}.{key}": value for name in sections for key, value in dict(getattr(params, name)).items()}
+    assert {name: parts.get(name, "missing") for name in ["seed", *expected]} == {"seed": params.seed} | expected
