@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import importlib.metadata
+import itertools
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -20,7 +22,9 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import BatchSampler, SequentialSampler
 
+from stages._train.callbacks import TrainingGuard
 from stages._train.data_parallel import EvenBatchSampler
+from stages._train.distributed import rank
 from stages._train.fingerprint import LIBRARIES
 from stages._train.model import add_adapter, shard_base
 from stages.core.fused import layer
@@ -166,6 +170,42 @@ def test_a_sharded_base_leaves_half_of_its_layers_in_each_of_two_processes(small
     base = [p for name, p in model.named_parameters() if ".layers." in name and not p.requires_grad]
     assert sum(p.to_local().nbytes for p in base) == before // 2
     assert not [name for name, p in model.named_parameters() if p.requires_grad and isinstance(p, DTensor)]
+
+
+@pytest.fixture
+def begin(monkeypatch):
+    """begin(rank, seed) → the adapter and a dropout mask with which one of four processes begins its training.
+
+    Each process has drawn its own adapter, and has the same seed. What rank 0 broadcasts reaches the others.
+    """
+    sent = []
+
+    def broadcast(tensor, source):
+        assert source == 0
+        sent.append(tensor.clone()) if rank() == 0 else tensor.copy_(sent[-1])
+
+    def start(number, seed):
+        monkeypatch.setenv("RANK", str(number))
+        model = torch.nn.Linear(4, 4, bias=False)
+        model.weight.data.fill_(number)
+        args, state = SimpleNamespace(save_steps=1, seed=seed), SimpleNamespace()
+        torch.manual_seed(seed)
+        TrainingGuard().on_train_begin(args, state, None, model=model, optimizer=torch.optim.AdamW(model.parameters()))
+        return model.weight.data, torch.nn.functional.dropout(torch.ones(1000), 0.5)
+
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
+    return start
+
+
+def test_all_processes_begin_with_the_adapter_of_rank_0_and_draw_different_dropout(begin, monkeypatch):
+    started = {(number, seed): begin(number, seed) for seed in (42, 1042) for number in range(4)}
+    assert all(torch.equal(adapter, torch.zeros(4, 4)) for adapter, _ in started.values())
+    for (first, (_, mask)), (second, (_, second_mask)) in itertools.combinations(started.items(), 2):
+        assert 400 < (mask == second_mask).sum() < 600, f"rank and seed {first} and {second} draw alike"
+    assert torch.equal(begin(3, 42)[1], started[3, 42][1]), "a second training draws different numbers"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert torch.equal(begin(0, 42)[1], started[0, 42][1]), "rank 0 must draw what a training of one process draws"
 
 
 # From here on processes of their own, each with the libraries to import.
