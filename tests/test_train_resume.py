@@ -1,6 +1,7 @@
 """A training that was stopped, at whatever moment, ends with the bytes of one that was not."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -303,9 +304,46 @@ class Exploding(TrainerCallback):
 def test_a_training_that_diverged_says_so_before_it_leaves_a_checkpoint_of_it(trainer_of):
     trainer = trainer_of(Checkpoints({}, 9))
     trainer.add_callback(Exploding)
-    with pytest.raises(UserError, match=r"diverged: \w+ of step 3 is (nan|inf)\. Lower train\.learning_rate"):
+    with pytest.raises(UserError, match=r"diverged: loss of step 3 is (nan|inf)\. Lower train\.learning_rate"):
         trainer.run(None)
     assert trainer.checkpoints.newest().name == "step-00000002"
+
+
+class Spoiling(TrainerCallback):
+    """Makes one figure of the log `value`, while the losses of the steps stay finite.
+
+    grad_norm: it spoils a gradient of step 3. eval_loss: it spoils a weight between step 2 and its evaluation.
+    """
+
+    def __init__(self, figure, value):
+        self.figure, self.value = figure, float(value)
+
+    def on_step_begin(self, args, state, control, model, **_):
+        if self.figure == "grad_norm" and state.global_step == 2:
+            first_trained(model).register_post_accumulate_grad_hook(self.spoil)
+
+    def spoil(self, weight):
+        weight.grad[0, 0] = self.value
+
+    def on_step_end(self, args, state, control, model, **_):
+        if self.figure == "eval_loss" and state.global_step == 2:
+            first_trained(model).data[0, 0] = self.value
+
+
+def first_trained(model):
+    return next(p for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(("figure", "step"), [("grad_norm", 3), ("eval_loss", 2)])
+def test_a_gradient_norm_or_validation_loss_that_is_not_finite_ends_a_training(trainer_of, figure, step, value):
+    trainer = trainer_of(Checkpoints({}, 9))
+    trainer.add_callback(Spoiling(figure, value))
+    with pytest.raises(UserError, match=rf"diverged: {figure} of step {step} is (nan|inf)\. "):
+        trainer.run(None)
+    assert trainer.checkpoints.newest().name == f"step-{step - 1:08}"
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) == step and all(map(math.isfinite, logged))
 
 
 def test_an_adapter_of_no_numbers_is_compared_by_its_bytes(trainer_of, tmp_path):
