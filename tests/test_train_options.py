@@ -3,6 +3,7 @@ bytes as one that was not."""
 
 import json
 import math
+import os
 from pathlib import Path
 
 import peft
@@ -10,8 +11,15 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors.torch import load_file, save_file
+from trl import SFTTrainer
 
-from stages._train.adapter_init import check_initial_adapter, dequantized_weight, initialize_adapter, lora_layers
+from stages._train.adapter_init import (
+    check_initial_adapter,
+    dequantized_weight,
+    expected_shapes,
+    initialize_adapter,
+    lora_layers,
+)
 from stages._train.checkpointing import Checkpoints, finished_checkpoints
 from stages._train.metrics import curves, losses
 from stages._train.model import loaded_bytes
@@ -20,10 +28,16 @@ from stages.core.attention import flat_batch
 from stages.core.fused.layer import fuse
 from stages.core.machine import resolve_machine
 from stages.core.models import load_model
+from stages.core.params import Lora, Train
 from stages.runtime.errors import UserError
 from stages.runtime.memory import MemoryPlan
+from stages.runtime.signals import Stop
+from stages.train import main
+from tests.support.data_files import write_rows
 from tests.support.layers import graph_of
+from tests.support.project import ROOT
 from tests.support.training import BITS, OPTIONS, PLAN, new_trainer, rows, saved
+from tests.support.training_repository import tokenized
 
 
 def logits(model, batch):
@@ -299,3 +313,138 @@ def test_neftune_adds_its_noise_while_training_and_none_in_evaluations(trainer_o
     assert len(seen[False]) >= 3
     assert set(seen[False]) == {0.0}
     assert all(4 < noise < 5.2 for noise in seen[True])  # uniform up to alpha / √(length · width), in bf16
+
+
+class TrainingBeganError(Exception):
+    """Carries the trainer at the moment in which it would take its first step."""
+
+
+@pytest.fixture
+def trainer_at_start(training_folder, monkeypatch):
+    """trainer_at_start(params) → the trainer of the stage. All of main() before the first step has run."""
+
+    def begin(trainer, *_, **__):
+        raise TrainingBeganError(trainer)
+
+    def run(params):
+        with pytest.raises(TrainingBeganError) as caught:
+            main(Stop(), params)
+        (trainer,) = caught.value.args
+        trainer.checkpoints.remove()
+        return trainer
+
+    (training_folder / "data/tokenized").mkdir(parents=True)
+    (training_folder / "data/adapters").mkdir()
+    for name, target in {"stages": "stages", "dvc.yaml": "dvc.yaml", "params.yaml": "tests/params.yaml"}.items():
+        (training_folder / name).symlink_to(ROOT / target)
+    for split, seed in (("train", 0), ("validation", 1)):
+        write_rows(training_folder / f"data/tokenized/{split}.arrow", list(tokenized(4, seed)))
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(training_folder / "logs"))
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(SFTTrainer, "train", begin)
+    return run
+
+
+def adapter_config(trainer):
+    return trainer.model.peft_config["default"]
+
+
+def variant_of_trainer(trainer):
+    config = adapter_config(trainer)
+    return {(False, False): "lora", (True, False): "rslora", (False, True): "dora"}[config.use_rslora, config.use_dora]
+
+
+def initial_adapter_of_trainer(trainer):
+    """The folder in data/adapters whose values the model has."""
+    state = peft.get_peft_model_state_dict(trainer.model, save_embedding_layers=False)
+    for folder in Path("data/adapters").iterdir():
+        given = load_file(folder / SAVED)
+        if given.keys() == state.keys() and all(torch.equal(state[name], value) for name, value in given.items()):
+            return folder.name
+    return None
+
+
+def init_of_trainer(trainer):
+    """`loftq` or `default`. PEFT starts with B = 0, and LoftQ does not."""
+    (first, *_) = (p for name, p in trainer.model.named_parameters() if "lora_B" in name)
+    return "loftq" if first.any() and initial_adapter_of_trainer(trainer) is None else "default"
+
+
+def plus_ratio_of_trainer(trainer):
+    rates = {id(p): group["lr"] for group in groups(trainer) for p in group["params"]}
+    a, b = ({rates[id(p)] for n, p in trainer.model.named_parameters() if name in n} for name in ("lora_A", "lora_B"))
+    return round(b.pop() / a.pop(), 6)
+
+
+def batch_size_of_trainer(trainer):
+    sizes = {trainer.args.per_device_train_batch_size, trainer.args.per_device_eval_batch_size}
+    return sizes.pop() if len(sizes) == 1 else sizes
+
+
+SAVED = "adapter_model.safetensors"
+SCHEDULERS = {"constant_with_warmup": "constant", "linear": "linear", "cosine": "cosine"}
+# Every key of lora and train: (value in one training, value in another, how to read it from the trainer). A default
+# fails in one of the two, since the values differ.
+KEYS = {
+    "seed": (1234, 77, lambda trainer: trainer.args.seed),
+    "lora.variant": ("rslora", "dora", variant_of_trainer),
+    "lora.init": ("loftq", "default", init_of_trainer),
+    "lora.init_from": (None, "first", initial_adapter_of_trainer),
+    "lora.r": (3, 5, lambda trainer: adapter_config(trainer).r),
+    "lora.alpha": (7.5, 13, lambda trainer: adapter_config(trainer).lora_alpha),
+    "lora.dropout": (0.15, 0.35, lambda trainer: adapter_config(trainer).lora_dropout),
+    "lora.target_modules": (
+        *(["mlp.up_proj", "v_proj"], ["o_proj", "q_proj"]),
+        lambda trainer: sorted(adapter_config(trainer).target_modules),
+    ),
+    "lora.plus_ratio": (6, 3.5, plus_ratio_of_trainer),
+    "train.epochs": (2.5, 4, lambda trainer: trainer.args.num_train_epochs),
+    "train.batch_size": (3, 2, batch_size_of_trainer),
+    "train.gradient_accumulation_steps": (5, 4, lambda trainer: trainer.args.gradient_accumulation_steps),
+    "train.optimizer": ("adamw_8bit", "adamw", lambda trainer: trainer.args.optim.value.removesuffix("_torch")),
+    "train.learning_rate": (3e-3, 7e-4, lambda trainer: trainer.args.learning_rate),
+    "train.lr_scheduler": ("constant", "cosine", lambda trainer: SCHEDULERS[trainer.args.lr_scheduler_type.value]),
+    "train.warmup_steps": (7, 3, lambda trainer: trainer.args.warmup_steps),
+    "train.weight_decay": (0.03, 0.2, lambda trainer: trainer.args.weight_decay),
+    "train.max_grad_norm": (0.7, 1.9, lambda trainer: trainer.args.max_grad_norm),
+    "train.neftune_alpha": (5.5, 9, lambda trainer: trainer.noise.alpha),
+    "train.eval_steps": (13, 6, lambda trainer: trainer.args.eval_steps),
+    "train.early_stopping_patience": (
+        *(7, 2),
+        lambda trainer: next(c.patience for c in trainer.callback_handler.callbacks if c is trainer.early),
+    ),
+    "train.deterministic": (False, True, lambda trainer: "CUBLAS_WORKSPACE_CONFIG" in os.environ),
+    "machine.save_steps": (17, 8, lambda trainer: trainer.args.save_steps),
+    "machine.report_to": (["tensorboard"], "none", lambda trainer: trainer.args.report_to or "none"),
+}
+
+
+@pytest.mark.parametrize("training", [0, 1])
+def test_every_key_of_lora_and_train_reaches_peft_and_the_trainer(trainer_at_start, params_of, training):
+    """A new key of these sections needs a line in KEYS."""
+    keys = {f"{name}.{key}" for name, section in (("lora", Lora), ("train", Train)) for key in section.model_fields}
+    assert KEYS.keys() == keys | {"seed", "machine.save_steps", "machine.report_to"}
+    assert all(first != second for first, second, _ in KEYS.values())
+    expected, changes = {key: line[training] for key, line in KEYS.items()}, {"machine": {"device": "cpu"}}
+    for key, value in expected.items():
+        section, _, name = key.rpartition(".")
+        changes |= {section: changes.get(section, {}) | {name: value}} if section else {name: value}
+    params = params_of(**changes)
+    if params.lora.init_from:
+        first = Path("data/adapters", params.lora.init_from)
+        first.mkdir()
+        save_file({name: torch.rand(shape) for name, shape in expected_shapes(params.lora).items()}, first / SAVED)
+        config = {"use_dora": True, "r": params.lora.r, "lora_alpha": params.lora.alpha}
+        (first / "adapter_config.json").write_text(json.dumps(config))
+    trainer = trainer_at_start(params)
+    assert {key: read(trainer) for key, (*_, read) in KEYS.items()} == expected
+
+
+def test_the_seed_decides_the_first_values_of_the_adapter(trainer_at_start, params_of):
+    adapters = []
+    for seed in (7, 7, 8):
+        torch.rand(3)  # earlier draws must not matter
+        model = trainer_at_start(params_of(seed=seed, lora={"r": 4}, machine={"device": "cpu"})).model
+        adapters.append(next(p.detach() for name, p in model.named_parameters() if "lora_A" in name))
+    assert torch.equal(adapters[0], adapters[1])
+    assert not torch.equal(adapters[0], adapters[2])
