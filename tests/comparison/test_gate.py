@@ -1,4 +1,7 @@
-"""Gates: bounds, and comparisons with another revision that allow for chance."""
+"""Gates: bounds, and comparisons with another revision that allow for chance.
+
+These run in a real repository, so they are slow. tests/comparison/test_gate_verdicts.py has revisions in memory.
+"""
 
 import json
 import math
@@ -10,9 +13,9 @@ from ruamel.yaml import YAML
 
 from stages.comparison.gate import judge_gates, unpaired_interval
 from stages.core.params import Gate
-from stages.core.statistics import COLUMNS, measures_with_intervals
 from stages.report import print_gates as run_gate
 from stages.runtime.errors import UserError
+from tests.support.gates import LOSSES, gate_of, metrics_of, rows_of
 from tests.support.project import ROOT
 from tests.support.repository import Repository
 
@@ -27,23 +30,6 @@ stages:
       deps: [data/clean/test.parquet, source.jsonl]
       outs: [\"metrics/evaluate/${key}.rows.jsonl\"]
 """
-
-
-def rows_of(losses, prefix="x"):
-    ones = dict.fromkeys(COLUMNS, 1) | {"tokens": 10}
-    return [
-        {"id": f"{prefix}{n}", "source": f"{n}.py:1", "cluster": n, **ones, "loss_sum": 10 * loss}
-        for n, loss in enumerate(losses)
-    ]
-
-
-def metrics_of(rows):
-    columns = {name: np.array([row[name] for row in rows], float) for name in COLUMNS}
-    figures = measures_with_intervals(columns, np.arange(len(rows)))
-    return {"evaluate": {"tuned": figures}, "clean": {"rows": {"kept": len(rows)}}}
-
-
-LOSSES = np.random.default_rng(0).normal(2, 0.5, 100)
 
 
 class MeasuredRepository(Repository):
@@ -80,10 +66,6 @@ def repository(measured_once, tmp_path, monkeypatch):
     monkeypatch.chdir(copied.folder)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", copied.environment["DVC_SITE_CACHE_DIR"])
     return copied
-
-
-def gate_of(metric="evaluate.tuned.loss", better="lower", bound=None, against="main"):
-    return Gate(metric=metric, better=better, bound=bound, against=None if bound is not None else against)
 
 
 @pytest.mark.parametrize(
