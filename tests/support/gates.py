@@ -1,4 +1,4 @@
-"""Gates, evaluated rows with the metrics that follow from them, and revisions in memory."""
+"""Gates, evaluated rows, the metrics of these rows, and revisions in memory."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ class RevisionInMemory(Revision):
         name: its name, or None for the working tree.
         rows: the tuned model's rows.
         has_rows: whether DVC has the rows. Without them only metrics.json is there.
-        metrics: sections of metrics.json that are added to those of the rows.
+        metrics: more sections of metrics.json.
         validation: a number from which the hash of the validation split is made.
     """
 
@@ -51,7 +51,7 @@ class RevisionInMemory(Revision):
         super().__init__(name, SimpleNamespace(read={f"rows of {name}": lines}.get if has_rows else {}.get))
         path = str(EVALUATIONS / "tuned.rows.jsonl")
         evaluate = {"deps": [{"path": TEST_FILE, "md5": "0"}], "outs": [{"path": path, "md5": f"rows of {name}"}]}
-        # The deps of the project's own stage, so that a renamed file is noticed here.
+        # Real deps, so that this test notices a renamed file.
         deps = read_yaml(ROOT / "dvc.yaml")["stages"]["merge"]["deps"]
         merge = {"deps": [{"path": dep, "md5": str(validation) if "validation" in dep else "0"} for dep in deps]}
         self.files = {
