@@ -7,7 +7,7 @@ Run it with `dvc repro hash_code`. What a hash covers is in stages/core/code_has
 
 from stages.core.code_hash import STAGES, stage_hashes
 from stages.core.params import Params
-from stages.core.paths import CODE, whole_directory, write_json
+from stages.core.paths import CODE, write_json
 from stages.runtime.runner import Outcome, run_stage
 
 
@@ -18,9 +18,8 @@ def hash_code() -> dict[str, dict[str, str]]:
 
 def main(params: Params) -> Outcome:
     hashes = hash_code()
-    with whole_directory(CODE) as folder:
-        for stage, files in hashes.items():
-            write_json(folder / f"{stage}.json", files)
+    for stage, files in hashes.items():
+        write_json(CODE / f"{stage}.json", files)
     return Outcome(f"{len(set().union(*hashes.values()))} files of {len(hashes)} stages")
 
 

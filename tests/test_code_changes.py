@@ -61,6 +61,19 @@ def test_a_constant_runs_exactly_the_stages_that_compute_with_it(repository):
     assert repository.ran("repro") == ["hash_code", "evaluate@base", "evaluate@tuned", "report"]
 
 
+def test_a_clone_with_git_only_notices_a_result_of_former_code(finished, tmp_path):
+    """The gate of CI, .github/scripts/lock.sh: hashing new code without running its stage is not enough."""
+    repository = finished.clone(tmp_path / "edited", with_data=True)
+    append(repository, "stages/_merge/stream.py", "ANOTHER = 1")
+    repository.run("dvc", "repro", "hash_code")
+    repository.commit()
+    bare = repository.clone(tmp_path / "bare")
+    assert "merge" in bare.run("bash", ".github/scripts/lock.sh", code=1)
+    repository.run("dvc", "repro")
+    repository.commit()
+    repository.clone(tmp_path / "current").run("bash", ".github/scripts/lock.sh")
+
+
 def sections_of(stage: str) -> list[str]:
     entry = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
     return entry.get("do", entry).get("params", [])

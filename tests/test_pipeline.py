@@ -254,7 +254,7 @@ def test_the_python_of_the_page_on_serving_generates_with_the_merged_model_and_w
 
 
 KILLS = [  # stage, where it is killed, what it or DVC has written by then. tests/test_train_faults.py has `train`
-    ("hash_code", "stages.core.paths:write_text:4", "..code.partial/clean.json"),
+    ("hash_code", "stages.core.paths:write_text:4", ".code/clean.json"),
     ("download_data", "stages._download_data.formats:recognise:1", "data/.raw.partial/rows-00000.jsonl"),
     ("clean", "stages._clean.tally:Tally.reject:1", "data/.clean.partial/train.parquet"),
     ("download_model", "stages.core.paths:sha256:7", "models/.base.partial/model-00001-of-*.safetensors"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from html import unescape
 
@@ -11,8 +12,9 @@ from markdown_it import MarkdownIt
 
 from stages.comparison.revisions import Outputs, Revision
 from tests.support.project import ROOT
+from tests.support.repository import Repository
 from tests.support.small_run import LOSSES, ROWS, rows_of
-from tools._review.changes import Tree, figures, flatten, staleness
+from tools._review.changes import Tree, figures, flatten, reruns, staleness
 from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, markdown_table, sparkline
 from tools._review.outputs import PARTS
 
@@ -364,3 +366,67 @@ def test_a_sparkline_is_high_where_the_curve_is():
     assert sparkline([3.0, 2.0, 1.0, 1.0], 1.0, 3.0) == "█▅▁▁"
     assert sparkline([1.0] * 100, 1.0, 1.0) == "▁" * 32
     assert sparkline([2.0], 1.0, 3.0) == "▅"
+
+
+MODULES = {"stages/merge.py": "A = 1\n", "stages/runtime/progress.py": "B = 1\n", "stages/core/params.py": "C = 1\n"}
+
+
+@pytest.fixture
+def coded(tmp_path, monkeypatch):
+    """A repository in which a stage depends on the code, and another one on the first one's hashes."""
+    repository = Repository(tmp_path / "coded")
+    repository.folder.mkdir()
+    for name, text in MODULES.items():
+        (repository.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository.folder / name).write_text(text)
+    stages = {
+        "hash_code": {
+            "cmd": 'mkdir -p .code && echo "{\\"stages/merge.py\\": \\"$(cat stages/merge.py)\\"}" > .code/merge.json',
+            "deps": ["stages"],
+            "outs": [".code/merge.json"],
+        },
+        "merge": {"cmd": "echo 1 > merged", "deps": [".code/merge.json"], "outs": ["merged"]},
+    }
+    (repository.folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    (repository.folder / "params.yaml").write_text("seed: 1\n")
+    repository.run("git", "init", "--quiet", "--initial-branch=main")
+    repository.run("dvc", "init", "--quiet")
+    shutil.copy(ROOT / ".dvcignore", repository.folder)
+    repository.run("dvc", "repro")
+    repository.commit()
+    monkeypatch.chdir(repository.folder)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", repository.environment["DVC_SITE_CACHE_DIR"])
+    return repository
+
+
+def stale(repository) -> list[str]:
+    repository.commit()
+    commit = repository.output("git", "rev-parse", "HEAD").strip()
+    return [problem for problem in staleness(Revision(commit, Outputs()), commit) if " ran with " in problem]
+
+
+def test_code_that_dvc_ignores_makes_no_result_stale(coded):
+    assert stale(coded) == []
+    for name in ("stages/runtime/progress.py", "stages/core/params.py"):
+        (coded.folder / name).write_text("ANOTHER = 1\n")
+    assert stale(coded) == []
+    (coded.folder / "stages/merge.py").write_text("ANOTHER = 1\n")
+    assert stale(coded) == ["hash_code ran with another state of stages"]
+
+
+def test_hashes_of_new_code_next_to_a_result_of_the_old_one_are_stale(coded):
+    (coded.folder / "stages/merge.py").write_text("ANOTHER = 1\n")
+    coded.run("dvc", "repro", "hash_code")
+    assert stale(coded) == ["merge ran with another state of .code/merge.json"]
+
+
+def test_what_ran_names_the_modules_that_changed(coded):
+    (coded.folder / "stages/merge.py").write_text("ANOTHER = 1\n")
+    coded.run("dvc", "repro")
+    coded.commit()
+    outputs = Outputs()
+    base, head = Revision("main~1", outputs), Revision("main", outputs)
+    assert dict(reruns(base, head))["merge"] == {"deps": ["stages/merge.py"]}
+    shutil.rmtree(coded.folder / ".dvc/cache")
+    base, head = Revision("main~1", Outputs()), Revision("main", Outputs())
+    assert dict(reruns(base, head))["merge"] == {"deps": [".code/merge.json"]}

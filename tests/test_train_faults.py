@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stages.core.params import read_yaml
+from stages.core.yaml_files import read_yaml
 from tests.support.repository import queue_workers
 from tests.support.training_repository import STEPS, TrainingRepository
 

@@ -2,7 +2,7 @@
 # Installs what tools/review.py imports, as requirements.txt pins it, and not what trains: no torch.
 set -euo pipefail
 
-packages='dvc|dvc-[a-z0-9]+|huggingface-hub|jinja2|markupsafe|numpy|pyarrow|pydantic|ruamel\.yaml'
+packages='dvc|dvc-[a-z0-9]+|huggingface-hub|jinja2|markupsafe|numpy|pyarrow|pydantic|ruamel\.yaml(\.clib)?'
 grep -oE "^($packages)==[^ ]+" requirements.txt >"${RUNNER_TEMP:-/tmp}/review-requirements.txt"
 python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
   --requirement "${RUNNER_TEMP:-/tmp}/review-requirements.txt"

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from stages.comparison.gate import paired_interval, unpaired_interval, why_incomparable
 from stages.comparison.measures import SHOWN_MEASURES
 from stages.comparison.revisions import DVC_LOCK, Revision, git
-from stages.core.paths import PARAMS, RESULT
+from stages.core.code_hash import is_hashed
+from stages.core.paths import CODE, PARAMS, RESULT
 from stages.core.yaml_files import read_yaml_text
 from stages.runtime.errors import UserError
 
@@ -110,6 +111,16 @@ def differing_names(before: dict, after: dict) -> list[str]:
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
+def changed_modules(base: Revision, head: Revision, dep: str) -> list[str]:
+    """The modules whose hashes differ, for a file of the stage hash_code. Any other path alone."""
+    if not dep.startswith(f"{CODE}/"):
+        return [dep]
+    contents = [revision.output(dep) for revision in (base, head)]
+    if None in contents:  # nobody has the hashes of one side
+        return [dep]
+    return sorted(differing_names(*(json.loads(content) for content in contents)))
+
+
 def reruns(base: Revision, head: Revision) -> list[tuple[str, dict[str, list[str]]]]:
     """(stage, {kind: what differs in its entry of dvc.lock}) of each stage that ran again, in the order of dvc.lock."""
     stages = []
@@ -121,6 +132,7 @@ def reruns(base: Revision, head: Revision) -> list[tuple[str, dict[str, list[str
             stages.append((stage, {"new" if before is None else "gone": []}))
             continue
         reasons = {kind: differing_names(hashes(before, kind), hashes(after, kind)) for kind in ("deps", "outs")}
+        reasons["deps"] = [name for dep in reasons["deps"] for name in changed_modules(base, head, dep)]
         reasons["params"] = differing_names(
             *(flatten(entry.get("params", {}).get(str(PARAMS), {})) for entry in (before, after))
         )
@@ -153,7 +165,7 @@ class Tree:
         """The hash of a file or folder. None for what Git does not have."""
         if path in self.blobs:
             return self.file(path)
-        inside = sorted(name for name in self.blobs if name.startswith(f"{path}/"))
+        inside = sorted(name for name in self.blobs if name.startswith(f"{path}/") and is_hashed(Path(name)))
         if not inside:
             return None
         listing = [{"md5": self.file(name), "relpath": name[len(path) + 1 :]} for name in inside]
