@@ -31,9 +31,9 @@ from stages.core.paths import (
 )
 from stages.core.prompts import CHAT_TEMPLATES
 from stages.core.quantization import SAMPLE_SIZE, VALUE_HASHES, VALUE_SAMPLES, BaseValues
-from stages.runtime.disk_space import GB, check_disk_for_merge
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import check_base
+from stages.runtime.machine_checks import GB, check_disk_for_merge
 from stages.runtime.runner import Outcome, peak_memory, run_stage
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ from stages.core.quantization import (
 from stages.core.yaml_files import read_yaml
 from stages.download_model import download_model
 from stages.merge import ADAPTER, BASE, main
-from stages.runtime import disk_space
+from stages.runtime import machine_checks
 from stages.runtime.errors import UserError
 from tests.support.layers import layer_of
 from tests.support.merging import make_adapter, merged_folder, plan_of
@@ -446,11 +446,11 @@ def test_what_the_comparison_needs_is_said_beforehand(with_rows, capsys):
 
 
 def test_a_full_disk_is_said_before_anything_is_written(with_rows, monkeypatch):
-    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     with pytest.raises(UserError, match=r"merging needs 0\.0 GB on the disk of models.*0\.0 GB are free"):
         main(with_rows)
     assert not list(merge_stage.MERGED.parent.glob("*merged*"))
-    disk_space.check_disk_for_merge(merge_stage.MERGED.parent, 10**10, -(10**10))
+    machine_checks.check_disk_for_merge(merge_stage.MERGED.parent, 10**10, -(10**10))
 
 
 def test_what_a_killed_merge_left_takes_no_room_from_the_next(with_rows, monkeypatch):

@@ -1,12 +1,27 @@
-"""What PyTorch raises in the middle of a training, explained with what to do."""
+"""Words for errors that come from below: a full disk, a missing permission, too little memory."""
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator
 
 from stages.runtime.errors import UserError
 
 # What PyTorch says on the CPU, and what CUDA and cuBLAS say.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+DISK_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your quota on this disk is used up"}
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """What went wrong with a file and what to do. None for an error that the user cannot mend."""
+    where = error.filename or "while writing"
+    if error.errno in DISK_FULL:
+        return f"{DISK_FULL[error.errno]} ({where}). Free some space and run it again"
+    if error.errno == errno.EFBIG:
+        return f"a file may not become so large here ({where}). Raise the limit (ulimit -f) and run it again"
+    if error.errno in FORBIDDEN:
+        return f"{error.strerror}: {where}. Allow this user to read and write there, and run it again"
+    return None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,8 @@
-"""Whether models/base still holds what its manifest says."""
+"""Whether a stage's inputs still hold the bytes that were recorded: in the manifest of models/base, and in dvc.lock.
+
+DVC notices a change by size and time, and it trusts the read-only files of its cache, to which inputs are linked. So it
+does not notice what a failing disk does to their bytes.
+"""
 
 import hashlib
 import json
@@ -11,22 +15,27 @@ from stages.core.paths import BASE, read_json, sha256
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 
-MEND_BASE = (
+LOCK = Path("dvc.lock")
+BASE_ADVICE = (
     f"Run `python -m tools.doctor --deep` and remove what it names in the cache, then `rm -rf {BASE}` and `dvc repro`"
 )
 
 
 def base_files(folder: Path = BASE) -> dict[str, str]:
-    """{file of models/base: sha256}, as its manifest says."""
+    """{file of models/base: sha256}, from its manifest.
+
+    Raises:
+        UserError: the manifest is missing or damaged.
+    """
     path = folder / "manifest.json"
     try:
         return dict(read_json(path)["files"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is missing or damaged. {MEND_BASE}") from None
+        raise UserError(f"{path} is missing or damaged. {BASE_ADVICE}") from None
 
 
-def digest(path: Path) -> str | None:
-    """None where the file is absent or its disk cannot read it."""
+def readable_sha256(path: Path) -> str | None:
+    """The SHA-256 of a file, or None if it is absent or its disk cannot read it."""
     try:
         return sha256(path)
     except PermissionError:
@@ -36,24 +45,21 @@ def digest(path: Path) -> str | None:
 
 
 def check_base(folder: Path = BASE, names: Container[str] | None = None) -> None:
-    """Compares models/base, or the files of it with these names, with its manifest. DVC goes by size and time, so what
-    rots on the disk escapes it; training on it would take hours, and reading it once takes seconds."""
+    """Compares the files of models/base with its manifest. Reading them takes seconds; training on a damaged base would
+    take hours.
+
+    Args:
+        names: the files to compare. None: all of them.
+
+    Raises:
+        UserError: a file has other bytes, or is missing.
+    """
     expected = {name: value for name, value in base_files(folder).items() if names is None or name in names}
     with ThreadPoolExecutor(4) as pool:
-        found = dict(zip(expected, pool.map(lambda name: digest(folder / name), expected), strict=True))
-    damaged = [str(folder / name) for name in expected if found[name] != expected[name]]
+        hashes = dict(zip(expected, pool.map(lambda name: readable_sha256(folder / name), expected), strict=True))
+    damaged = [str(folder / name) for name in expected if hashes[name] != expected[name]]
     if damaged:
-        raise UserError(f"{', '.join(damaged)} has other bytes than its manifest says, or is missing. {MEND_BASE}")
-
-
-# Whether what other stages left behind still holds the bytes that dvc.lock has of it.
-#
-# DVC trusts a file of its cache that is read-only, as all of them are, whatever became of its bytes on the disk. Inputs
-# are linked to them.
-#
-
-
-LOCK = Path("dvc.lock")
+        raise UserError(f"{', '.join(damaged)} has other bytes than its manifest says, or is missing. {BASE_ADVICE}")
 
 
 def md5(path: Path) -> str:
@@ -62,58 +68,60 @@ def md5(path: Path) -> str:
 
 
 def dvc_md5(out: Path) -> str:
-    """The hash that DVC 3 has of a file, or of a folder: that of the list of its files, as JSON."""
+    """The hash that DVC 3 records for a file. For a folder it is the hash of the list of its files, as JSON."""
     if not out.is_dir():
         return md5(out)
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda name: md5(out / name), names))
-    listed = [{"md5": each, "relpath": name} for name, each in zip(names, found, strict=True)]
-    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+        hashes = list(pool.map(lambda name: md5(out / name), names))
+    files = [{"md5": value, "relpath": name} for name, value in zip(names, hashes, strict=True)]
+    return hashlib.md5(json.dumps(files, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def listing(out: Path) -> dict[str, str]:
-    """{file of a folder: md5}, as it was recorded; empty where DVC's cache has no list of it."""
+def recorded_files(out: Path) -> dict[str, str]:
+    """{file of a folder: md5} as DVC recorded it. Empty if DVC's cache has no list of it."""
     from dvc.repo import Repo
 
     with Repo() as repo:
         (recorded,) = repo.find_outs_by_path(str(out))
-        return {"/".join(name): found.value for name, _, found in recorded.get_obj() or ()}
+        return {"/".join(name): hash_info.value for name, _, hash_info in recorded.get_obj() or ()}
 
 
-def damaged(out: Path, deps: list[Path]) -> list[str]:
-    """Those files of `out` that are not as they were recorded. Of a folder, of which other stages' files may not be
-    there (`dvc repro --pull`), only files of the deps count."""
+def damaged_files(out: Path, deps: list[Path]) -> list[str]:
+    """The files of an output that are not as recorded. In a folder only files below the deps count: after
+    `dvc repro --pull` the files of other stages may not be there."""
     if not out.is_dir():
         return [str(out)]
-    recorded = listing(out)
-    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    counted = sorted(name for name in recorded.keys() | there if any((out / name).is_relative_to(dep) for dep in deps))
-    return [str(out / name) for name in counted if name not in there or md5(out / name) != recorded.get(name)]
+    recorded = recorded_files(out)
+    present = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    counted = sorted(
+        name for name in recorded.keys() | present if any((out / name).is_relative_to(dep) for dep in deps)
+    )
+    return [str(out / name) for name in counted if name not in present or md5(out / name) != recorded.get(name)]
 
 
-def refuse_damage(deps: list[str]) -> None:
-    """Compares those of the deps that other stages made with what dvc.lock says of them, where DVC runs the stage.
+def check_inputs(deps: list[str]) -> None:
+    """Compares the inputs that other stages made with dvc.lock, where DVC runs the stage.
 
-    Files of models/base with its manifest: all of them the stages that load it compare themselves.
+    Files of models/base are compared with its manifest. A stage that loads all of it calls check_base() itself.
 
     Raises:
-        UserError: one has other bytes.
+        UserError: an input has other bytes.
     """
-    # Of several processes of a training the first one has compared them.
+    # Where several processes train, the first one has compared them.
     if "DVC_STAGE" not in os.environ or "LOCAL_RANK" in os.environ or not LOCK.exists():
         return
     stages, paths = read_yaml(LOCK)["stages"], [Path(dep) for dep in deps]
-    of_base = [path.relative_to(BASE).as_posix() for path in paths if BASE in path.parents]
-    if of_base and (BASE / "manifest.json").exists():
-        check_base(names=of_base)
-    made = {Path(out["path"]): (name, out["md5"]) for name, each in stages.items() for out in each.get("outs", [])}
+    in_base = [path.relative_to(BASE).as_posix() for path in paths if BASE in path.parents]
+    if in_base and (BASE / "manifest.json").exists():
+        check_base(names=in_base)
+    made = {Path(out["path"]): (name, out["md5"]) for name, entry in stages.items() for out in entry.get("outs", [])}
     needed = {out for dep in paths for out in (dep, *dep.parents) if out in made and out != BASE}
     for out in sorted(needed):
         stage, expected = made[out]
-        if dvc_md5(out) != expected and (wrong := damaged(out, paths)):
+        if dvc_md5(out) != expected and (damaged := damaged_files(out, paths)):
             raise UserError(
-                f"{wrong[0]} is not what {stage} left there: dvc.lock has other bytes of it. If you changed it, `dvc "
+                f"{damaged[0]} is not what {stage} left there: dvc.lock has other bytes of it. If you changed it, `dvc "
                 f"commit {stage}` takes your version. If not, the disk damaged it: run `python -m tools.doctor --deep` "
                 f"and remove what it names in the cache, then `rm -rf {out}` and `dvc repro`, or `dvc pull {out}`"
             )

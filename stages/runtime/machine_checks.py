@@ -1,4 +1,4 @@
-"""Whether this machine can train: its number format, and room on its disks."""
+"""Whether this machine can do the work: its number format, and room on its disks."""
 
 import shutil
 from pathlib import Path
@@ -8,6 +8,7 @@ from stages.core.paths import ADAPTER
 from stages.runtime.errors import UserError
 
 MEBIBYTE = 1 << 20
+GB = 1_000_000_000
 MARGIN = 16 * MEBIBYTE  # what a checkpoint holds besides its tensors: generators' states, the log, file systems' blocks
 
 
@@ -69,3 +70,23 @@ def existing_parent(path: Path) -> Path:
 
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def check_disk_for_merge(folder: Path, weights: int, parity: int) -> None:
+    """Checks that the merge fits on the disk of `folder`.
+
+    Args:
+        folder: An existing folder on that disk.
+        weights: Bytes of the merged weights.
+        parity: Bytes that the comparison of the models needs for a while.
+
+    Raises:
+        UserError: Too little is free.
+    """
+    needed, free = weights + parity, shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"merging needs {needed / GB:.1f} GB on the disk of {folder}, {parity / GB:.1f} GB of it for a while to "
+            f"compare the models, and {free / GB:.1f} GB are free. Free some space (`dvc gc --workspace` drops what "
+            "no current file needs from DVC's cache), or compare on fewer merge.parity_rows"
+        )

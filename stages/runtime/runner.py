@@ -1,8 +1,10 @@
-"""What every stage does around its own work: check params.yaml first, take care that nothing changes meanwhile,
-turn a user's mistake into one message and exit code 1, and say at the end what was made and how long it took."""
+"""What every stage does around its own work.
+
+It checks params.yaml and the inputs first. It notices an edit while the stage runs. It turns a user's mistake into one
+message and exit code 1. At the end it prints what was made and writes how long that took.
+"""
 
 import contextlib
-import errno
 import hashlib
 import logging
 import os
@@ -20,7 +22,8 @@ from stages.core.params import Params, load_params
 from stages.core.paths import CODE, PARAMS, read_json, timing_file, write_json
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from stages.runtime.integrity import refuse_damage
+from stages.runtime.failures import explain_os_error
+from stages.runtime.integrity import check_inputs
 
 # No stage but the two downloads talks to the network, and nothing reports to anybody.
 QUIET = {
@@ -31,14 +34,18 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 DOWNLOADS = ("download_model", "download_data")
-EXPLAINED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 HASHED_BELOW = 1 << 20  # bytes; a larger file is known by its size, mtime and inode
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage's main() returns: the closing line, figures for its timing file, and what it does at the very end,
-    when everything is written and no input has changed meanwhile."""
+    """What a stage's main() returns.
+
+    Args:
+        message: the closing line.
+        timing: figures for its timing file.
+        finish: called at the very end, when everything is written and no input was edited meanwhile.
+    """
 
     message: str
     timing: dict[str, float | int | str] = field(default_factory=dict)
@@ -46,7 +53,7 @@ class Outcome:
 
 
 def declaration(stage: str) -> tuple[list[str], list[str]]:
-    """The deps and the params.yaml sections of a stage such as `clean` or `evaluate@base`, as dvc.yaml has them."""
+    """What dvc.yaml declares for a stage such as `clean` or `evaluate@base`: its deps, its sections of params.yaml."""
     name, _, item = stage.partition("@")
     entry = read_yaml(Path("dvc.yaml"))["stages"][name]
     values = read_yaml(PARAMS)
@@ -108,7 +115,12 @@ def snapshot(stage: str) -> dict[str, object]:
     return state | {f"{PARAMS}:{section}": values.get(section) for section in sections}
 
 
-def refuse_changes(stage: str, before: dict[str, object]) -> None:
+def check_unchanged(stage: str, before: dict[str, object]) -> None:
+    """Compares a stage's inputs with the snapshot() from its start.
+
+    Raises:
+        UserError: one was edited meanwhile.
+    """
     after = snapshot(stage)
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     if changed:
@@ -118,27 +130,16 @@ def refuse_changes(stage: str, before: dict[str, object]) -> None:
 
 
 def peak_memory() -> int:
-    """Bytes of resident memory at this process's peak."""
+    """The peak of this process's resident memory, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def explain(error: OSError) -> str:
-    """Of an error whose number stands in EXPLAINED."""
-    where = error.filename or "while writing"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        full = "the disk is full" if error.errno == errno.ENOSPC else "your quota on this disk is used up"
-        return f"{full} ({where}). Free some space and run it again"
-    if error.errno == errno.EFBIG:
-        return f"a file may not become so large here ({where}). Raise the limit (ulimit -f) and run it again"
-    return f"{error.strerror}: {where}. Allow this user to read and write there, and run it again"
 
 
 @contextlib.contextmanager
 def explained(name: str, online: bool = False) -> Iterator[None]:
     """Runs the work of the stage or tool `name`, without the network unless `online`.
 
-    A user's mistake, a disk that takes no more and Ctrl-C end the process with one message and exit code 1, or 130.
+    A user's mistake and a full disk end the process with one message and exit code 1. Ctrl-C ends it with 130.
     """
     os.environ |= QUIET
     warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what TRL passes to it
@@ -150,9 +151,9 @@ def explained(name: str, online: bool = False) -> Iterator[None]:
     except UserError as error:
         sys.exit(f"{name}: {error}")
     except OSError as error:
-        if error.errno not in EXPLAINED:
+        if not (text := explain_os_error(error)):
             raise
-        sys.exit(f"{name}: {explain(error)}")
+        sys.exit(f"{name}: {text}")
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             print(f"\n{name}: stopped", file=sys.stderr)
@@ -160,16 +161,16 @@ def explained(name: str, online: bool = False) -> Iterator[None]:
 
 
 def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
-    """Runs main(params) as the stage `stage`, and ends the process with 1 where the user made a mistake."""
+    """Runs main(params) as the stage `stage`. A user's mistake ends the process with exit code 1."""
     started = time.monotonic()
     with explained(stage, online=stage in DOWNLOADS):
         params = load_params()
         check_code(stage)
         before = snapshot(stage)
-        refuse_damage(declaration(stage)[0])
+        check_inputs(declaration(stage)[0])
         timing_file(stage).unlink(missing_ok=True)
         outcome = main(params)
-        refuse_changes(stage, before)
+        check_unchanged(stage, before)
         seconds = time.monotonic() - started
         write_json(
             timing_file(stage), {"seconds": round(seconds, 3), "peak_rss_bytes": peak_memory(), **outcome.timing}

@@ -11,8 +11,8 @@ from tests.support.project import ROOT
 # What hashed modules may use of stages/runtime, and why no byte of a result depends on it.
 ALLOWED = {
     "activations.shape_of": "sizes for the count of pick_plan",
-    "disk_space.GB": "a unit in messages",
-    "disk_space.check_disk_for_merge": "ends the stage with a message, or does nothing",
+    "machine_checks.GB": "a unit in messages",
+    "machine_checks.check_disk_for_merge": "ends the stage with a message, or does nothing",
     "errors.UserError": "ends the stage with a message",
     "errors.readable": "text for a terminal",
     "failures.explained_failures": "turns an error into a message",

@@ -8,7 +8,7 @@ from dvc.repo import Repo
 from stages.core.paths import sha256, write_json
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from stages.runtime.integrity import dvc_md5, refuse_damage
+from stages.runtime.integrity import check_inputs, dvc_md5
 
 DVC_YAML = """stages:
   made:
@@ -42,42 +42,42 @@ def test_the_hashes_are_dvcs_own(repository):
     ("path", "deps"), [("file", ["file"]), ("folder/b/z", ["folder/b"]), ("folder/b/z", ["folder/b/z", "other"])]
 )
 def test_a_changed_byte_in_what_a_stage_needs_is_named_with_what_to_do(repository, path, deps):
-    refuse_damage(deps)
+    check_inputs(deps)
     (repository / path).chmod(0o644)
     (repository / path).write_text("other")
     out = path.partition("/")[0]
     with pytest.raises(UserError, match=rf"^{path} is not what made left there.*`dvc commit made`.*`rm -rf {out}`"):
-        refuse_damage(deps)
+        check_inputs(deps)
 
 
 def test_of_a_folder_that_is_there_in_part_the_files_that_are_needed_count(repository):
     (repository / "folder/empty").unlink()
     (repository / "folder/b.c").chmod(0o644)
     (repository / "folder/b.c").write_text("other")
-    refuse_damage(["folder/b"])
+    check_inputs(["folder/b"])
     for deps, named in ((["folder/b.c"], "folder/b.c"), (["folder/empty"], "folder/empty"), (["folder"], "folder/b.c")):
         with pytest.raises(UserError, match=f"^{named} is not what made left there"):
-            refuse_damage(deps)
+            check_inputs(deps)
     shutil.rmtree(repository / ".dvc/cache")
     with pytest.raises(UserError, match="^folder/b/z is not what made left there"):
-        refuse_damage(["folder/b"])  # without DVC's list of its files nothing says that it is
+        check_inputs(["folder/b"])  # without DVC's list of its files nothing says that it is
 
 
 def test_files_of_the_base_that_a_stage_reads_are_compared_with_its_manifest(repository):
     base = repository / "models/base"
     write_json(base / "manifest.json", {"files": {"weights": sha256(base / "weights")}})
-    refuse_damage(["models/base/weights"])
+    check_inputs(["models/base/weights"])
     (base / "weights").chmod(0o644)
     (base / "weights").write_text("other")
-    refuse_damage(["models/base"])  # the stages that load it look themselves
+    check_inputs(["models/base"])  # the stages that load it look themselves
     with pytest.raises(UserError, match=r"^models/base/weights has other bytes than its manifest says"):
-        refuse_damage(["models/base/weights"])
+        check_inputs(["models/base/weights"])
 
 
 def test_what_no_stage_made_what_is_not_needed_and_the_base_are_not_hashed(repository, monkeypatch):
     for path in ("file", "models/base/weights"):
         (repository / path).chmod(0o644)
         (repository / path).write_text("other")
-    refuse_damage(["folder", "other", "models/base", "stages/x.py"])
+    check_inputs(["folder", "other", "models/base", "stages/x.py"])
     monkeypatch.delenv("DVC_STAGE")
-    refuse_damage(["file"])  # run by hand, whatever is there is what was meant
+    check_inputs(["file"])  # run by hand, whatever is there is what was meant
