@@ -107,8 +107,8 @@ def prepare(params: Params, machine: ResolvedMachine) -> "tuple[Rows, Checkpoint
     return counts, checkpoints, share_checkpoint(checkpoint)
 
 
-def write_results(trainer: "Trainer", prepared: PreparedModel, counts: Rows, early_stopping: bool) -> tuple[str, dict]:
-    """Writes the metrics and the curves. Returns the closing line and the figures of the timing file."""
+def write_results(trainer: "Trainer", prepared: PreparedModel, counts: Rows, early_stopping: bool) -> tuple[dict, dict]:
+    """Writes the metrics and the curves. Returns the metrics and the figures of the timing file."""
     history = trainer.state.log_history
     for path, text in curves(history).items():
         write_text(path, text)
@@ -124,12 +124,7 @@ def write_results(trainer: "Trainer", prepared: PreparedModel, counts: Rows, ear
     }
     write_json(METRICS / "train.json", metrics)
     attention = prepared.model.config._attn_implementation
-    timing = speed(trainer, tokens, trained_tokens) | {"attention": attention, "memory": str(prepared.plan)}
-    message = (
-        f"{metrics['steps']} steps, validation loss {metrics['validation_loss_start']:.3f} → "
-        f"{metrics['validation_loss']:.3f}, {timing['tokens_per_second']:.0f} tokens/s, adapter in {ADAPTER}"
-    )
-    return message, timing
+    return metrics, speed(trainer, tokens, trained_tokens) | {"attention": attention, "memory": str(prepared.plan)}
 
 
 @ended_with_others()
@@ -157,8 +152,13 @@ def main(stop: Stop, params: Params) -> Outcome:
     if rank():
         checkpoints.remove()
         leave_processes()
-    message, timing = write_results(trainer, prepared, counts, params.train.early_stopping_patience is not None)
-    return Outcome(message, timing, checkpoints.remove)
+    metrics, timing = write_results(trainer, prepared, counts, params.train.early_stopping_patience is not None)
+    return Outcome(
+        f"{metrics['steps']} steps, validation loss {metrics['validation_loss_start']:.3f} → "
+        f"{metrics['validation_loss']:.3f}, {timing['tokens_per_second']:.0f} tokens/s, adapter in {ADAPTER}",
+        timing,
+        checkpoints.remove,
+    )
 
 
 if __name__ == "__main__":

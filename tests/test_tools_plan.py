@@ -153,6 +153,13 @@ def test_a_constant_runs_the_stages_that_compute_with_it(cached):
     assert re.search(r"(?m)^merge +stages/_merge/stream.py \(modified\)$", printed)
 
 
+def test_a_check_fails_where_a_stage_would_run(cached):
+    tool.main(["--check"])
+    append(cached / "stages/_merge/stream.py", "ANOTHER = 1\n")
+    with pytest.raises(UserError, match=r"dvc.lock is not of this code(?s:.*)merge +stages/_merge/stream.py"):
+        tool.main(["--check"])
+
+
 def test_without_the_former_hashes_the_plan_names_the_code_of_the_stage(inside):
     append(inside / "stages/_merge/stream.py", "ANOTHER = 1\n")
     assert re.search(r"(?m)^merge +code of merge \(modified\)$", tool.main([]))

@@ -1,10 +1,11 @@
 """Which stages `dvc repro` would run, and why; nothing is run or changed.
 
-    python -m tools.plan [-S KEY=VALUE ...]
+    python -m tools.plan [-S KEY=VALUE ...] [--check]
 
 Reads dvc.yaml, dvc.lock, params.yaml and the code through DVC's own index, so it works in a clone that has Git only:
 what is missing there counts as unchanged, as for `dvc repro --pull --allow-missing`. -S tries a value as `dvc exp run`
-would. (`dvc repro --dry` stops at the first changed stage, and `dvc status` takes missing data for changed.)
+would. --check is for CI: it exits with 1 where a stage would run. (`dvc repro --dry` stops at the first changed stage,
+and `dvc status` takes missing data for changed.)
 
 A stage that follows another one runs only if that one's output changes. For code this is known here: the stage
 hash_code runs after each edit, and the plan names the modules whose hashes change. A changed stage whose result is in
@@ -202,6 +203,7 @@ def text_of(stages: list[Planned]) -> str:
 def main(arguments: list[str]) -> str:
     parser = argparse.ArgumentParser(prog="python -m tools.plan", description=__doc__.splitlines()[0])
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="a value to try")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a stage would run")
     options = parser.parse_args(arguments)
     values = with_overrides(read_yaml(PARAMS), options.set_param)
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
@@ -210,7 +212,13 @@ def main(arguments: list[str]) -> str:
 
     try:
         with Repo() as repo:
-            return text_of(plan(repo, values))
+            stages = plan(repo, values)
+            if options.check and any(stage.runs for stage in stages):
+                raise UserError(
+                    "dvc.lock is not of this code, these params and data. Run `dvc repro` and commit it; where only "
+                    f"code differs, run `dvc repro --single-item --force hash_code` before\n{text_of(stages)}"
+                )
+            return text_of(stages)
     except DvcException as error:
         raise UserError(f"DVC: {error}") from None
 

@@ -9,3 +9,5 @@ if ! dvc repro --dry --allow-missing 2>&1 | tee "$log" || grep -q '^Running stag
   echo "dvc.lock is out of date: run dvc repro, or the workflow gpu, and commit dvc.lock and metrics.json" >&2
   exit 1
 fi
+# After `dvc commit` dvc.lock has new code next to the hashes of the former code, which DVC takes as current.
+python -m tools.plan --check

@@ -10,14 +10,21 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from stages.runtime.errors import UserError
+
 ROOT = Path(__file__).parents[2]  # the repository whose code runs
 PACKAGE = Path("stages")
 STAGES = ("download_model", "download_data", "clean", "tokenize", "train", "merge", "evaluate", "report")
-# What shapes no byte of a result. The schema is here because it passes the values of params.yaml on as they are, and
-# DVC compares those itself. .dvcignore has the same list, so that no stage of dvc.yaml depends on these files.
-UNHASHED = (PACKAGE / "runtime", PACKAGE / "core" / "params.py")
+# What shapes no byte of a result. The schema and the reader of YAML are here because they pass on the values of
+# params.yaml as they are, and DVC compares those itself. .dvcignore has the same list: no stage depends on these files.
+UNHASHED = (PACKAGE / "runtime", PACKAGE / "core" / "params.py", PACKAGE / "core" / "yaml_files.py")
+# This module. DVC runs hash_code after an edit of it, and the hashes say what changed.
+HASHING = PACKAGE / "core" / "code_hash.py"
+TEMPLATES = (".j2", ".js")
 # Calls whose text only a person reads, with the number of arguments from the left that this holds for.
-MESSAGES = {"print": 99, "UserError": 99, "Outcome": 1, "progress": 99}
+MESSAGES = {"print": 99, "UserError": 99, "NoFigureError": 99, "Outcome": 1, "progress": 99}
+# Expressions that only put text together. Text inside any other expression may have an effect.
+TEXT = (ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.BinOp, ast.IfExp)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -46,17 +53,26 @@ def dump_value(value: object, in_message: bool) -> str:
         return dump(value, in_message)
     if isinstance(value, list):
         return f"[{','.join(dump_value(item, in_message) for item in value)}]"
-    return repr(value)
+    return ascii(value)  # repr() depends on the Unicode tables of the version
+
+
+def is_message(call: ast.AST) -> bool:
+    """Whether only a person reads the text of a call."""
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in MESSAGES):
+        return False
+    files = [keyword.value for keyword in call.keywords if keyword.arg == "file"]
+    return all(ast.unparse(file) == "sys.stderr" for file in files)
 
 
 def dump(node: ast.AST, in_message: bool = False) -> str:
     """A node and all below it as text, the same in every version of Python from 3.11 on."""
+    in_message = in_message and isinstance(node, TEXT)
     if in_message and isinstance(node, ast.Constant) and isinstance(node.value, str):
         return "message"
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MESSAGES:
+    if is_message(node):
         count = MESSAGES[node.func.id]
-        arguments = [dump(argument, in_message or place < count) for place, argument in enumerate(node.args)]
-        return f"Call({node.func.id},{arguments},{dump_value(node.keywords, in_message)})"
+        arguments = [dump(argument, place < count) for place, argument in enumerate(node.args)]
+        return f"Call({node.func.id},{arguments},{dump_value(node.keywords, False)})"
     fields = dict(ast.iter_fields(node))
     if isinstance(node, ast.JoinedStr):
         fields["values"] = format_parts(node, in_message)
@@ -67,18 +83,36 @@ def dump(node: ast.AST, in_message: bool = False) -> str:
     return f"{type(node).__name__}({','.join(named)})"
 
 
+def parse_module(path: Path) -> ast.Module:
+    """The syntax tree of a module. path: relative to ROOT.
+
+    Raises:
+        UserError: it is missing, or it is not valid Python.
+    """
+    try:
+        return ast.parse((ROOT / path).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. Restore it from Git") from None
+    except (SyntaxError, ValueError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"{path}{line} is not valid Python: {getattr(error, 'msg', error)}") from None
+
+
 @cache
 def module_hash(path: Path) -> str:
-    """The SHA-256 of a Python file's code without its wording, or of the bytes of another file. Read once a process."""
-    path = ROOT / path
-    content = path.read_bytes() if path.suffix != ".py" else dump(ast.parse(path.read_bytes())).encode()
+    """The SHA-256 of a Python file's code without its wording, or of the bytes of another file. Read once a process.
+
+    Raises:
+        UserError: a module is missing, or it is not valid Python.
+    """
+    content = (ROOT / path).read_bytes() if path.suffix != ".py" else dump(parse_module(path)).encode()
     return hashlib.sha256(content).hexdigest()
 
 
 def imported_modules(path: Path) -> set[Path]:
-    """The files below stages/ that a module imports itself, anywhere in it."""
+    """The files below stages/ that a module imports itself, anywhere in it. Ruff bans relative imports (TID252)."""
     names = set()
-    for node in ast.walk(ast.parse((ROOT / path).read_bytes())):
+    for node in ast.walk(parse_module(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
@@ -88,7 +122,7 @@ def imported_modules(path: Path) -> set[Path]:
 
 
 def is_hashed(path: Path) -> bool:
-    return not any(path.is_relative_to(unhashed) for unhashed in UNHASHED)
+    return not any(path.is_relative_to(unhashed) for unhashed in (*UNHASHED, HASHING))
 
 
 def stage_files(stage: str) -> list[Path]:
@@ -101,8 +135,8 @@ def stage_files(stage: str) -> list[Path]:
         files.add(path)
         pending |= {module for module in imported_modules(path) if is_hashed(module)} - files
     package = ROOT / PACKAGE / f"_{stage}"
-    others = {path for path in package.glob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    return sorted(files | {path.relative_to(ROOT) for path in others})
+    templates = {path.relative_to(ROOT) for path in package.glob("[!.]*") if path.suffix in TEMPLATES}
+    return sorted(files | templates)
 
 
 def stage_hashes(stage: str) -> dict[str, str]:

@@ -92,10 +92,17 @@ def check_code(stage: str) -> None:
     path = code_file(stage)
     if "DVC_STAGE" not in os.environ or str(path) not in declaration(stage)[0]:
         return
-    recorded, hashes = read_json(path), stage_hashes(path.stem)
+    try:
+        recorded = read_json(path)
+    except ValueError:  # no JSON: then all of it differs
+        recorded = {}
+    hashes = stage_hashes(path.stem)
     edited = sorted(file for file in recorded.keys() | hashes.keys() if recorded.get(file) != hashes.get(file))
     if edited:
-        raise UserError(f"{', '.join(edited)} changed after DVC looked at the code. Run `dvc repro {stage}` again")
+        raise UserError(
+            f"{', '.join(edited)} changed after DVC looked at the code. "
+            f"Run `dvc repro --single-item --force hash_code`, then `dvc repro {stage}`"
+        )
 
 
 def snapshot(stage: str) -> dict[str, object]:
@@ -171,6 +178,7 @@ def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
         timing_file(stage).unlink(missing_ok=True)
         outcome = main(params)
         check_unchanged(stage, before)
+        check_code(stage)  # somebody may have run hash_code by hand meanwhile
         seconds = time.monotonic() - started
         write_json(
             timing_file(stage), {"seconds": round(seconds, 3), "peak_rss_bytes": peak_memory(), **outcome.timing}

@@ -9,6 +9,7 @@ import pytest
 
 from stages.core import code_hash
 from stages.core.code_hash import STAGES, UNHASHED, dump, imported_modules, is_hashed, module_hash, stage_files
+from stages.runtime.errors import UserError
 from tests.support.project import ROOT
 
 CODE = '''
@@ -68,12 +69,31 @@ def test_wording_and_layout_are_no_change(before, after):
         ("UserError(", "ValueError("),
         ('{"seconds": 1}', '{"minutes": 1}'),
         ("        return count / total", "        pass\n    return count / total"),
+        ("flush=True", "file=open('rows', 'w')"),
         ("LIMIT = 3", "LIMIT = 3\n'a text that is no docstring'"),
     ],
 )
 def test_code_is_a_change(before, after):
     assert before in CODE
     assert hashed(CODE.replace(before, after, 1)) != hashed(CODE)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "print({text}, file=open('rows', 'w'))",
+        "print(TABLE[{text}])",
+        "print(write({text}))",
+        "print(A := {text})",
+        'raise UserError(f"{{TABLE[{text}]}}")',
+    ],
+)
+def test_text_in_a_message_that_may_have_an_effect_is_a_change(call):
+    assert hashed(call.format(text="'a'")) != hashed(call.format(text="'b'"))
+
+
+def test_a_message_to_standard_error_is_no_change():
+    assert hashed("print('a', file=sys.stderr)") == hashed("print('b', file=sys.stderr)")
 
 
 def test_text_of_an_error_that_may_become_data_is_a_change():
@@ -153,7 +173,7 @@ def test_a_stage_depends_on_every_module_that_it_loads(stage):
             assert {module for module in imported_modules(path) if is_hashed(module)} <= files
     package = ROOT / "stages" / f"_{stage}"
     own = {path.relative_to(ROOT) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    assert own - files <= {Path(f"stages/_{stage}/__init__.py")}, "a file of the package that nothing uses"
+    assert own - files <= {Path(f"stages/_{stage}/__init__.py")}, "a file that no hash covers"
 
 
 def test_a_constant_reruns_the_stages_that_compute_with_it(copy):
@@ -169,5 +189,34 @@ def test_a_comment_reruns_nothing(copy):
 
 def test_operational_code_and_the_schema_rerun_nothing(copy):
     assert all((ROOT / path).exists() for path in UNHASHED)
-    modules = [*(copy / "stages/runtime").glob("*.py"), copy / "stages/core/params.py"]
+    modules = [*(copy / "stages/runtime").glob("*.py"), *(copy / path for path in UNHASHED if path.suffix == ".py")]
     assert edit(copy, "ANOTHER = 1", *(str(path.relative_to(copy)) for path in modules)) == set()
+
+
+def test_code_that_is_no_python_is_named(copy):
+    (copy / "stages/_merge/stream.py").write_text("A = 1\ndef\n")
+    with pytest.raises(UserError, match=r"^stages/_merge/stream.py:2 is not valid Python: invalid syntax$"):
+        code_hash.stage_hashes("merge")
+    (copy / "stages/merge.py").unlink()
+    with pytest.raises(UserError, match=r"^stages/merge.py is missing"):
+        code_hash.stage_hashes("merge")
+
+
+def test_what_an_editor_leaves_next_to_a_module_is_no_change(copy):
+    before = code_hash.stage_hashes("train")
+    for name in (".trainer.py.swp", ".DS_Store", "trainer.py.orig", "trainer.py~"):
+        (copy / "stages/_train" / name).write_text("")
+    module_hash.cache_clear()
+    assert code_hash.stage_hashes("train") == before
+
+
+def test_the_list_of_stages_and_of_messages_is_no_change_of_a_stage(copy):
+    assert edit(copy, "ANOTHER = 1", "stages/core/code_hash.py") == set()
+
+
+def test_no_hashed_module_is_imported_by_a_name_that_is_made_at_run_time():
+    """Its import statement would not show."""
+    for path in {path for stage in STAGES for path in stage_files(stage) if path.suffix == ".py"}:
+        calls = [node for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Call)]
+        names = [ast.unparse(call) for call in calls if "import_module" in ast.unparse(call.func)]
+        assert all("detect_secrets" in name for name in names), path

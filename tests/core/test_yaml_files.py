@@ -1,9 +1,13 @@
 """YAML is read as DVC reads it, and a small file cannot stand for millions of values."""
 
+import json
+
 import pytest
+from dvc.utils.serialize import load_yaml
 from ruamel.yaml.error import YAMLError
 
-from stages.core.yaml_files import read_yaml_text
+from stages.core.yaml_files import read_yaml, read_yaml_text
+from tests.support.project import ROOT
 
 
 def test_a_number_with_an_exponent_is_a_number():
@@ -24,3 +28,10 @@ def test_aliases_that_stand_for_too_much_are_refused_and_others_are_not():
             read_yaml_text(text)
     with pytest.raises(YAMLError, match="repeat more than 100,000 values"):
         read_yaml_text("a: &a [*a]\n")
+
+
+@pytest.mark.parametrize("path", ["params.yaml", "dvc.yaml", "profiles/mistral-7b.yaml", "profiles/tiny.yaml"])
+def test_values_are_those_that_dvc_reads(path):
+    """No stage depends on this reader: DVC compares the values of params.yaml as it reads them itself."""
+    values, expected = read_yaml(ROOT / path), load_yaml(ROOT / path)
+    assert json.dumps(values, sort_keys=True) == json.dumps(expected, sort_keys=True)  # tells 1, 1.0 and True apart

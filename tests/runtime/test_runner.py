@@ -293,7 +293,24 @@ def test_code_that_was_edited_after_it_was_hashed_stops_the_stage(hashed, capsys
     hashes = stage_hashes("clean") | {"stages/_clean/rules.py": "0" * 64}
     write_json(Path(".code/clean.json"), hashes)
     text = stopped(capsys, lambda params: pytest.fail("it ran"))
-    assert text == ("clean: stages/_clean/rules.py changed after DVC looked at the code. Run `dvc repro clean` again")
+    assert text == (
+        "clean: stages/_clean/rules.py changed after DVC looked at the code. "
+        "Run `dvc repro --single-item --force hash_code`, then `dvc repro clean`"
+    )
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_hashes_that_are_damaged_stop_the_stage(hashed, capsys, content):
+    Path(".code/clean.json").write_text(content)
+    assert "changed after DVC looked at the code" in stopped(capsys, lambda params: pytest.fail("it ran"))
+
+
+def test_hashes_that_somebody_makes_by_hand_while_the_stage_runs_stop_it(hashed, capsys):
+    def main(params):
+        write_json(Path(".code/clean.json"), stage_hashes("clean") | {"stages/_clean/rules.py": "0" * 64})
+        return Outcome("3 rows")
+
+    assert "stages/_clean/rules.py changed after DVC looked at the code" in stopped(capsys, main)
 
 
 def test_code_that_is_edited_while_the_stage_runs_stops_it(hashed, capsys, tmp_path, monkeypatch):
