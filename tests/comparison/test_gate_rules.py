@@ -1,0 +1,184 @@
+"""The rules of the gates, on figures that are made up here. test_gate.py tries them on repositories."""
+
+import math
+
+import numpy as np
+import pytest
+
+from stages.comparison import gate as gates
+from stages.comparison.gate import NoFigureError, Verdict, check_bound, compare_revisions, figure_at, judge_gates
+from stages.core.params import Gate
+from stages.core.statistics import COLUMNS, paired_change
+from stages.runtime.errors import UserError
+
+
+def rows(losses):
+    ones = dict.fromkeys(COLUMNS, 1) | {"tokens": 10, "cluster": 0}
+    return [ones | {"id": f"r{number}", "loss_sum": 10 * loss, "cluster": number} for number, loss in enumerate(losses)]
+
+
+class FakeRevision:
+    """What the gate asks of a revision. It has a hash, as paired_changes() keeps its results."""
+
+    def __init__(self, tuned=None, rows=None, validation_set="v", test_set="t", evaluation=None, **metrics):
+        self.metrics = {"evaluate": {"tuned": tuned or {}}} | metrics
+        self.rows = (rows or {}).get
+        self.validation_set, self.test_set, self.evaluation = validation_set, test_set, evaluation or {}
+
+
+def gate_of(metric="evaluate.tuned.loss", better="lower", bound=None):
+    return Gate(metric=metric, better=better, bound=bound, against="main" if bound is None else None)
+
+
+def loss_of(value, low=None, high=None, **more):
+    return {"loss": value} | ({} if low is None else {"loss_lo": low, "loss_hi": high}) | more
+
+
+@pytest.mark.parametrize(
+    ("value", "better", "failed"),
+    [(1.0, "lower", False), (1.1, "lower", True), (1.0, "higher", False), (0.9, "higher", True)],
+)
+def test_a_figure_on_its_bound_passes_and_one_beyond_it_fails(value, better, failed):
+    verdict = check_bound(gate_of("a.b", better, 1.0), {"a": {"b": value}})
+    assert (verdict.failed, verdict.judged) == (failed, True)
+    assert verdict.line == f"a.b is {value:g}, and may be at {'most' if better == 'lower' else 'least'} 1"
+
+
+@pytest.mark.parametrize("value", [None, True, "1", math.nan, math.inf, {}, [1.0]])
+def test_only_a_finite_number_is_a_figure(value):
+    with pytest.raises(NoFigureError, match=r"here has no figure a\.b"):
+        figure_at({"a": {"b": value}}, "a.b", "here")
+    with pytest.raises(NoFigureError):
+        figure_at({"a": value}, "a.b", "here")
+
+
+def test_an_interval_has_both_ends_or_none():
+    assert figure_at({"a": {"b": 1}}, "a.b", "here") == (1, None)
+    assert figure_at({"a": {"b": 1, "b_lo": 0, "b_hi": 2}}, "a.b", "here") == (1, {"lo": 0, "hi": 2})
+    for part in ({"b_lo": 0}, {"b_hi": 2}, {"b_lo": 0, "b_hi": math.nan}):
+        with pytest.raises(UserError, match=r"here has only a part of the interval of a\.b"):
+            figure_at({"a": {"b": 1} | part}, "a.b", "here")
+
+
+@pytest.mark.parametrize(
+    ("metric", "change", "reason"),
+    [
+        ("train.validation_loss", {"validation_set": "w"}, "the validation split is another one"),
+        ("train.validation_loss", {"merge": {"parity": {"tokens": 8}}}, None),
+        ("merge.parity.kl", {"merge": {"parity": {"tokens": 8}}}, "merge.parity.tokens was 7 and is 8"),
+        ("merge.naive.kl", {"validation_set": "w"}, "the validation split is another one"),
+        ("merge.parity.kl", {"test_set": "u"}, None),
+        ("evaluate.tuned.loss", {"test_set": "u"}, "the test split is another one"),
+        ("evaluate.tuned.loss", {"evaluation": {"max_rows": 4}}, "evaluate.max_rows was None and is 4"),
+        ("evaluate.tuned.loss", {"tuned": {"rows": 4}}, "evaluate.tuned.rows was None and is 4"),
+        ("evaluate.tuned.loss", {"validation_set": "w"}, None),
+        ("clean.rows.kept", {"validation_set": "w", "test_set": "u"}, None),
+    ],
+)
+def test_figures_of_other_rows_or_settings_are_not_comparable(metric, change, reason):
+    before = {"merge": {"parity": {"tokens": 7}}}
+    assert gates.why_incomparable(metric, FakeRevision(**before), FakeRevision(**before | change)) == reason
+
+
+@pytest.mark.parametrize(
+    ("now", "better", "failed"),
+    [
+        (loss_of(2.5, 2.4, 2.6), "lower", True),
+        (loss_of(2.5, 2.4, 2.6), "higher", False),
+        (loss_of(1.5, 1.4, 1.6), "higher", True),
+        (loss_of(2.1, 2.0, 2.2), "lower", False),
+    ],
+)
+def test_a_figure_became_worse_only_where_the_interval_leaves_out_zero(now, better, failed):
+    verdict = compare_revisions(gate_of(better=better), FakeRevision(loss_of(2.0, 1.9, 2.1)), FakeRevision(now))
+    assert (verdict.failed, verdict.judged) == (failed, True)
+    assert f"evaluate.tuned.loss is {now['loss']:g}, in main 2; 95 %" in verdict.line
+    assert "(unpaired)" in verdict.line
+
+
+def test_a_figure_without_an_interval_is_exact_and_a_measure_without_one_is_not_compared():
+    before, after = ({"clean": {"kept": kept}} for kept in (3, 4))
+    verdict = compare_revisions(gate_of("clean.kept"), FakeRevision(**before), FakeRevision(**after))
+    assert (verdict.failed, verdict.judged) == (True, True)
+    assert verdict.line.endswith("(exact): +1 to +1")
+    same = compare_revisions(gate_of("clean.kept"), FakeRevision(**before), FakeRevision(**before))
+    assert (
+        not same.failed
+        and not compare_revisions(
+            gate_of("clean.kept", "higher"), FakeRevision(**before), FakeRevision(**before)
+        ).failed
+    )
+    for then, now in [((), (1.9, 2.1)), ((1.9, 2.1), ()), ((), ())]:
+        few = compare_revisions(gate_of(), FakeRevision(loss_of(2.0, *then)), FakeRevision(loss_of(3.0, *now)))
+        assert (few.failed, few.judged) == (False, False)
+        assert few.line.endswith("not compared, since fewer than 10 rows give no interval")
+
+
+def test_what_the_other_revision_lacks_or_measured_on_other_rows_is_not_judged():
+    lacks = compare_revisions(gate_of(), FakeRevision({}), FakeRevision(loss_of(2.0)))
+    assert lacks == Verdict(False, "evaluate.tuned.loss is 2: not compared, since main does not have it", judged=False)
+    other = compare_revisions(gate_of(), FakeRevision(loss_of(2.0), test_set="u"), FakeRevision(loss_of(2.0)))
+    assert other == Verdict(
+        False, "evaluate.tuned.loss is 2, in main 2: not compared, since the test split is another one", judged=False
+    )
+
+
+def test_rows_of_both_revisions_are_compared_in_pairs():
+    losses = np.random.default_rng(0).normal(2, 0.5, 20)
+    before, after = rows(losses), rows(losses + 0.02)
+    earlier, later = (
+        FakeRevision(loss_of(value, value - 1, value + 1), {"tuned": measured})
+        for value, measured in ((2.0, before), (2.02, after))
+    )
+    change = paired_change(before, after)
+    interval = (change["loss_lo"], change["loss_hi"])
+    assert gates.paired_interval("evaluate.tuned.loss", earlier, later) == interval
+    verdict = compare_revisions(gate_of(), earlier, later)
+    assert verdict.failed and "(in pairs)" in verdict.line
+    for metric in ("evaluate.base.loss", "evaluate.other.loss", "evaluate.tuned.rows", "train.tuned.loss"):
+        assert gates.paired_interval(metric, earlier, later) is None
+
+
+@pytest.mark.parametrize("name", ["id", "tokens", "answers", "tested"])
+def test_rows_that_were_measured_on_something_else_are_no_pairs(name):
+    before, after = rows([1.0] * 12), rows([2.0] * 12)
+    after[3] |= {name: "another"}
+    both = (FakeRevision(rows={"tuned": made}) for made in (before, after))
+    assert gates.paired_interval("evaluate.tuned.loss", *both) is None
+
+
+def test_rows_that_lack_a_column_or_are_too_few_give_no_pairs():
+    whole, short = rows([1.0] * 12), [{k: v for k, v in row.items() if k != "bytes"} for row in rows([1.0] * 12)]
+    for before, after in [(short, whole), (None, whole), (whole, None), (rows([1.0] * 9), rows([1.0] * 9))]:
+        both = (FakeRevision(rows={"tuned": made}) for made in (before, after))
+        assert gates.paired_interval("evaluate.tuned.loss", *both) is None
+
+
+def test_each_gate_is_judged_by_its_own_bound_or_revision(monkeypatch):
+    main = FakeRevision(loss_of(2.0, 1.9, 2.1))
+    monkeypatch.setattr(gates, "Revision", lambda name, outputs: {"main": main}[name])
+    here = FakeRevision(loss_of(2.5, 2.4, 2.6))
+    here.outputs = None
+    verdicts = judge_gates([gate_of(bound=3.0), gate_of(), gate_of(better="higher")], here)
+    assert [verdict.failed for verdict in verdicts] == [False, True, False]
+    with pytest.raises(UserError, match=r"report\.gates is empty"):
+        judge_gates([], here)
+    main.metrics = {"evaluate": {"tuned": loss_of(2.0, 1.9, 2.1)}}
+    main.test_set, here.evaluation = "t", None
+    with pytest.raises(UserError, match=r"evaluate\.tuned\.loss cannot be judged: .* of main are not as"):
+        judge_gates([gate_of()], here)
+
+
+def test_the_metrics_of_the_working_tree_must_be_readable(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"metrics\.json cannot be read .*`dvc repro report` makes it"):
+        judge_gates([gate_of(bound=1.0)])
+    (tmp_path / "metrics.json").write_text('{"evaluate": {"tuned": {"loss": 1.5}}}')
+    assert [verdict.failed for verdict in judge_gates([gate_of(bound=1.0), gate_of(bound=2.0)])] == [True, False]
+
+
+def test_an_unpaired_interval_combines_the_distances_to_the_ends():
+    low, high = gates.unpaired_interval(5.0, 7.0, {"lo": 4.0, "hi": 8.0}, {"lo": 3.0, "hi": 8.0})
+    assert (low, high) == pytest.approx((2 - math.hypot(4, 3), 2 + math.hypot(1, 1)))
+    low, high = gates.unpaired_interval(5.0, 7.0, None, {"lo": 6.0, "hi": 9.0})
+    assert (low, high) == (1.0, 4.0)

@@ -1,0 +1,76 @@
+"""A copy of the repository for mutmut, where texts for people are marked so that it leaves them as they are."""
+
+import ast
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from tools._mutants.areas import Area
+
+MARK = "  # pragma: no mutate"
+ENTRY = "from mutmut.__main__ import cli; cli()"  # `python -m mutmut` would run its module twice
+# Left out by -k: tests that start processes. mutmut cannot follow into them.
+SECONDS, TIMES = 10.0, 5.0  # a mutant may take so many times the tests' usual time and so many seconds
+# Imported once, before the forks. Otherwise each mutant would import them again.
+WARM = "import bitsandbytes, peft, torch\nfrom transformers import MistralForCausalLM\n"
+CONFIG = """
+[tool.mutmut]
+source_paths = ["stages"]
+only_mutate = {files}
+also_copy = {copied}
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-k", "not workers and not without_importing", "--timeout=60"]
+pytest_add_cli_args_test_selection = {tests}
+process_isolation = "forkserver"  # a fork of a process in which torch has started threads could wait for ever
+timeout_constant = {constant}
+timeout_multiplier = {multiplier}
+track_dependencies = false
+use_git_change_detection = false
+on_dependency_change = "ignore"
+"""
+
+
+def is_for_people(node: ast.AST) -> bool:
+    """Whether a statement only speaks to people: it raises, prints, or begins to show progress."""
+    if isinstance(node, ast.With):
+        return any(called_name(item.context_expr) == "progress" for item in node.items)
+    return isinstance(node, ast.Raise) or (isinstance(node, ast.Expr) and called_name(node.value) == "print")
+
+
+def called_name(node: ast.AST) -> str | None:
+    return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
+
+
+def marked(source: str) -> str:
+    """The source with mutmut's mark on each line of the statements that are for people."""
+    lines = source.split("\n")
+    for node in ast.walk(ast.parse(source)):
+        if is_for_people(node):
+            last = node.body[0].lineno - 1 if isinstance(node, ast.With) else node.end_lineno
+            for number in range(node.lineno - 1, last):
+                lines[number] += MARK
+    result = "\n".join(lines)
+    if ast.dump(ast.parse(result)) != ast.dump(ast.parse(source)):
+        raise ValueError("a mark changed the code")
+    return result
+
+
+def make_sandbox(root: Path, folder: Path, areas: list[Area]) -> None:
+    """Copies the repository's files to `folder` and adds mutmut's settings."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)  # noqa: S603
+    for name in filter(None, listed.stdout.split("\0")):
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name)
+    files = sorted({file for area in areas for file in area.code})
+    for file in files:
+        (folder / file).write_text(marked((folder / file).read_text("utf-8")), "utf-8")
+    (folder / "conftest.py").write_text(WARM)
+    settings = {
+        "files": json.dumps(files),
+        "copied": json.dumps(sorted(path.name for path in folder.iterdir())),
+        "tests": json.dumps(sorted({test for area in areas for test in area.tests})),
+    }
+    with open(folder / "pyproject.toml", "a", encoding="utf-8") as project:
+        project.write(CONFIG.format(**settings, constant=SECONDS, multiplier=TIMES))

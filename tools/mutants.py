@@ -1,0 +1,120 @@
+"""Mutation testing: changes the code a little, many times, and counts the changes that the tests do not notice.
+
+    pip install -r bench/requirements-mutants.txt
+    python -m tools.mutants [--area NAME ...]
+
+mutmut makes the changes. For each it runs the tests that reach the changed function, in a copy of the repository. The
+result is bench/results/mutants.json. Some changes do not count, since no test should assert wording: those in `raise`,
+`print` and `progress`, and those of a text that has blanks between its words. mutmut does not change decorated
+functions, nor values at the top of a module.
+"""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from stages.core.paths import read_json, write_json
+from stages.runtime.errors import UserError
+from tools._mutants.areas import AREAS, Area
+from tools._mutants.explained import why_left
+from tools._mutants.results import KILLED, TIMEOUT, Mutant, read_mutants
+from tools._mutants.sandbox import ENTRY, make_sandbox
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "bench/results/mutants.json"
+
+
+def patterns(area: Area) -> list[str]:
+    """mutmut's names of the area's mutants."""
+    names = []
+    for file, functions in area.code.items():
+        module = file.removesuffix(".py").replace("/", ".")
+        for function in functions:
+            owner, _, name = function.rpartition(".")
+            names.append(f"{module}.{f'xǁ{owner}ǁ{name}' if owner else f'x_{name}'}__mutmut_*")
+        if not functions:
+            names.append(f"{module}.*")
+    return names
+
+
+def run_mutmut(folder: Path, areas: list[Area]) -> None:
+    """Runs mutmut in the sandbox, one mutant at a time.
+
+    Raises:
+        UserError: It could not run, such as when the tests fail without any change.
+    """
+    names = [name for area in areas for name in patterns(area)]
+    command = [sys.executable, "-c", ENTRY, "run", "--max-children", "1", *names]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    log = folder / "mutmut.log"
+    with open(log, "w") as output:
+        code = subprocess.run(command, cwd=folder, env=environment, stdout=output, stderr=output, check=False)  # noqa: S603
+    if code.returncode:
+        raise UserError(f"mutmut failed:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def summary(mutants: list[Mutant]) -> dict:
+    """The counts of an area and its survivors, each with the reason why it is left."""
+    counted = [mutant for mutant in mutants if not mutant.is_wording]
+    survivors = [mutant for mutant in counted if mutant.status not in (KILLED, TIMEOUT)]
+    return {
+        "mutants": len(counted),
+        "killed": sum(mutant.status == KILLED for mutant in counted),
+        "timeout": sum(mutant.status == TIMEOUT for mutant in counted),
+        "survived": len(survivors),
+        "survivors": [
+            {"file": mutant.file, "line": mutant.line, "change": mutant.change, "why": why_left(mutant)}
+            for mutant in survivors
+        ],
+    }
+
+
+def table(results: dict[str, dict]) -> str:
+    """One line an area, and the sum. A mutant that never ends counts as killed in the share."""
+    sums = {
+        key: sum(result[key] for result in results.values()) for key in ("mutants", "killed", "timeout", "survived")
+    }
+    lines = [f"{'area':14}{'mutants':>8}{'killed':>8}{'timeout':>9}{'survived':>10}{'share':>9}{'unexplained':>13}"]
+    for name, result in [*results.items(), ("all", sums)]:
+        share = (result["killed"] + result["timeout"]) / max(result["mutants"], 1)
+        open_ones = sum(not survivor["why"] for survivor in result.get("survivors", []))
+        last = f"{open_ones:13}" if "survivors" in result else ""
+        counts = f"{result['mutants']:8}{result['killed']:8}{result['timeout']:9}{result['survived']:10}"
+        lines.append(f"{name:14}{counts}{share:9.1%}{last}")
+    return "\n".join(lines)
+
+
+def main(names: list[str]) -> str:
+    """Runs the named areas and updates the result file.
+
+    Raises:
+        UserError: mutmut is missing or could not run.
+    """
+    if importlib.util.find_spec("mutmut") is None:
+        raise UserError("mutmut is not installed: pip install -r bench/requirements-mutants.txt")
+    areas = {name: AREAS[name] for name in names}
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
+        folder = Path(temporary)
+        make_sandbox(ROOT, folder, list(areas.values()))
+        run_mutmut(folder, list(areas.values()))
+        found = {
+            name: summary([m for file, functions in area.code.items() for m in read_mutants(folder, file, functions)])
+            for name, area in areas.items()
+        }
+    results = (read_json(RESULT) if RESULT.exists() else {}) | found
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    write_json(RESULT, {name: results[name] for name in AREAS if name in results})
+    return table(found)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="mutants", description=__doc__.split("\n")[0])
+    parser.add_argument("--area", nargs="+", choices=AREAS, default=list(AREAS), help="default: all")
+    try:
+        print(main(parser.parse_args().area))
+    except UserError as error:
+        sys.exit(f"mutants: {error}")
