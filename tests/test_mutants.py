@@ -1,0 +1,62 @@
+"""python -m tools.mutants: its areas name files and functions that exist. It is run by hand, and here only asked."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.project import ROOT
+from tools._mutants.areas import AREAS
+from tools._mutants.explained import EXPLAINED
+from tools._mutants.results import function_of, functions, is_wording
+from tools._mutants.sandbox import MARK, marked
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "tools.mutants", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", AREAS)
+def test_the_code_and_the_tests_of_an_area_exist(name):
+    for file, wanted in AREAS[name].code.items():
+        assert set(wanted) <= functions(ROOT / file).keys()
+    assert all((ROOT / test).is_file() for test in AREAS[name].tests)
+
+
+def test_survivors_are_explained_only_in_files_of_an_area():
+    assert EXPLAINED.keys() <= {file for area in AREAS.values() for file in area.code}
+
+
+def test_the_command_says_how_to_use_it_and_refuses_an_unknown_area():
+    shown = run("--help")
+    assert shown.returncode == 0 and "--area" in shown.stdout
+    refused = run("--area", "masks", "nonsense")
+    assert refused.returncode == 2 and "invalid choice: 'nonsense'" in refused.stderr
+
+
+def test_statements_for_people_are_marked_and_the_code_stays_the_same():
+    source = (
+        'def f(x):\n    if x > 1:\n        raise ValueError(\n            "a"\n        )\n    print(x)\n    return x\n'
+    )
+    lines = marked(source).split("\n")
+    assert [line.endswith(MARK) for line in lines] == [False, False, True, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wording"),
+    [
+        ('f("a b")', 'f("A B")', True),
+        ('f("ab")', 'f("AB")', False),
+        ('f(" ")', 'f("XX XX")', False),
+        ('f("a b")', "f(None)", False),
+    ],
+)
+def test_only_a_changed_text_of_several_words_is_wording(before, after, wording):
+    assert is_wording(ast.parse(before), ast.parse(after)) == wording
+
+
+def test_mutmuts_names_of_functions_and_methods_are_understood():
+    assert function_of("stages.core.prompts.xǁEncoderǁturns__mutmut_3") == "Encoder.turns"
+    assert function_of("stages.core.records.x_split_of__mutmut_12") == "split_of"
