@@ -37,9 +37,7 @@ def test_the_command_says_how_to_use_it_and_refuses_an_unknown_area():
 
 
 def test_statements_for_people_are_marked_and_the_code_stays_the_same():
-    source = (
-        'def f(x):\n    if x > 1:\n        raise ValueError(\n            "a"\n        )\n    print(x)\n    return x\n'
-    )
+    source = "def f(x):\n    if x > 1:\n        raise ValueError(\n            x\n        )\n    print(x)\n    return x"
     lines = marked(source).split("\n")
     assert [line.endswith(MARK) for line in lines] == [False, False, True, True, True, True, False]
 

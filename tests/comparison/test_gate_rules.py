@@ -1,4 +1,4 @@
-"""The rules of the gates, on figures that are made up here. test_gate.py tries them on repositories."""
+"""The rules of the gates, on figures that are made up here. test_gate_verdicts.py has noise and real differences."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stages.comparison import gate as gates
-from stages.comparison.gate import NoFigureError, Verdict, check_bound, compare_revisions, figure_at, judge_gates
+from stages.comparison.gate import NoFigureError, Verdict, compare_revisions, figure_at, judge_gates
 from stages.core.params import Gate
 from stages.core.statistics import COLUMNS, paired_change
 from stages.runtime.errors import UserError
@@ -32,16 +32,6 @@ def gate_of(metric="evaluate.tuned.loss", better="lower", bound=None):
 
 def loss_of(value, low=None, high=None, **more):
     return {"loss": value} | ({} if low is None else {"loss_lo": low, "loss_hi": high}) | more
-
-
-@pytest.mark.parametrize(
-    ("value", "better", "failed"),
-    [(1.0, "lower", False), (1.1, "lower", True), (1.0, "higher", False), (0.9, "higher", True)],
-)
-def test_a_figure_on_its_bound_passes_and_one_beyond_it_fails(value, better, failed):
-    verdict = check_bound(gate_of("a.b", better, 1.0), {"a": {"b": value}})
-    assert (verdict.failed, verdict.judged) == (failed, True)
-    assert verdict.line == f"a.b is {value:g}, and may be at {'most' if better == 'lower' else 'least'} 1"
 
 
 @pytest.mark.parametrize("value", [None, True, "1", math.nan, math.inf, {}, [1.0]])
@@ -78,22 +68,6 @@ def test_an_interval_has_both_ends_or_none():
 def test_figures_of_other_rows_or_settings_are_not_comparable(metric, change, reason):
     before = {"merge": {"parity": {"tokens": 7}}}
     assert gates.why_incomparable(metric, FakeRevision(**before), FakeRevision(**before | change)) == reason
-
-
-@pytest.mark.parametrize(
-    ("now", "better", "failed"),
-    [
-        (loss_of(2.5, 2.4, 2.6), "lower", True),
-        (loss_of(2.5, 2.4, 2.6), "higher", False),
-        (loss_of(1.5, 1.4, 1.6), "higher", True),
-        (loss_of(2.1, 2.0, 2.2), "lower", False),
-    ],
-)
-def test_a_figure_became_worse_only_where_the_interval_leaves_out_zero(now, better, failed):
-    verdict = compare_revisions(gate_of(better=better), FakeRevision(loss_of(2.0, 1.9, 2.1)), FakeRevision(now))
-    assert (verdict.failed, verdict.judged) == (failed, True)
-    assert f"evaluate.tuned.loss is {now['loss']:g}, in main 2; 95 %" in verdict.line
-    assert "(unpaired)" in verdict.line
 
 
 def test_a_figure_without_an_interval_is_exact_and_a_measure_without_one_is_not_compared():

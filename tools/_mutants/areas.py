@@ -52,7 +52,12 @@ AREAS = {
         },
         ("tests/core/test_quantization.py", "tests/test_merge_nf4.py", "tests/test_merge.py"),
     ),
-    "statistics": Area({"stages/core/statistics.py": ()}, ("tests/core/test_statistics.py", "tests/comparison/test_gate_rules.py")),
-    "gate": Area({"stages/comparison/gate.py": ()}, ("tests/comparison/test_gate_rules.py",)),
+    "statistics": Area(
+        {"stages/core/statistics.py": ()}, ("tests/core/test_statistics.py", "tests/comparison/test_gate_rules.py")
+    ),
+    "gate": Area(
+        {"stages/comparison/gate.py": ()},
+        ("tests/comparison/test_gate_rules.py", "tests/comparison/test_gate_verdicts.py"),
+    ),
     "fingerprint": Area({"stages/_train/fingerprint.py": ()}, ("tests/test_train_checks.py",)),
 }
