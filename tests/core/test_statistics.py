@@ -89,6 +89,27 @@ def test_the_measures_are_ratios_of_sums():
     assert set(found) == set(MEASURES)
 
 
+def test_each_measure_divides_its_own_columns():
+    """Each column has a sum of its own, so that another column would give another value."""
+    totals = {name: float(number) for number, name in enumerate(COLUMNS, 2)}
+    found = all_measures({name: np.array([total - 1, 1.0]) for name, total in totals.items()})
+    loss, later = totals["loss_sum"] / totals["tokens"], totals["later_loss_sum"] / totals["later_tokens"]
+    expected = {
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "loss_after_8": later,
+        "perplexity_after_8": math.exp(later),
+    }
+    expected["bits_per_byte"] = totals["loss_sum"] / totals["bytes"] / math.log(2)
+    expected["body_bits_per_byte"] = totals["body_loss_sum"] / totals["body_bytes"] / math.log(2)
+    expected["token_accuracy"] = totals["correct_tokens"] / totals["tokens"]
+    expected["pass_at_1"] = totals["passed"] / totals["tested"]
+    of_answers = {"ended_share": "ended", "parses_share": "parses", "exact_share": "exact"}
+    for name, column in (of_answers | {"chrf": "chrf", "rouge_l": "rouge_l"}).items():
+        expected[name] = totals[column] / totals["answers"]
+    assert found == pytest.approx(expected)
+
+
 def test_answers_that_were_not_generated_count_for_nothing():
     rows = rows_of([1.0, 2.0, 3.0]) | {"answers": np.array([1.0, 1.0, 0.0]), "ended": np.array([1.0, 0.0, 0.0])}
     assert all_measures(rows)["ended_share"] == 0.5
@@ -108,6 +129,8 @@ def test_rows_of_a_document_are_one_cluster_unless_there_are_too_few_documents()
     assert all(one == other for one, other in zip(found, found[12:], strict=False))
     assert clusters_of(sources, "row") == list(range(36))
     assert clusters_of(["one.jsonl:1", "one.jsonl:2"], "source") == [0, 1]
+    ten = [f"c:/a{n % 10}.py:{n}" for n in range(20)]  # a colon in the name, and just enough documents
+    assert clusters_of(ten, "source") == [*range(10), *range(10)]
 
 
 def dicts_of(losses, kinds_of_rows) -> list[dict]:
@@ -132,6 +155,8 @@ def test_few_rows_get_no_interval_and_few_documents_are_drawn_by_row():
     assert found == {"a": {"rows": 9, "tokens": 90, "loss": 2.0}}
     assert renumbered_clusters(np.zeros(12, int)).tolist() == list(range(12))
     assert renumbered_clusters(np.arange(5, 25) * 2).tolist() == list(range(20))
+    assert renumbered_clusters(np.repeat(np.arange(9), 2)).tolist() == list(range(18))
+    assert renumbered_clusters(np.repeat(np.arange(10), 2) * 3).tolist() == [n // 2 for n in range(20)]
 
 
 def test_what_few_clusters_say_gets_no_interval():
@@ -158,6 +183,7 @@ def test_only_the_largest_slices_are_shown():
     found = rows_by_slice(rows, "kind")
     assert len(found) == MOST_SLICES
     assert list(found)[:6] == [f"{n:02}" for n in range(6)]  # three rows each
+    assert list(rows_by_slice(dicts_of([1.0] * 5, ["a", "b", "c", "b", "c"]), "kind")) == ["b", "c", "a"]
 
 
 def test_the_names_of_lengths_sort_as_they_do():

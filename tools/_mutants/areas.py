@@ -35,7 +35,7 @@ AREAS = {
             "stages/core/records.py": ("content_id", "split_of"),
             "stages/_clean/duplicates.py": ("first_similar", "near_duplicates", "find_duplicates", "pair_batches"),
         },
-        ("tests/test_clean.py", "tests/test_clean_duplicates.py"),
+        ("tests/core/test_records.py", "tests/test_clean_duplicates.py"),
     ),
     "merge": Area(
         {

@@ -1,0 +1,32 @@
+"""A record's id and its split depend on its messages only. Their values are pinned: they are in every data set."""
+
+import hashlib
+from fractions import Fraction
+
+from stages.core.records import content_id, split_of
+
+MESSAGES = [{"role": "user", "content": "naïve, “ok”?"}, {"role": "assistant", "content": "1\n2"}]
+CANONICAL = (
+    r'[{"content":"na\u00efve, \u201cok\u201d?","role":"user"},'
+    r'{"content":"1\n2","role":"assistant"}]'
+)
+
+
+def test_the_id_is_the_hash_of_canonical_json():
+    assert content_id(MESSAGES) == hashlib.sha256(CANONICAL.encode()).hexdigest()[:32]
+    assert content_id([{"content": "naïve, “ok”?", "role": "user"}, MESSAGES[1]]) == content_id(MESSAGES)
+    assert content_id(MESSAGES[::-1]) != content_id(MESSAGES)
+
+
+def test_the_split_is_where_the_hash_falls_between_0_and_1():
+    """The first fraction is for test, the next for validation. Each range holds its lower end, but not its upper one."""
+    for name in ("a", "b", "0" * 32):
+        first = hashlib.sha256(f"split:{name}".encode()).hexdigest()[:16]
+        place = float(Fraction(int(first, 16), 2**64))
+        assert split_of(name, 0.0, place) == "train"
+        assert split_of(name, 0.0, place + 1e-9) == "test"
+        assert split_of(name, place, 0.0) == "train"
+        assert split_of(name, place + 1e-9, 0.0) == "validation"
+        assert split_of(name, 1.0, 0.0) == "validation"
+        assert split_of(name, 0.0, place / 2) == "train"
+        assert split_of(name, place / 2 + 1e-9, place / 2) == "validation"
