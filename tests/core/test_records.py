@@ -19,7 +19,7 @@ def test_the_id_is_the_hash_of_canonical_json():
 
 
 def test_the_split_is_where_the_hash_falls_between_0_and_1():
-    """The first fraction is for test, the next for validation. Each range holds its lower end, but not its upper one."""
+    """The first fraction is for test, the next for validation. A range includes its lower end only."""
     for name in ("a", "b", "0" * 32):
         first = hashlib.sha256(f"split:{name}".encode()).hexdigest()[:16]
         place = float(Fraction(int(first, 16), 2**64))
