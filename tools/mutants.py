@@ -3,11 +3,14 @@
     pip install -r bench/requirements-mutants.txt
     python -m tools.mutants [--area NAME ...]
 
-A mutant takes one to two seconds, all areas together half an hour or more. mutmut makes the changes. For each it runs the tests that reach the changed function, in a copy of the repository. The
-result is bench/results/mutants.json. Some changes do not count, since no test should assert wording: those in `raise`,
-`print` and `progress`, and those of a text that has blanks between its words. mutmut does not change decorated
-functions, nor values at the top of a module. Its other choices fit less: cosmic-ray starts Python and imports torch
-anew for each mutant, ten times as long.
+mutmut makes the changes in a copy of the repository. For each it runs the tests that reach the changed function. That
+takes one to two seconds a change. The result is bench/results/mutants.json.
+
+Some changes do not count, since no test should assert wording. These are changes in `raise`, in `print`, in `progress`,
+and in a text with blanks between its words. mutmut does not change decorated functions or values at the top of a
+module. Tests that start processes take no part (UNFIT in tools/_mutants/sandbox.py).
+
+cosmic-ray was not taken: it starts a new Python for each change, which imports torch every time.
 """
 
 import argparse
