@@ -62,7 +62,7 @@ def run_mutmut(folder: Path, areas: list[Area]) -> None:
 
 
 def summary(mutants: list[Mutant]) -> dict:
-    """The counts of an area and its survivors, each with the reason why it is left."""
+    """The counts of an area, and its survivors."""
     counted = [mutant for mutant in mutants if not mutant.is_wording]
     survivors = [mutant for mutant in counted if mutant.status not in (KILLED, TIMEOUT)]
     return {
@@ -70,10 +70,7 @@ def summary(mutants: list[Mutant]) -> dict:
         "killed": sum(mutant.status == KILLED for mutant in counted),
         "timeout": sum(mutant.status == TIMEOUT for mutant in counted),
         "survived": len(survivors),
-        "survivors": [
-            {"file": mutant.file, "line": mutant.line, "change": mutant.change, "why": why_left(mutant)}
-            for mutant in survivors
-        ],
+        "survivors": [{"file": mutant.file, "line": mutant.line, "change": mutant.change} for mutant in survivors],
     }
 
 
@@ -110,6 +107,8 @@ def main(names: list[str]) -> str:
             for name, area in areas.items()
         }
     results = (read_json(RESULT) if RESULT.exists() else {}) | found
+    for survivor in [survivor for result in results.values() for survivor in result["survivors"]]:
+        survivor["why"] = why_left(survivor["file"], survivor["change"])
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     write_json(RESULT, {name: results[name] for name in AREAS if name in results})
     return table(found)

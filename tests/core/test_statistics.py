@@ -110,6 +110,13 @@ def test_each_measure_divides_its_own_columns():
     assert found == pytest.approx(expected)
 
 
+def test_a_measure_with_nothing_to_measure_is_left_out_and_those_after_it_stay():
+    rows = rows_of([1.0] * 12) | dict.fromkeys(("body_bytes", "body_loss_sum"), np.zeros(12))
+    found = measures_with_intervals(rows, np.arange(12))
+    assert "body_bits_per_byte" not in found
+    assert {"loss", "token_accuracy", "pass_at_1", "pass_at_1_lo"} <= found.keys()
+
+
 def test_answers_that_were_not_generated_count_for_nothing():
     rows = rows_of([1.0, 2.0, 3.0]) | {"answers": np.array([1.0, 1.0, 0.0]), "ended": np.array([1.0, 0.0, 0.0])}
     assert all_measures(rows)["ended_share"] == 0.5
