@@ -7,6 +7,7 @@ import pytest
 
 from stages.comparison import gate as gates
 from stages.comparison.gate import NoFigureError, Verdict, compare_revisions, figure_at, judge_gates
+from stages.comparison.revisions import Outputs
 from stages.core.params import Gate
 from stages.core.statistics import COLUMNS, paired_change
 from stages.runtime.errors import UserError
@@ -130,9 +131,9 @@ def test_rows_that_lack_a_column_or_are_too_few_give_no_pairs():
 
 def test_each_gate_is_judged_by_its_own_bound_or_revision(monkeypatch):
     main = FakeRevision(loss_of(2.0, 1.9, 2.1))
-    monkeypatch.setattr(gates, "Revision", lambda name, outputs: {"main": main}[name])
     here = FakeRevision(loss_of(2.5, 2.4, 2.6))
-    here.outputs = None
+    here.outputs = object()
+    monkeypatch.setattr(gates, "Revision", lambda name, outputs: {("main", here.outputs): main}[name, outputs])
     verdicts = judge_gates([gate_of(bound=3.0), gate_of(), gate_of(better="higher")], here)
     assert [verdict.failed for verdict in verdicts] == [False, True, False]
     with pytest.raises(UserError, match=r"report\.gates is empty"):
@@ -149,6 +150,19 @@ def test_the_metrics_of_the_working_tree_must_be_readable(tmp_path, monkeypatch)
         judge_gates([gate_of(bound=1.0)])
     (tmp_path / "metrics.json").write_text('{"evaluate": {"tuned": {"loss": 1.5}}}')
     assert [verdict.failed for verdict in judge_gates([gate_of(bound=1.0), gate_of(bound=2.0)])] == [True, False]
+
+
+def test_without_a_revision_the_working_tree_is_judged_with_dvcs_outputs(monkeypatch):
+    asked = []
+
+    def tree(*arguments):
+        asked.append(arguments)
+        return FakeRevision(loss_of(1.5))
+
+    monkeypatch.setattr(gates, "Revision", tree)
+    assert [verdict.failed for verdict in judge_gates([gate_of(bound=1.0)])] == [True]
+    ((name, outputs),) = asked
+    assert name is None and isinstance(outputs, Outputs)
 
 
 def test_an_unpaired_interval_combines_the_distances_to_the_ends():
