@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stages.comparison import gate as gates
-from stages.comparison.gate import NoFigureError, Verdict, compare_revisions, figure_at, judge_gates
+from stages.comparison.gate import NoFigureError, Verdict, check_bound, compare_revisions, figure_at, judge_gates
 from stages.comparison.revisions import Outputs
 from stages.core.params import Gate
 from stages.core.statistics import COLUMNS, paired_change
@@ -33,6 +33,15 @@ def gate_of(metric="evaluate.tuned.loss", better="lower", bound=None):
 
 def loss_of(value, low=None, high=None, **more):
     return {"loss": value} | ({} if low is None else {"loss_lo": low, "loss_hi": high}) | more
+
+
+def test_the_line_names_the_bound_and_on_which_side_of_it_the_figure_may_be():
+    assert check_bound(gate_of("a.b", bound=2.0), {"a": {"b": 1}}).line == "a.b is 1, and may be at most 2"
+    assert check_bound(gate_of("a.b", "higher", 2.0), {"a": {"b": 1}}).line == "a.b is 1, and may be at least 2"
+    with pytest.raises(NoFigureError, match=r"metrics\.json has no figure a\.b"):
+        check_bound(gate_of("a.b", bound=2.0), {})
+    with pytest.raises(NoFigureError, match=r"metrics\.json has no figure a\.b"):
+        compare_revisions(gate_of("a.b"), FakeRevision(a={"b": 1}), FakeRevision())
 
 
 @pytest.mark.parametrize("value", [None, True, "1", math.nan, math.inf, {}, [1.0]])
@@ -140,7 +149,7 @@ def test_each_gate_is_judged_by_its_own_bound_or_revision(monkeypatch):
         judge_gates([], here)
     main.metrics = {"evaluate": {"tuned": loss_of(2.0, 1.9, 2.1)}}
     main.test_set, here.evaluation = "t", None
-    with pytest.raises(UserError, match=r"evaluate\.tuned\.loss cannot be judged: .* of main are not as"):
+    with pytest.raises(UserError, match=r"judged: .* main are not as .* \('NoneType' object has no attribute 'get'\)"):
         judge_gates([gate_of()], here)
 
 

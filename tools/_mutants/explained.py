@@ -12,6 +12,9 @@ EXPLAINED: dict[str, dict[str, str]] = {
         "nothing = numpy.empty(0, )": CAST,
         "numpy.int32, )": "the count only lets numpy allocate the array at once",
     },
+    "stages/comparison/gate.py": {
+        "or repr(None)": "only the message about an error without a text is another one",
+    },
     "stages/core/statistics.py": {
         "np.array([row[name] for row in rows], None)": SUMS,
         "np.array([row[name] for row in rows], )": SUMS,
