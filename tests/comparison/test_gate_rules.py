@@ -42,6 +42,8 @@ def test_the_line_names_the_bound_and_on_which_side_of_it_the_figure_may_be():
         check_bound(gate_of("a.b", bound=2.0), {})
     with pytest.raises(NoFigureError, match=r"metrics\.json has no figure a\.b"):
         compare_revisions(gate_of("a.b"), FakeRevision(a={"b": 1}), FakeRevision())
+    with pytest.raises(UserError, match=r"main has only a part of the interval of a\.b"):
+        compare_revisions(gate_of("a.b"), FakeRevision(a={"b": 1, "b_lo": 0}), FakeRevision(a={"b": 1}))
 
 
 @pytest.mark.parametrize("value", [None, True, "1", math.nan, math.inf, {}, [1.0]])
