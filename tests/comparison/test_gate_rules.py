@@ -100,6 +100,28 @@ def test_a_figure_without_an_interval_is_exact_and_a_measure_without_one_is_not_
         assert few.line.endswith("not compared, since fewer than 10 rows give no interval")
 
 
+def test_without_pairs_the_interval_is_made_of_both_revisions_intervals():
+    before, after = loss_of(2.0, 1.7, 2.1), loss_of(2.5, 2.1, 2.6)
+    line = compare_revisions(gate_of(), FakeRevision(before), FakeRevision(after)).line
+    low, high = 0.5 - math.hypot(0.4, 0.1), 0.5 + math.hypot(0.1, 0.3)
+    assert line.endswith(f"(unpaired): {low:+.4g} to {high:+.4g}")
+    one_side = compare_revisions(
+        gate_of("a.b"), FakeRevision(a={"b": 1}), FakeRevision(a={"b": 2, "b_lo": 1, "b_hi": 4})
+    )
+    assert one_side.line.endswith("(unpaired): +0 to +3")
+
+
+@pytest.mark.parametrize("metrics", [{}, {"merge": {}, "evaluate": {}}])
+def test_sections_that_are_missing_on_both_sides_make_no_difference(metrics):
+    both = [FakeRevision(), FakeRevision()]
+    for revision in both:
+        revision.metrics = metrics
+    assert gates.why_incomparable("merge.parity.kl", *both) is None
+    assert gates.why_incomparable("evaluate.tuned.loss", *both) is None
+    with pytest.raises(NoFigureError):
+        figure_at({"a": 1}, "a.b.c", "here")
+
+
 def test_what_the_other_revision_lacks_or_measured_on_other_rows_is_not_judged():
     lacks = compare_revisions(gate_of(), FakeRevision({}), FakeRevision(loss_of(2.0)))
     assert lacks == Verdict(False, "evaluate.tuned.loss is 2: not compared, since main does not have it", judged=False)
@@ -113,15 +135,17 @@ def test_rows_of_both_revisions_are_compared_in_pairs():
     losses = np.random.default_rng(0).normal(2, 0.5, 20)
     before, after = rows(losses), rows(losses + 0.02)
     earlier, later = (
-        FakeRevision(loss_of(value, value - 1, value + 1), {"tuned": measured})
+        FakeRevision(loss_of(value, value - 1, value + 1), {"base": measured, "tuned": measured, "other": measured})
         for value, measured in ((2.0, before), (2.02, after))
     )
     change = paired_change(before, after)
     interval = (change["loss_lo"], change["loss_hi"])
     assert gates.paired_interval("evaluate.tuned.loss", earlier, later) == interval
+    assert gates.paired_interval("evaluate.base.loss", earlier, later) == interval
     verdict = compare_revisions(gate_of(), earlier, later)
     assert verdict.failed and "(in pairs)" in verdict.line
-    for metric in ("evaluate.base.loss", "evaluate.other.loss", "evaluate.tuned.rows", "train.tuned.loss"):
+    others = ("evaluate.other.loss", "evaluate.tuned.rows", "evaluate.tuned.kind.loss", "train.tuned.loss")
+    for metric in others:
         assert gates.paired_interval(metric, earlier, later) is None
 
 

@@ -13,6 +13,7 @@ EXPLAINED: dict[str, dict[str, str]] = {
         "numpy.int32, )": "the count only lets numpy allocate the array at once",
     },
     "stages/comparison/gate.py": {
+        'rest.rpartition(".")': "it differs only for a name with more dots, which is no measure in either way",
         "or repr(None)": "only the message about an error without a text is another one",
     },
     "stages/core/statistics.py": {
