@@ -1,5 +1,6 @@
 """What stops a training before anything heavy is loaded, and what makes a checkpoint its own."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -326,3 +327,17 @@ def test_a_checkpoint_depends_on_every_key_of_quantization_lora_and_train(params
     parts, sections = fingerprint_of(params), ("quantization", "lora", "train")
     expected = {f"{name}.{key}": value for name in sections for key, value in dict(getattr(params, name)).items()}
     assert {name: parts.get(name, "missing") for name in ["seed", *expected]} == {"seed": params.seed} | expected
+
+
+def test_a_checkpoints_folder_is_named_by_the_values_and_not_by_their_order():
+    parts = {"seed": 1, "lora.r": 8}
+    name = hashlib.sha256(b'{"lora.r": 8, "seed": 1}').hexdigest()[:16]
+    assert fingerprint.fingerprint_name(parts) == fingerprint.fingerprint_name(dict(reversed(parts.items()))) == name
+    assert fingerprint.fingerprint_name(parts | {"seed": 2}) != name
+
+
+def test_a_name_that_only_one_side_has_is_a_change_and_five_changes_are_all_named():
+    assert fingerprint_changes({"a": 1}, {"b": 2}) == "a 1 → None, b None → 2"
+    before, after = (dict.fromkeys("abcde", value) for value in (0, 1))
+    assert fingerprint_changes(before, after) == ", ".join(f"{name} 0 → 1" for name in "abcde")
+    assert fingerprint_changes(before | {"f": 0}, after | {"f": 1}).endswith(", e 0 → 1, 1 more")
