@@ -368,7 +368,12 @@ def test_a_sparkline_is_high_where_the_curve_is():
     assert sparkline([2.0], 1.0, 3.0) == "▅"
 
 
-MODULES = {"stages/merge.py": "A = 1\n", "stages/runtime/progress.py": "B = 1\n", "stages/core/params.py": "C = 1\n"}
+MODULES = {
+    "stages/merge.py": "A = 1\n",
+    "stages/core/code_hash.py": "D = 1\n",
+    "stages/runtime/progress.py": "B = 1\n",
+    "stages/core/params.py": "C = 1\n",
+}
 
 
 @pytest.fixture

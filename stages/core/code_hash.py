@@ -121,8 +121,14 @@ def imported_modules(path: Path) -> set[Path]:
     return {file for file in files if (ROOT / file).is_file()}
 
 
+def is_watched(path: Path) -> bool:
+    """Whether DVC runs hash_code after an edit of a file in stages/. path: relative to the repository."""
+    return not any(path.is_relative_to(unhashed) for unhashed in UNHASHED)
+
+
 def is_hashed(path: Path) -> bool:
-    return not any(path.is_relative_to(unhashed) for unhashed in (*UNHASHED, HASHING))
+    """Whether an edit of a file in stages/ counts for the stages that import it."""
+    return is_watched(path) and path != HASHING
 
 
 def stage_files(stage: str) -> list[Path]:

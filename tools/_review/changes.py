@@ -8,7 +8,7 @@ from typing import NamedTuple
 from stages.comparison.gate import paired_interval, unpaired_interval, why_incomparable
 from stages.comparison.measures import SHOWN_MEASURES
 from stages.comparison.revisions import DVC_LOCK, Revision, git
-from stages.core.code_hash import is_hashed
+from stages.core.code_hash import is_watched
 from stages.core.paths import CODE, PARAMS, RESULT
 from stages.core.yaml_files import read_yaml_text
 from stages.runtime.errors import UserError
@@ -165,7 +165,7 @@ class Tree:
         """The hash of a file or folder. None for what Git does not have."""
         if path in self.blobs:
             return self.file(path)
-        inside = sorted(name for name in self.blobs if name.startswith(f"{path}/") and is_hashed(Path(name)))
+        inside = sorted(name for name in self.blobs if name.startswith(f"{path}/") and is_watched(Path(name)))
         if not inside:
             return None
         listing = [{"md5": self.file(name), "relpath": name[len(path) + 1 :]} for name in inside]
