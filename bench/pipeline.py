@@ -35,7 +35,7 @@ from stages.core.paths import sha256
 from tools._profile.profiles import profile_values
 
 BASE_FOLDER = "random-7b"
-DATA = ("download_model", "download_data", "clean", "tokenize")
+DATA = ("hash_code", "download_model", "download_data", "clean", "tokenize")
 ADAPTER = "models/adapter/adapter_model.safetensors"
 EVALUATED = {"base": "models/base", "tuned": "models/merged"}
 CHANGES = {  # of the profile mistral-7b: a local base, local data, few rows
