@@ -160,7 +160,7 @@ def test_a_later_upload_replaces_the_model_and_leaves_other_files(push, hub):
 @pytest.mark.slow
 def test_a_public_repository_must_be_asked_for(push, hub):
     hub.files["models/owner/open"] = {}
-    assert "owner/open is public. Say --public" in push("merged", "owner/open", code=1)
+    assert "owner/open is public. Use --public" in push("merged", "owner/open", code=1)
     assert hub.received.commits == []
     push("merged", "owner/open", "--public")
     push("merged", "owner/new", "--public")
@@ -180,7 +180,7 @@ def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(push, hub, closed_port)
 @pytest.mark.slow
 def test_what_is_not_of_the_commit_is_refused_but_for_force(push, hub):
     (push.folder / "code.py").write_text("x = 1\n")
-    assert "code.py differs from the Git commit. Commit it, or say --force" in push("merged", "owner/name", code=1)
+    assert "code.py differs from the Git commit. Commit it, or use --force" in push("merged", "owner/name", code=1)
     push.repository.run("git", "commit", "--quiet", "--all", "--message", "code")
     listed = push("merged", "owner/name", "--dry-run", code=1)
     assert "`dvc status` says that code.py changed since the results were made" in listed
