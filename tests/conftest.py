@@ -1,5 +1,6 @@
 """Fixtures for all tests. More are in the plugins named below."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 from stages.core.params import Params
 from stages.core.yaml_files import read_yaml
 from tests.support.project import ROOT
+
+# A script's job in the background ignores Ctrl-C, and so would every process that a test starts there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.support.hub", "tests.support.pipeline", "tests.support.small_run", "tests.support.training"]
 

@@ -31,7 +31,7 @@ from stages._evaluate.sandbox import (
 from stages.runtime.errors import UserError
 from tests.support.project import ROOT
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is there for Linux alone")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is only there for Linux")
 SECONDS, MEGABYTES = 20, 256  # CPU time; the machine may be busy
 
 

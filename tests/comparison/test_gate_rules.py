@@ -8,9 +8,9 @@ import pytest
 from stages.comparison import gate as gates
 from stages.comparison.gate import NoFigureError, Verdict, check_bound, compare_revisions, figure_at, judge_gates
 from stages.comparison.revisions import Outputs
-from stages.core.params import Gate
 from stages.core.statistics import COLUMNS, paired_change
 from stages.runtime.errors import UserError
+from tests.support.gates import gate_of
 
 
 def rows(losses):
@@ -25,10 +25,6 @@ class FakeRevision:
         self.metrics = {"evaluate": {"tuned": tuned or {}}} | metrics
         self.rows = (rows or {}).get
         self.validation_set, self.test_set, self.evaluation = validation_set, test_set, evaluation or {}
-
-
-def gate_of(metric="evaluate.tuned.loss", better="lower", bound=None):
-    return Gate(metric=metric, better=better, bound=bound, against="main" if bound is None else None)
 
 
 def loss_of(value, low=None, high=None, **more):
