@@ -115,9 +115,9 @@ def show(title: str, seconds: float, *notes: dict) -> None:
 
 
 def stage(copy: Copy, name: str) -> None:
-    seconds, path = copy.run(name), name.replace("@", "/")
-    found = copy.notes(f"{path}.json") if name in ("train", "merge") else {}
-    show(name, seconds, copy.notes(f"{path}.timing.json"), found)
+    seconds = copy.run(name)
+    found = copy.notes(f"{name}.json") if name in ("train", "merge") else {}
+    show(name, seconds, copy.notes(f"timing/{name}.json"), found)
 
 
 def train(copy: Copy) -> None:
@@ -139,7 +139,7 @@ def kill(copy: Copy) -> None:
     kept = sorted(path.parent.name for path in checkpoints.glob("*/step-*/manifest.json"))
     seconds = copy.run("train", "--force", "--no-run-cache")
     same = "the same bytes" if copy.adapter() == expected else "OTHER BYTES"
-    show(f"killed with {', '.join(kept)} written, went on, {same}", seconds, copy.notes("train.timing.json"))
+    show(f"killed with {', '.join(kept)} written, went on, {same}", seconds, copy.notes("timing/train.json"))
 
 
 def merge(copy: Copy) -> None:
@@ -185,7 +185,7 @@ def devices(copy: Copy) -> None:
         copy.values["machine"].update(devices=count, sharding=sharding)
         copy.write()
         seconds = copy.run("train", "--force", "--no-run-cache")
-        found, timing = copy.notes("train.json"), copy.notes("train.timing.json")
+        found, timing = copy.notes("train.json"), copy.notes("timing/train.json")
         step = timing["median_step_seconds"]
         alone = alone or step
         more = {name: found[name] for name in ("loss_first", "loss_last", "validation_loss")}

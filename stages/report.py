@@ -14,10 +14,10 @@ from stages._report.layout import spread
 from stages._report.metrics import collect_metrics
 from stages._report.model_card import card_values
 from stages._report.page import page_script, template_environment
-from stages._report.pipeline_drawing import drawing
 from stages._report.predictions import answer_pairs, read_predictions
 from stages._report.row_tables import KINDS, ROW_MEASURES, check_same_rows, plain_rows, read_evaluated_rows, row_lines
 from stages._report.sections import headline, sections
+from stages._report.times import write_times_page
 from stages.comparison.gate import judge_gates
 from stages.comparison.measures import SHOWN_MEASURES
 from stages.core.params import Params, load_params
@@ -28,7 +28,6 @@ from stages.core.paths import (
     REPORTS,
     RESULT,
     VALIDATION_CURVE,
-    timing_file,
     whole_directory,
     write_json,
     write_text,
@@ -37,8 +36,6 @@ from stages.core.statistics import paired_change
 from stages.runtime.errors import UserError
 from stages.runtime.runner import Outcome, run_stage
 
-# Without download_model: each clone runs it again, since the base is not pushed, and must get the same report.
-TIMED = ("download_data", "clean", "tokenize", "train", "merge", "evaluate@base", "evaluate@tuned")
 IN_CONSOLE = ("perplexity", "perplexity_after_8", "ended_share", "parses_share", "chrf")
 
 
@@ -81,7 +78,6 @@ def report(inputs: dict, samples: int) -> dict:
         "sections": sections(inputs),
         "samples": spread(generated, samples),
         "generated": len(generated),
-        "drawing": drawing(inputs["timing"]),
         "lines": row_lines(inputs["rows"], generated),
         "evaluated": len(inputs["rows"]["base"]),
         "kinds": KINDS,
@@ -108,13 +104,15 @@ def closing_table(base: dict, tuned: dict) -> str:
 
 
 def print_results() -> None:
-    """Prints the results of the last run."""
+    """Prints the results of the last run, and writes the page of times."""
     try:
         evaluations = read_values(RESULT, "result")["evaluate"]
+        times = write_times_page()
     except UserError as error:
         sys.exit(f"report: {error}")
     print(closing_table(evaluations["base"], evaluations["tuned"]))
     print(f"  {evaluations['tuned']['rows']} test rows; the whole report: {REPORTS / 'report.html'}")
+    print(f"  times and memory: {times or 'none, since no stage ran in this folder'}")
 
 
 def print_gates() -> None:
@@ -155,7 +153,6 @@ def main(params: Params) -> Outcome:
     inputs |= {name: read_values(EVALUATIONS / f"{name}.json", name) for name in ("base", "tuned")}
     inputs["rejected"] = read_rejected(METRICS / "clean.rejected.json", inputs["clean"]["rows"]["rejected"])
     inputs["manifest"] = read_values(METRICS / "download_model.json", "manifest")
-    inputs["timing"] = {stage: read_values(timing_file(stage), "timing") for stage in TIMED}
     inputs["curves"] = {
         "train": read_curve(CURVE, "loss"),
         "learning_rate": read_curve(CURVE, "learning_rate"),

@@ -13,6 +13,7 @@ import time
 import psutil
 import pytest
 
+from stages.core.paths import TIMING
 from stages.core.yaml_files import read_yaml
 from tests.support.pipeline import ALL
 from tests.support.repository import PATIENCE, Repository, running, succeeds, without_network
@@ -46,12 +47,12 @@ def repository(first_run, tmp_path_factory) -> Repository:
 
 
 def bytes_of(folder):
-    """{file: sha256} of all outputs, timing apart."""
+    """{file: sha256} of all outputs."""
     files = [path for name in ("data", "models", "metrics") for path in (folder / name).rglob("*")]
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
-        if path.is_file() and not path.name.endswith(".timing.json") and "partial" not in str(path)
+        if path.is_file() and path.parent != folder / TIMING and "partial" not in str(path)
     }
 
 
@@ -91,9 +92,7 @@ def test_a_flipped_byte_in_the_cache_is_refused_by_the_stage_that_needs_it_and_t
     repository.run("sh", "-euc", f"rm{remove} && rm -rf {out}")
     repository.run("dvc", "repro")
     assert (repository.folder / path).read_bytes() == whole
-    timed = re.compile(r"reports|metrics\.json|.*timing\.json")
-    again = repository.hashes()
-    assert {out for out in before if again[out] != before[out] and not timed.fullmatch(out)} == set()
+    assert repository.hashes() == before
 
 
 def test_a_flipped_byte_in_the_base_is_refused_by_each_stage_that_uses_it_and_the_remedy_brings_it_back(
@@ -209,7 +208,9 @@ def unprivileged():
     return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
 
 
-@pytest.mark.parametrize(("name", "first"), [("data", "data/.clean.partial"), ("metrics", "metrics/clean.timing.json")])
+@pytest.mark.parametrize(
+    ("name", "first"), [("data", "data/.clean.partial"), ("metrics", "metrics/.clean.json.partial")]
+)
 def test_a_folder_that_may_not_be_written_is_named_and_the_former_results_stay(repository, name, first):
     folder, before = repository.folder / name, bytes_of(repository.folder)
     folder.chmod(0o555)
@@ -220,7 +221,6 @@ def test_a_folder_that_may_not_be_written_is_named_and_the_former_results_stay(r
     assert printed.startswith(f"clean: Permission denied: {first}. Allow")
     assert "Traceback" not in printed
     assert bytes_of(repository.folder) == before
-    repository.run("dvc", "checkout")  # the timing, which a stage removes when it begins
 
 
 @pytest.mark.parametrize(("name", "first"), [("data", "data/clean"), ("metrics", "metrics/clean.json")])
@@ -265,7 +265,9 @@ def test_a_cache_that_may_not_be_written_is_named_and_the_next_run_makes_the_sam
 SMALL_DISK = """
 mkdir "$1" && mount -t tmpfs -o size=512m tmpfs "$1" || exit 99
 cp -R "$2"/. "$1" && cd "$1" && rm -rf .dvc/cache || exit 98
-digest() { find data models metrics -type f ! -name '*.timing.json' ! -path '*partial*' -exec sha256sum {} + | sort; }
+digest() {
+  find data models metrics -type f ! -path 'metrics/timing/*' ! -path '*partial*' -exec sha256sum {} + | sort
+}
 digest > "$3"
 """
 FULL_DISK = """
@@ -308,9 +310,8 @@ def commands_of(repository):
 def test_a_full_disk_stops_every_stage_with_what_to_do_and_the_former_results_stay(repository, tmp_path):
     commands = commands_of(repository)
     assert commands.keys() == set(ALL)
-    # report first: each stage begins by removing its own timing, and report reads them all.
     del commands["hash_code"]  # its files are so small that they still fit
-    commands = [commands.pop("report"), *commands.values()]
+    commands = list(commands.values())
     done = on_a_small_disk(repository, tmp_path, FULL_DISK, "".join(f"{command}\n" for command in commands))
     assert (tmp_path / "old").read_text() == (tmp_path / "new").read_text() != ""
     said = dict(zip(commands, done.split("== python")[1:], strict=True))
@@ -402,4 +403,3 @@ def test_a_limit_on_the_size_of_files_is_said_in_words(repository, stage):
     assert "(ulimit -f)" in printed
     assert "Traceback" not in printed
     assert bytes_of(repository.folder) == before
-    repository.run("dvc", "checkout")  # the timing, which a stage removes when it begins

@@ -11,26 +11,22 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
-import networkx
 import pytest
-from dvc.repo import Repo
 from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
 
 from stages._report.data_section import OTHER_SOURCES
 from stages._report.escaping import fenced, inline
 from stages._report.layout import spread
-from stages._report.pipeline_drawing import LINES, PLACES, drawing
 from stages._report.predictions import answer_pairs
 from stages._report.row_tables import row_lines
 from stages._report.svg_charts import histogram, line_chart, thinned, tick_label, ticks
 from stages.comparison.number_text import duration, number, size
 from stages.comparison.visible_text import visible
 from stages.core.params import load_params
-from stages.core.paths import timing_file
 from stages.core.statistics import BODY, COLUMNS, COUNTS, length_name, paired_change
 from stages.core.yaml_files import read_yaml
-from stages.report import TIMED, closing_table, main, print_results, report, result_params
+from stages.report import closing_table, main, print_results, report, result_params
 from stages.runtime.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -76,14 +72,6 @@ def prediction(number, output):
     prompt = f"Write `f{number}` of the Python module `email.header`.\n\ndef f{number}(self, value):\n\nReturn it."
     row = {"id": f"{number:04x}", "source": f"python-3.11/email/header.py:{number}", "prompt": prompt}
     return row | {"reference": text, "output": output, "ended": number % 2 == 0, "parses": number % 3 == 0}
-
-
-def timing(stage, number):
-    values = {"seconds": 12.3456 * number**3, "peak_rss_bytes": 123_456_789 * number}
-    if stage == "train":
-        values |= {"tokens_per_second": 1234.6, "trained_tokens_per_second": 800.1, "train_seconds": 90.5}
-        values |= {"device": "cpu", "peak_memory_bytes": 5, "resumed": False}
-    return values | ({"generated_tokens_per_second": 345.6} if stage.startswith("evaluate") else {})
 
 
 def split(rows):
@@ -135,7 +123,6 @@ def example():
         "params": result_params(load_params(REPOSITORY / "tests/params.yaml")),
         "base": evaluation(11.38, body_bits_per_byte=1.3) | asked_plainly(),
         "tuned": evaluation(4.871, ended_share=0.95, parses_share=0.85, chrf=43.2, body_bits_per_byte=0.9),
-        "timing": {stage: timing(stage, number) for number, stage in enumerate(TIMED, 1)},
         "curves": {
             "train": loss,
             "learning_rate": rate,
@@ -165,8 +152,6 @@ def write_inputs(root, inputs):
         lines = "".join(json.dumps(row) + "\n" for row in inputs["predictions"][name])
         put(f"metrics/evaluate/{name}.predictions.jsonl", lines)
         put(f"metrics/evaluate/{name}.rows.jsonl", "".join(json.dumps(row) + "\n" for row in inputs["rows"][name]))
-    for stage, values in inputs["timing"].items():
-        put(timing_file(stage), json.dumps(values))
     put("metrics/download_model.json", json.dumps(inputs["manifest"]))
     curves = inputs["curves"]
     both = zip(curves["train"], curves["learning_rate"], strict=True)
@@ -225,21 +210,18 @@ def hostile_inputs():
     inputs["clean"]["sources"] = {reason: source(2400, 2005, 92, 190, 113)}
     inputs["train"]["versions"] = {HOSTILE: HOSTILE}
     inputs["manifest"]["id"] = inputs["manifest"]["revision"] = inputs["merge"]["base"] = HOSTILE
-    inputs["timing"]["train"]["device"] = HOSTILE
     return inputs
 
 
 def test_metrics_json_is_nested_and_holds_nothing_but_finite_numbers(run):
     folder, _ = run(example())
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert set(metrics) == {"clean", "tokenize", "train", "merge", "evaluate", "timing"}
+    assert set(metrics) == {"clean", "tokenize", "train", "merge", "evaluate"}
     assert all(type(value) in (int, float) and math.isfinite(value) for value in leaves(metrics))
     assert metrics["clean"]["rows"]["rejected"] == {"too_short": 88, "duplicate": 25}
     assert metrics["evaluate"]["tuned"]["perplexity"] == 4.871
-    assert set(metrics["timing"]) == {stage.replace("@", "_") for stage in TIMED}
     assert "versions" not in metrics["train"]
     assert "base" not in metrics["merge"]
-    assert not {"device", "resumed"} & set(metrics["timing"]["train"])
 
 
 def test_floats_of_metrics_json_have_six_significant_digits_and_counts_have_all():
@@ -276,7 +258,7 @@ def test_no_untrusted_text_becomes_a_tag_of_the_page():
     page = Page(report(hostile_inputs(), 3)["html"])
     assert page.tags.count("script") == 1
     assert "img" not in page.tags
-    assert page.text.count("<script>alert(1)</script>") == 3 * 5 + 7 + 2 + 3 * 3 + 40 * 4
+    assert page.text.count("<script>alert(1)</script>") == 3 * 5 + 6 + 2 + 3 * 3 + 40 * 4
     assert set(page.tags) == set(clean.tags)
 
 
@@ -322,9 +304,9 @@ def test_both_pages_carry_the_numbers(kind):
         *("11.38", "4.871", "−57.2%, better", "12.5%", "95.0%", "+82.5 points, better", "+21.45, better"),
         *("2,400", "too_short", "88", "25", "2,287", "2,005", "93.2%", "assets/tiny-mistral", "1,234,567"),
         *("2.512 → 1.412", "2.400 → 1.500", "1.250e-05", "99.87%", "dequantized", "28 of 39 tensors"),
-        *("3.1× smaller", "7.38%", "6.3× smaller", "evaluate@tuned", "1 h 10 min", "864 MB"),
+        *("3.1× smaller", "7.38%", "6.3× smaller"),
         *("-0.03210", "0.04530", "90.95%", "25 of 28", "1.23%"),
-        *("torch", "2.9.0+cpu", "Trained on cpu", "1,235", "345.6"),
+        *("torch", "2.9.0+cpu"),
     ):
         assert wanted in text, wanted
 
@@ -420,16 +402,6 @@ def test_a_folder_elsewhere_on_the_machine_is_told_by_its_name_alone():
     assert "| Model | mistral |" in result["markdown"]
 
 
-def test_memory_of_a_gpu_has_a_column_only_where_one_was_used():
-    inputs = example()
-    assert "GPU memory" not in report(inputs, 0)["html"]
-    assert "peak_memory_bytes" not in report(inputs, 0)["metrics"]["timing"]["train"]
-    inputs["timing"]["train"] |= {"device": "NVIDIA H100", "peak_memory_bytes": 12_300_000_000}
-    result = report(inputs, 0)
-    assert "| 12.3 GB |" in result["markdown"]
-    assert result["metrics"]["timing"]["train"]["peak_memory_bytes"] == 12_300_000_000
-
-
 @pytest.mark.parametrize(("asked", "shown"), [(0, 0), (1, 1), (7, 7), (40, 40), (99, 40)])
 def test_as_many_samples_are_shown_as_asked_for_and_there_are(asked, shown):
     result = report(example(), asked)
@@ -513,7 +485,6 @@ def test_a_file_without_what_the_report_needs_is_named(run, name, change, messag
         ("metrics/validation_curve.csv", "step,loss\n1,high\n", "not a curve"),
         ("metrics/evaluate/base.predictions.jsonl", "[]\n", r"predictions\.jsonl:1 lacks id"),
         ("metrics/evaluate/base.predictions.jsonl", '{"id": "a"}\n', r"predictions\.jsonl:1 lacks source"),
-        ("metrics/train.timing.json", None, "is missing"),
         ("metrics/clean.rejected.json", None, "is missing"),
         ("metrics/clean.rejected.json", "[]", "does not have the reasons"),
     ],
@@ -586,15 +557,7 @@ def test_the_model_card_says_what_kind_of_adapter_it_was_and_as_what_rank_it_is_
     assert "rsLoRA of rank 16 (alpha 32), init olora, saved as rank 32, on the base in 16 bits" in text
 
 
-def test_the_report_says_why_two_stages_have_no_time():
-    page = report(example(), 1)["html"]
-    boxes = dict(re.findall(r"(?s)<text[^>]*>([\w@]+)</text>\s*<text[^>]*>([^<]*)</text>", page))
-    without = [stage for stage, time in boxes.items() if time == "–"]
-    assert without == ["download_model", "report"]
-    assert f"{' and '.join(without)} have none, since" in page
-
-
-def test_the_model_card_tells_no_path_of_this_machine_and_nothing_of_the_timings():
+def test_the_model_card_tells_no_path_of_this_machine():
     inputs = example()
     inputs["manifest"]["path"] = "/home/someone/models/mistral"
     inputs["params"]["model"]["path"] = "/home/someone/models/mistral"
@@ -602,8 +565,6 @@ def test_the_model_card_tells_no_path_of_this_machine_and_nothing_of_the_timings
     card = report(inputs, 1)["card"]
     assert "/home" not in card
     assert "rows.jsonl" in card
-    inputs["timing"] = {stage: timing(stage, 7) for stage in TIMED}
-    assert report(inputs, 1)["card"] == card
 
 
 def test_no_untrusted_text_becomes_markup_or_metadata_of_the_model_card():
@@ -623,7 +584,8 @@ def test_show_prints_a_short_table_and_says_where_the_report_is(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["base", "tuned"]
     assert lines[1].split() == ["Perplexity", "11.38", "4.871"]
-    assert lines[-1].endswith("reports/report.html")
+    assert lines[-2].endswith("reports/report.html")
+    assert lines[-1] == "  times and memory: none, since no stage ran in this folder"
     assert (folder / "reports/report.html").is_file()
     assert len({len(line) for line in closing_table(example()["base"], example()["tuned"]).splitlines()}) == 1
 
@@ -729,32 +691,6 @@ def test_text_keeps_its_letters_and_loses_its_tricks():
     assert fenced("````") == "`````text\n````\n`````"
 
 
-def test_the_drawing_has_every_stage_and_no_line_that_another_way_makes_needless():
-    graph = networkx.DiGraph()
-    stages = Repo(REPOSITORY).index.stages
-    made = {out.def_path: stage.addressing for stage in stages for out in stage.outs}
-    for stage in stages:
-        for dep in stage.deps:
-            owner = next((made[path] for path in made if f"{dep.def_path}/".startswith(f"{path}/")), None)
-            if owner not in (None, "hash_code"):  # which makes no data
-                graph.add_edge(owner, stage.addressing)
-    assert set(PLACES) == set(graph.nodes)
-    assert set(LINES) == set(networkx.transitive_reduction(graph).edges)
-
-
-def test_the_drawing_tells_each_stages_time_and_its_boxes_stay_apart_and_inside():
-    inputs = example()
-    drawn = drawing(inputs["timing"])
-    times = {box.name: box.time for box in drawn.boxes}
-    assert times["train"] == duration(inputs["timing"]["train"]["seconds"])
-    assert times["report"] == "–"
-    for box in drawn.boxes:
-        assert 0 <= box.left <= drawn.width - drawn.box
-        assert 0 <= box.top <= drawn.height - drawn.high
-        near = [other for other in drawn.boxes if abs(other.top - box.top) < drawn.high and other != box]
-        assert all(abs(other.left - box.left) > drawn.box for other in near)
-
-
 def test_a_line_of_the_table_of_rows_has_both_models_and_their_difference():
     inputs = example()
     inputs["rows"]["tuned"][1]["chrf"] = 23.5
@@ -796,7 +732,6 @@ seen.opened = visible("#rows tr.texts");
 change({words: "no such words"}); seen.nothing = [...state().slice(0, 2), visible("#rows tr.texts")];
 change({words: ""}); seen.again = visible("#rows tr.texts");
 seen.curves = find("polyline").map((each) => each.getBoundingClientRect().width > 100 && each.getTotalLength() > 100);
-seen.stages = find("#pipeline rect.stage").filter((each) => each.getBoundingClientRect().width > 100).length;
 seen.fits = document.documentElement.scrollWidth <= innerWidth;
 document.title = JSON.stringify(seen);
 """
@@ -839,7 +774,7 @@ def test_in_a_browser_the_filter_works_curves_are_drawn_and_the_console_stays_em
         **{"tuned": ["190 of 190 rows", 190, 0, 2, 0], "worse": ["10 of 190 rows", 10, 0, 0, 2]},
         "words": ["1 of 190 rows", 1, 0, 0, 2],
         **{"folded": 0, "opened": 1, "nothing": ["0 of 190 rows", 0, 0], "again": 1},
-        **{"curves": [True] * 3, "stages": 9, "fits": True},
+        **{"curves": [True] * 3, "fits": True},
     }
 
 

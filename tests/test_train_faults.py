@@ -60,10 +60,10 @@ def test_killed_again_and_again_a_training_ends_with_the_bytes_of_one_that_was_n
     assert f"train: continues from step {STEPS}\n" in repository.run("dvc", "repro")
     assert repository.results() == uninterrupted.results()
     assert not list(repository.folder.glob(".dvc/tmp/checkpoints/*"))
-    timing = read_yaml(repository.folder / "metrics/train.timing.json")
+    timing = read_yaml(repository.folder / "metrics/timing/train.json")
     assert timing["runs"] == 3  # two of the killed ones saved nothing
     assert "median_step_seconds" not in timing  # the last one had no step left to take
-    whole = read_yaml(uninterrupted.folder / "metrics/train.timing.json")
+    whole = read_yaml(uninterrupted.folder / "metrics/timing/train.json")
     assert 0 < whole["median_step_seconds"] < whole["train_seconds"]
 
 

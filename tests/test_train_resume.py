@@ -57,7 +57,7 @@ def trainer_of(small_base, params):
 
 
 def result(trainer, folder):
-    """All that the stage writes of a training, timing apart."""
+    """All that the stage writes of a training, except its times."""
     save_adapter(trainer.model, folder)
     texts = list(curves(trainer.state.log_history).values())
     weights = (folder / "adapter_model.safetensors").read_bytes()

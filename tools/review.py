@@ -30,7 +30,6 @@ from stages.runtime.errors import UserError
 from tools._review.changes import (
     Change,
     Figure,
-    figures,
     merge_base,
     metric_changes,
     param_changes,
@@ -107,13 +106,9 @@ def results_text(changes: list[Change], reason: str | None) -> str:
     # Where the base is unchanged, the gain over it says nothing new.
     elif not any(change.name.startswith("evaluate.base.") for change in remaining):
         remaining = [change for change in remaining if not change.name.startswith("evaluate.change.")]
-    for title, listed in (
-        ("Other figures", [change for change in remaining if not change.name.startswith("timing.")]),
-        ("Times, rates and memory", [change for change in remaining if change.name.startswith("timing.")]),
-    ):
-        if listed:
-            rows = markdown_table(["", "before", "now", "change"], [metric_row(change) for change in listed])
-            text += "\n" + foldable(f"{title} that changed: {len(listed)}", rows)
+    if remaining:
+        rows = markdown_table(["", "before", "now", "change"], [metric_row(change) for change in remaining])
+        text += "\n" + foldable(f"Other figures that changed: {len(remaining)}", rows)
     return text
 
 
@@ -127,14 +122,12 @@ def params_text(changes: list[tuple[str, str | None, str | None]]) -> str:
 def what_ran(stages: list[tuple[str, dict[str, list[str]]]], base: Revision, head: Revision) -> str:
     if not stages:
         return "### What ran\n\nNothing: `dvc.lock` is the same.\n"
-    seconds = {name: value for name, (value, _) in figures(head.metrics).items() if name.startswith("timing.")}
     rows = []
     for stage, reasons in stages:
         causes = {kind: names for kind, names in reasons.items() if kind != "outs"}
         said = [kind if not names else f"{kind}: {list_names(names)}" for kind, names in causes.items()]
-        spent = seconds.get(f"timing.{stage.replace('@', '_')}.seconds")
-        rows.append([code(stage), "; ".join(said) or "by hand, or its outputs differed", duration(spent)])
-    text = "### What ran\n\n" + markdown_table(["stage", "because of", "time"], rows, numbers_from=2)
+        rows.append([code(stage), "; ".join(said) or "by hand, or its outputs differed"])
+    text = "### What ran\n\n" + markdown_table(["stage", "because of"], rows, numbers_from=2)
     kept = [stage for stage in head.stages if stage not in dict(stages)]
     return text + (f"\nAs before: {list_names(kept, 20)}.\n" if kept else "")
 

@@ -137,12 +137,10 @@ class Pipeline:
             return set()
 
     def results(self, stage: str) -> dict[str, str]:
-        """The hashes that dvc.lock has of a stage's outputs, and those of the files that are there; timing apart."""
+        """The hashes that dvc.lock has of a stage's outputs, and the hashes of the files that are there."""
         found = {}
         for out in read_yaml(self.lock)["stages"][stage]["outs"]:
             path = self.folder / out["path"]
-            if path.name.endswith(".timing.json"):
-                continue
             found[out["path"]] = out["md5"]
             files = path.rglob("*") if path.is_dir() else [path]
             found |= {f"./{file.relative_to(self.folder)}": sha256(file) for file in files if file.is_file()}

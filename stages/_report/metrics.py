@@ -1,7 +1,5 @@
 """Collects the figures of metrics.json, each under its stage's name."""
 
-from stages._report.costs import without_repeats
-
 
 def figures_only(values: dict) -> dict:
     """The numbers among the values, nested as before, floats to six digits: what `dvc metrics diff` can compare."""
@@ -33,5 +31,4 @@ def collect_metrics(inputs: dict) -> dict:
     evaluations = {name: without_details(inputs[name]) for name in ("base", "tuned")}
     evaluations["base_plain"] = evaluations["base"].pop("plain")
     evaluations |= {name: inputs[name] for name in ("change", "change_plain")}
-    timing = {stage.replace("@", "_"): without_repeats(values) for stage, values in inputs["timing"].items()}
-    return figures_only({**stages, "evaluate": evaluations, "timing": timing})
+    return figures_only({**stages, "evaluate": evaluations})

@@ -1,4 +1,4 @@
-"""Draws the pipeline: positions of stages and arrows in an SVG of report.html.j2."""
+"""Draws the pipeline: positions of stages and arrows in an SVG of times.html.j2."""
 
 from typing import NamedTuple
 
@@ -87,7 +87,7 @@ def arrow(source: str, target: str) -> Arrow:
 
 
 def drawing(timing: dict[str, dict]) -> Drawing:
-    """The drawing with each stage's time. timing: {stage: its timing file}; `report` is still running and has none."""
+    """The drawing with each stage's time. timing: {stage: its timing file}, without stages that did not run here."""
     times = {stage: duration(timing[stage]["seconds"]) if stage in timing else NOTHING for stage in PLACES}
     boxes = [Box(stage, times[stage], x - BOX / 2, ROW * row + 2) for stage, (x, row) in PLACES.items()]
     told = ", ".join(f"{stage} {time}" for stage, time in times.items() if stage in timing)

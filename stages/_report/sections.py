@@ -1,13 +1,12 @@
 """The report's sections, as text that both the Markdown and the HTML page print."""
 
-from stages._report.costs import efficiency_section
 from stages._report.data_section import data_section
 from stages._report.layout import ReportSection, Table, spread
 from stages._report.row_tables import interval_text, lost_tests_table, plain_rows, worse_rows_table
 from stages._report.slice_tables import slice_tables
 from stages._report.svg_charts import line_chart
 from stages.comparison.measures import SHOWN_MEASURES, Measure
-from stages.comparison.number_text import NOTHING, number, share, size
+from stages.comparison.number_text import NOTHING, number, ratio, share, size
 from stages.core.model_card import base_name
 from stages.core.statistics import paired_change
 
@@ -95,6 +94,18 @@ def origin_section(manifest: dict, tokenize: dict) -> ReportSection:
     )
 
 
+def size_section(train: dict, merge: dict) -> ReportSection:
+    full, small, adapter = train["base_bytes_16bit"], train["base_bytes_loaded"], train["adapter_bytes"]
+    sizes = [
+        ["Base in 16 bit", size(full), ""],
+        ["Base as trained on", size(small), f"{ratio(full, small)} smaller"],
+        ["Merged model", size(merge["bytes"]), ""],
+        ["Adapter", size(adapter), f"{ratio(merge['bytes'], adapter)} smaller"],
+        ["Trainable parameters", number(train["trainable_parameters"]), f"{share(train['trainable_share'], 2)} of all"],
+    ]
+    return ReportSection("Sizes", "", [Table("Models", ["", "Value", "Ratio"], sizes)])
+
+
 def training_section(train: dict, curves: dict) -> ReportSection:
     summary = [
         ["Optimizer steps", number(train["steps"])],
@@ -164,6 +175,6 @@ def sections(inputs: dict) -> list[ReportSection]:
         data_section(inputs["clean"], inputs["rejected"]),
         training_section(inputs["train"], inputs["curves"]),
         merge_section(inputs["merge"]),
-        efficiency_section(inputs["train"], inputs["merge"], inputs["timing"]),
+        size_section(inputs["train"], inputs["merge"]),
         versions_section(inputs["train"]),
     ]

@@ -22,6 +22,7 @@ ADAPTER = Path("models/adapter")
 MERGED = Path("models/merged")
 
 METRICS = Path("metrics")
+TIMING = METRICS / "timing"  # no stage declares it: times differ in each run
 EVALUATIONS = METRICS / "evaluate"
 CURVE = METRICS / "train_curve.csv"
 VALIDATION_CURVE = METRICS / "validation_curve.csv"
@@ -89,5 +90,5 @@ def sha256(path: Path) -> str:
 
 
 def timing_file(stage: str) -> Path:
-    """Where `clean` or `evaluate@base` leaves its seconds and memory, which only `report` reads."""
-    return METRICS / f"{stage.replace('@', '/')}.timing.json"
+    """Where `clean` or `evaluate@base` leaves its seconds and memory."""
+    return TIMING / f"{stage}.json"

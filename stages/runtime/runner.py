@@ -5,6 +5,7 @@ message and exit code 1. At the end it prints what was made and writes how long 
 """
 
 import contextlib
+import datetime
 import hashlib
 import logging
 import os
@@ -180,8 +181,8 @@ def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
         check_unchanged(stage, before)
         check_code(stage)  # somebody may have run hash_code by hand meanwhile
         seconds = time.monotonic() - started
-        write_json(
-            timing_file(stage), {"seconds": round(seconds, 3), "peak_rss_bytes": peak_memory(), **outcome.timing}
-        )
+        ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        figures = {"ended": ended, "seconds": round(seconds, 3), "peak_rss_bytes": peak_memory()}
+        write_json(timing_file(stage), figures | outcome.timing)
         outcome.finish()
     print(f"{stage}: {outcome.message} ({seconds:.1f} s)", flush=True)

@@ -1,5 +1,6 @@
 """run_stage in a small repository: what stops a stage, with which words, and what is left when it went well."""
 
+import datetime
 import errno
 import json
 import os
@@ -77,9 +78,11 @@ def edit_params(key, value):
 def test_a_stage_says_what_it_made_and_leaves_its_timing(capsys):
     run_stage("clean", went_well)
     assert capsys.readouterr().out.startswith("clean: 3 rows (")
-    timing = json.loads(Path("metrics/clean.timing.json").read_text())
+    timing = json.loads(Path("metrics/timing/clean.json").read_text())
     assert timing["rows_per_second"] == 1.5
     assert timing["seconds"] >= 0
+    ended = datetime.datetime.fromisoformat(timing["ended"])
+    assert abs(ended - datetime.datetime.now(datetime.UTC)) < datetime.timedelta(minutes=5)
     assert timing["peak_rss_bytes"] > 1 << 20
 
 
@@ -268,7 +271,7 @@ def test_a_declaration_is_read_as_dvc_reads_it():
 def test_each_item_of_a_foreach_stage_has_its_own_timing():
     Path("models/base").mkdir(parents=True)
     run_stage("evaluate@base", went_well)
-    assert Path("metrics/evaluate/base.timing.json").exists()
+    assert Path("metrics/timing/evaluate@base.json").exists()
 
 
 def test_a_snapshot_holds_files_modules_and_declared_sections():

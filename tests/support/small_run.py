@@ -132,7 +132,6 @@ class SmallRun(Repository):
                 "tuned": measures_with_intervals(columns, clusters),
                 "change": changes_with_intervals(columns, columns, clusters),
             },
-            "timing": {"train": {"seconds": 12.5}},
         }
 
 
