@@ -10,14 +10,13 @@ repro merge`.
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stages._merge.adapter import Adapter
+from stages._merge.card import merged_model_card
+from stages._merge.judgement import compare_both, judge_loss_gap
 from stages._merge.stream import MergePlan, ValueDifference, value_differences, weight_shards, write_merged
-from stages.core.machine import ResolvedMachine, resolve_machine
-from stages.core.model_card import base_name, front_matter, precision
-from stages.core.models import free, load_model
-from stages.core.params import Merge, Params
+from stages.core.machine import resolve_machine
+from stages.core.params import Params
 from stages.core.paths import (
     ADAPTER,
     BASE,
@@ -36,19 +35,7 @@ from stages.runtime.integrity import check_base
 from stages.runtime.machine_checks import GB, check_disk_for_merge
 from stages.runtime.runner import Outcome, peak_memory, run_stage
 
-if TYPE_CHECKING:
-    from stages._merge.parity import Reference
-
-CARD_TEXT = """# Merged model
-{kind} of rank {r} (alpha {alpha}), trained on {base} in {precision}, merged onto {onto}.
-
-On {tokens} tokens of the validation split its loss is {loss_gap:+.5f} nats a token from that of base and adapter as
-they were trained; KL divergence {kl:.6f}, the same most likely token on {top1_agreement:.2%}.
-{other}
-Prompts follow Mistral's instruct format {template}: see chat_template.jinja.
-"""
 ROUNDING_CAUSE = {"nf4": "Another version of the libraries", "fp4": "Another device or version of the libraries"}
-ONTO = {"dequantized": "those 4-bit values, kept in 16 bits", "original": "the base's 16-bit weights"}
 
 
 def trained_values(needed: bool) -> BaseValues:
@@ -98,76 +85,6 @@ def copy_companions(folder: Path, template: str) -> None:
     write_text(folder / "chat_template.jinja", CHAT_TEMPLATES[template])
 
 
-def merged_model_card(params: Params, config: dict, parity: dict[str, float], deviation: str = "") -> str:
-    """README.md of the merged model.
-
-    Args:
-        config: The adapter's configuration.
-        parity: The means of compare(), which the card quotes.
-        deviation: How the 4-bit values differ from those of training; empty where they do not.
-    """
-    manifest = read_json(BASE / "manifest.json")
-    kind = "DoRA" if config.get("use_dora") else "rsLoRA" if config.get("use_rslora") else "LoRA"
-    base = f"{base_name(manifest)} at {manifest['revision']}" if manifest["revision"] else base_name(manifest)
-    text = CARD_TEXT.format(
-        kind=f"A {kind} adapter" if kind != "rsLoRA" else "An rsLoRA adapter",
-        r=config["r"],
-        alpha=config["lora_alpha"],
-        base=base,
-        precision=precision(params.quantization.model_dump()),
-        onto=ONTO["original" if params.quantization.bits == 16 else params.merge.base],
-        template=params.prompt.template,
-        other=f"\nNot exact: {deviation}.\n" if deviation else "",
-        **parity,
-    )
-    return front_matter(manifest, params.quantization.model_dump()) + text
-
-
-def compare_both(
-    plan: MergePlan, reference: "Reference", folder: Path, merge: Merge, machine: ResolvedMachine
-) -> tuple[dict, dict]:
-    """Compares the merged model in `folder`, and the merge onto the 16-bit weights, with the trained model.
-
-    Returns:
-        (parity of the merged model, parity of the other merge), both as compare() gives them.
-
-    Raises:
-        UserError: The merged model is too far from the trained one.
-    """
-    from stages._merge.parity import compare, merge_in_memory
-
-    free()
-    parity = compare(reference, load_model(folder, machine))
-    check_distance(parity, merge)
-    free()
-    if merge.base == "original":
-        return parity, parity
-    naive = load_model(BASE, machine)
-    merge_in_memory(naive, plan)
-    return parity, compare(reference, naive)
-
-
-def check_distance(parity: dict[str, float], merge: Merge) -> None:
-    """Checks the merged model's distance from the trained one against merge.max_loss_gap and merge.max_kl.
-
-    Two losses may agree by luck. A KL divergence is never negative, so its mean cannot cancel out.
-
-    Raises:
-        UserError: A distance is above its bound, or not a number.
-    """
-    distances = {
-        "loss_gap": f"the merged model's loss is {parity['loss_gap']:+.5f} nats a token from the trained one's",
-        "kl": f"the merged model's predictions are {parity['kl']:.5f} nats a token (KL) from the trained one's",
-    }
-    for name, distance in distances.items():
-        bound = getattr(merge, f"max_{name}")
-        if not abs(parity[name]) <= bound:  # NaN is not within it either
-            raise UserError(
-                f"{distance}, more than merge.max_{name} ({bound}). With merge.base: dequantized it should be near 0. "
-                "A merge onto the original weights is not the model that was trained, so it needs a larger bound"
-            )
-
-
 def main(params: Params) -> Outcome:
     from datasets import Dataset
 
@@ -206,6 +123,8 @@ def main(params: Params) -> Outcome:
                 flush=True,
             )
         parity, naive = compare_both(plan, reference, folder, params.merge, machine)
+        if remark := judge_loss_gap(parity, params.merge):
+            print(f"merge: {remark}", flush=True)
         write_text(folder / "README.md", merged_model_card(params, plan.adapter.config, parity, deviation))
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     write_json(

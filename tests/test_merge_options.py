@@ -4,6 +4,7 @@ import pytest
 from safetensors.torch import save_file
 
 from stages import merge
+from stages._merge.card import merged_model_card
 from stages._train.checkpointing import Checkpoints
 from stages._train.metrics import losses
 from stages.core.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, write_json
@@ -90,4 +91,4 @@ def test_the_merged_models_card_says_in_what_the_base_was_held(params_of, tmp_pa
     write_json(BASE / "manifest.json", {"id": "owner/base", "revision": None, "license": None})
     params = params_of(quantization=values, merge={"base": "dequantized"})
     parity = {"tokens": 1, "loss_gap": 0.0, "kl": 0.0, "top1_agreement": 1.0}
-    assert f"trained on owner/base {said}" in merge.merged_model_card(params, {"r": 4, "lora_alpha": 8}, parity)
+    assert f"trained on owner/base {said}" in merged_model_card(params, {"r": 4, "lora_alpha": 8}, parity)

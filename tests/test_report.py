@@ -83,6 +83,9 @@ def source(*counts):
     return dict(zip(("read", "train", "validation", "test", "rejected"), counts, strict=True))
 
 
+JUDGED = {"rows": 90, "judged": True, "loss_gap_lo": -0.0012, "loss_gap_hi": 0.0034}
+
+
 def example():
     """Plain dicts as main() reads them."""
     parity = {"loss_gap": 1.25e-05, "kl": 3.4e-06, "top1_agreement": 0.9987, "loss_trained": 1.51234}
@@ -116,7 +119,7 @@ def example():
             **{"base_bytes_loaded": 801_234, "adapter_bytes": 395_000},
             "versions": {"torch": "2.9.0+cpu", "transformers": "5.1.0", "trl": "1.16.0"},
         },
-        "merge": {"parity": parity | {"loss_merged": 1.51235, "tokens": 2048}}
+        "merge": {"parity": parity | {"loss_merged": 1.51235, "tokens": 2048} | JUDGED}
         | {"naive": {"loss_gap": -0.0321, "kl": 0.0453, "top1_agreement": 0.9095, "loss_merged": 1.48024}}
         | {"values": {"compared": 28, "different": 3, "largest_difference": 0.0123}}
         | {"bytes": 2_470_111, "tensors": 39, "merged_modules": 28, "base": "dequantized"},
@@ -305,7 +308,7 @@ def test_both_pages_carry_the_numbers(kind):
         *("2,400", "too_short", "88", "25", "2,287", "2,005", "93.2%", "assets/tiny-mistral", "1,234,567"),
         *("2.512 → 1.412", "2.400 → 1.500", "1.250e-05", "99.87%", "dequantized", "28 of 39 tensors"),
         *("3.1× smaller", "7.38%", "6.3× smaller"),
-        *("-0.03210", "0.04530", "90.95%", "25 of 28", "1.23%"),
+        *("−0.0012 to +0.0034", "-0.03210", "0.04530", "90.95%", "25 of 28", "1.23%"),
         *("torch", "2.9.0+cpu"),
     ):
         assert wanted in text, wanted

@@ -23,8 +23,6 @@ SMALLER = {
     "train.epochs": 2.0,
     "train.eval_steps": 7,
     "merge.parity_rows": 4,
-    "merge.max_loss_gap": 0.1,  # the profile's bounds are for as many rows as it has
-    "merge.max_kl": 0.1,
     "evaluate.max_rows": 8,
     "evaluate.generate_rows": 4,
     "evaluate.max_new_tokens": 8,

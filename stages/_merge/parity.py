@@ -16,9 +16,11 @@ from stages.core.models import load_model
 from stages.core.params import Quantization
 from stages.core.prompts import IGNORED
 from stages.core.quantization import BaseValues, base_values
+from stages.core.statistics import ratio_interval
 from stages.runtime.progress import progress
 
 if TYPE_CHECKING:
+    import numpy
     import torch
     from transformers import PreTrainedModel
 
@@ -28,6 +30,14 @@ COMPARED_AT_ONCE = 512  # positions whose logits are in memory at a time
 def count_targets(rows: list[dict]) -> int:
     """How many tokens of the rows are trained."""
     return sum(label != IGNORED for row in rows for label in row["labels"][1:])
+
+
+def conversations_of_targets(row: dict) -> "numpy.ndarray":
+    """For each trained token of a packed row, the number of its conversation in the row."""
+    import numpy
+
+    conversations = numpy.repeat(numpy.arange(len(row["seq_lengths"])), row["seq_lengths"])
+    return conversations[1:][numpy.array(row["labels"][1:]) != IGNORED]
 
 
 def reference_bytes(rows: list[dict], width: int) -> int:
@@ -115,28 +125,42 @@ def compare(reference: Reference, model: "PreTrainedModel") -> dict[str, float]:
 
     Returns:
         Both losses in nats and their difference, the KL divergence in nats, the share of equal most likely tokens, and
-        the number of tokens.
+        the numbers of tokens and of rows before packing. `judged` says whether there are enough rows for an interval of
+        the difference, which `loss_gap_lo` and `loss_gap_hi` then have.
     """
+    import numpy as np
     import torch
 
+    gaps, counts = [], []
     sums = dict.fromkeys(("loss_trained", "loss_merged", "kl", "top1_agreement"), 0.0)
     done = 0
     with progress("parity: merged", len(reference.rows), " rows") as shown, torch.no_grad():
         for row in reference.rows:
             states, targets = trained_positions(model, row)
+            gap = torch.empty(len(states), dtype=torch.float64)
+            first = done
             for part, target in zip(
                 states.split(COMPARED_AT_ONCE), targets[:, None].split(COMPARED_AT_ONCE), strict=True
             ):
                 merged = model.lm_head(part).float().log_softmax(-1)
                 trained = reference.log_probabilities(done, done + len(part))
-                sums["loss_trained"] -= trained.gather(1, target).sum().item()
-                sums["loss_merged"] -= merged.gather(1, target).sum().item()
+                of_trained, of_merged = trained.gather(1, target), merged.gather(1, target)
+                gap[done - first : done - first + len(part)] = (of_trained - of_merged)[:, 0].cpu()
+                sums["loss_trained"] -= of_trained.sum().item()
+                sums["loss_merged"] -= of_merged.sum().item()
                 sums["kl"] += (trained.exp() * (trained - merged)).sum().item()
                 sums["top1_agreement"] += (trained.argmax(-1) == merged.argmax(-1)).sum().item()
                 done += len(part)
+            conversations = conversations_of_targets(row)
+            gaps += np.bincount(conversations, weights=gap.numpy()).tolist()
+            counts += np.bincount(conversations).tolist()
             shown.advance()
     means = {name: value / done for name, value in sums.items()}
-    return means | {"loss_gap": means["loss_merged"] - means["loss_trained"], "tokens": done}
+    measured = [(gap, count) for gap, count in zip(gaps, counts, strict=True) if count]
+    interval = ratio_interval(*np.array(measured).T)
+    ends = {"loss_gap_lo": interval[0], "loss_gap_hi": interval[1]} if interval else {}
+    sizes = {"tokens": done, "rows": len(measured), "judged": interval is not None}
+    return means | {"loss_gap": means["loss_merged"] - means["loss_trained"]} | ends | sizes
 
 
 def merge_in_memory(model: "PreTrainedModel", plan: MergePlan) -> None:

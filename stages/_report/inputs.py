@@ -27,7 +27,10 @@ REQUIRED = {
         *("base_bytes_16bit", "base_bytes_loaded", "adapter_bytes"),
     ),
     "merge": (
-        *(f"parity.{name}" for name in ("loss_gap", "kl", "top1_agreement", "loss_trained", "loss_merged", "tokens")),
+        *(
+            f"parity.{name}"
+            for name in ("loss_gap", "kl", "top1_agreement", "loss_trained", "loss_merged", "tokens", "rows")
+        ),
         *(f"naive.{name}" for name in ("loss_gap", "kl", "top1_agreement", "loss_merged")),
         *(f"values.{name}" for name in ("compared", "different", "largest_difference")),
         *("bytes", "tensors", "merged_modules"),
@@ -42,7 +45,7 @@ REQUIRED_OTHER = {
     "manifest": {"source": str},
     "clean": {"rows.rejected": dict, "characters": dict, "sources": dict, "sha256": dict},
     "train": {"versions": dict},
-    "merge": {"base": str},
+    "merge": {"base": str, "parity.judged": bool},
     "base": {"slices": dict, "plain": dict},
     "tuned": {"slices": dict},
 }

@@ -26,6 +26,8 @@ def without_details(evaluation: dict) -> dict:
 def collect_metrics(inputs: dict) -> dict:
     """All of metrics.json, with which `dvc metrics` and `dvc exp show` compare two runs."""
     stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
+    parity = inputs["merge"]["parity"]
+    stages["merge"] = inputs["merge"] | {"parity": parity | {"judged": int(parity["judged"])}}
     left_out = ("sources", "characters", "sha256")
     stages["clean"] = {name: value for name, value in inputs["clean"].items() if name not in left_out}
     evaluations = {name: without_details(inputs[name]) for name in ("base", "tuned")}

@@ -135,6 +135,11 @@ def merge_section(merge: dict) -> ReportSection:
         ["Loss of base and adapter as trained", number(ours["loss_trained"]), number(ours["loss_trained"])],
         ["Loss of the merged model", number(ours["loss_merged"]), number(naive["loss_merged"])],
         ["Loss gap", number(ours["loss_gap"]), number(naive["loss_gap"])],
+        [
+            "95 % interval of the gap",
+            interval_text(ours, "loss_gap") if ours["judged"] else "too few rows to judge",
+            NOTHING,
+        ],
         ["KL divergence, nats a token", number(ours["kl"]), number(naive["kl"])],
         ["Same most likely token", share(ours["top1_agreement"], 2), share(naive["top1_agreement"], 2)],
     ]

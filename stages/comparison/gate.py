@@ -138,6 +138,18 @@ def check_bound(gate: Gate, metrics: dict) -> Verdict:
     return Verdict(failed, f"{gate.metric} is {value:.6g}, and may be {limit} {gate.bound:.6g}")
 
 
+def unjudged_merge(gate: Gate, metrics: dict) -> Verdict | None:
+    """The verdict on a figure of a merge that was compared on too few rows, or None."""
+    parity = metrics.get("merge", {}).get("parity", {})
+    if not gate.metric.startswith("merge.parity.") or parity.get("judged") != 0:
+        return None
+    return Verdict(
+        True,
+        f"{gate.metric} was measured on {parity['tokens']} tokens in {parity['rows']} validation rows. These are too "
+        "few to judge the merge. Raise clean.validation_fraction or merge.parity_rows",
+    )
+
+
 def compare_revisions(gate: Gate, earlier: Revision, later: Revision) -> Verdict:
     """Compares a figure with its value in another revision."""
     after, now = figure_at(later.metrics, gate.metric, str(RESULT))
@@ -177,6 +189,9 @@ def judge_gates(gates: list[Gate], revision: Revision | None = None) -> list[Ver
     for gate in gates:
         try:
             earlier = revisions.get(gate.against)
+            if unjudged := unjudged_merge(gate, metrics):
+                verdicts.append(unjudged)
+                continue
             verdicts.append(compare_revisions(gate, earlier, revision) if earlier else check_bound(gate, metrics))
         except MALFORMED as error:
             problem = " ".join(str(error).split()) or repr(error)

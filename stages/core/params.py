@@ -271,7 +271,9 @@ class Merge(Section):
         description="dequantized: the 4-bit values that the adapter was trained on; original: 16-bit weights"
     )
     parity_rows: Count = Field(description="validation rows on which the merged model is compared with the trained one")
-    max_loss_gap: Positive = Field(description="the stage fails if their losses differ by more, in nats per token")
+    max_loss_gap: Positive = Field(
+        description="the stage warns if their losses surely differ by more, in nats per token"
+    )
     max_kl: Positive = Field(
         description="the stage fails if the KL divergence of their predictions is more, in nats per token"
     )

@@ -70,6 +70,22 @@ def draw_clusters(clusters: np.ndarray) -> np.ndarray:
     return draws.astype(np.float64)  # numpy multiplies matrices of floats many times as fast
 
 
+def ratio_interval(totals: np.ndarray, counts: np.ndarray) -> tuple[float, float] | None:
+    """The interval of sum(totals) / sum(counts) over clusters, by the cluster bootstrap.
+
+    Args:
+        totals, counts: Of each cluster. Shape (clusters,).
+
+    Returns:
+        (lower end, upper end), or None with fewer than FEWEST_CLUSTERS clusters.
+    """
+    if len(totals) < FEWEST_CLUSTERS:
+        return None
+    drawn = draw_clusters(np.arange(len(totals))) @ np.stack([totals, counts], axis=1)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def all_measures(rows: Sums) -> dict[str, float]:
     """Every measure over all rows. A measure is nan where there was nothing to measure."""
     totals = {name: values.sum() for name, values in rows.items()}

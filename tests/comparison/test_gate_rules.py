@@ -201,3 +201,15 @@ def test_an_unpaired_interval_combines_the_distances_to_the_ends():
     assert (low, high) == pytest.approx((2 - math.hypot(4, 3), 2 + math.hypot(1, 1)))
     low, high = gates.unpaired_interval(5.0, 7.0, None, {"lo": 6.0, "hi": 9.0})
     assert (low, high) == (1.0, 4.0)
+
+
+def test_a_merge_that_too_few_rows_judged_fails_every_gate_on_it():
+    merge = {"parity": {"kl": 0.0003, "judged": 0, "tokens": 56, "rows": 1}}
+    revision = FakeRevision(tuned=loss_of(1.0), merge=merge)
+    gate, other = gate_of("merge.parity.kl", bound=0.01), gate_of("evaluate.tuned.loss", bound=2.0)
+    failed, passed = judge_gates([gate, other], revision)
+    assert failed.failed
+    assert "measured on 56 tokens in 1 validation rows. These are too few to judge the merge" in failed.line
+    assert not passed.failed
+    merge["parity"]["judged"] = 1
+    assert not any(verdict.failed for verdict in judge_gates([gate, other], revision))

@@ -17,6 +17,7 @@ from stages.core.statistics import (
     draw_clusters,
     length_name,
     measures_with_intervals,
+    ratio_interval,
     renumbered_clusters,
     rows_by_slice,
     slice_measures,
@@ -61,6 +62,25 @@ def test_the_interval_of_independent_rows_is_the_textbooks():
     error = 1.96 * losses.std() / math.sqrt(400)
     assert found["loss"] == pytest.approx(losses.mean())
     assert found["loss_hi"] - found["loss_lo"] == pytest.approx(2 * error, rel=0.08)
+
+
+def test_the_interval_of_a_ratio_is_the_textbooks():
+    totals = np.random.default_rng(3).normal(20, 5, 400)
+    low, high = ratio_interval(totals, np.full(400, 10))
+    spread = 1.96 * totals.std() / 400**0.5 / 10
+    assert (low, high) == pytest.approx((totals.mean() / 10 - spread, totals.mean() / 10 + spread), rel=0.01)
+
+
+def test_the_interval_of_a_ratio_weights_each_cluster_by_its_count():
+    counts = np.array([1000, *[1] * 9])
+    low, high = ratio_interval(np.array([0.0, *[1.0] * 9]), counts)
+    assert low < 0.005
+    assert high == 1  # a draw without the large cluster
+
+
+def test_fewer_than_ten_clusters_give_a_ratio_no_interval():
+    assert ratio_interval(np.ones(9), np.ones(9)) is None
+    assert ratio_interval(np.ones(10), np.ones(10)) == (1, 1)
 
 
 def test_a_difference_in_pairs_is_surer_than_of_two_unrelated_models():
