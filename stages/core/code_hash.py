@@ -109,15 +109,21 @@ def module_hash(path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def imported_modules(path: Path) -> set[Path]:
-    """The files below stages/ that a module imports itself, anywhere in it. Ruff bans relative imports (TID252)."""
+def imported_names(tree: ast.Module) -> set[str]:
+    """What a module imports, anywhere in it, by dotted name. Ruff bans relative imports (TID252)."""
     names = set()
-    for node in ast.walk(parse_module(path)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    files = {Path(*name.split(".")).with_suffix(".py") for name in names if name.startswith(f"{PACKAGE}.")}
+    return names
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """The files below stages/ that a module imports itself."""
+    names = {name for name in imported_names(parse_module(path)) if name.startswith(f"{PACKAGE}.")}
+    files = {Path(*name.split(".")).with_suffix(".py") for name in names}
     return {file for file in files if (ROOT / file).is_file()}
 
 
