@@ -16,6 +16,7 @@ from stages.runtime.errors import UserError
 from tests.support.project import ROOT, copy_project
 from tests.support.repository import Repository
 from tools import plan as tool
+from tools._profile.profiles import profile_values
 
 TABLE = {
     section: [] if stages == "none" else stages.split(", ")
@@ -25,11 +26,10 @@ VALUES = read_yaml(ROOT / "tests/params.yaml")
 LEAVES = [key for section, value in VALUES.items() for key in tool.leaves(value, section)]
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """A clone with Git only, whose dvc.lock is that of a run with the present code and the tiny profile."""
-    folder = tmp_path_factory.mktemp("plan") / "clone"
+def locked_clone(folder, profile="tiny"):
+    """A clone with Git only, whose dvc.lock is that of a run with the present code and a profile."""
     copy_project(folder, without=("dvc.lock",))
+    YAML().dump(profile_values(profile, folder), folder / "params.yaml")
     for stage in STAGES:
         write_json(folder / f".code/{stage}.json", stage_hashes(stage))
     repository = Repository(folder)
@@ -46,6 +46,11 @@ def clone(tmp_path_factory):
     return repository
 
 
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    return locked_clone(tmp_path_factory.mktemp("plan") / "clone")
+
+
 @pytest.fixture
 def inside(clone, monkeypatch):
     """The clone as the current directory, and after the test as it was."""
@@ -56,6 +61,21 @@ def inside(clone, monkeypatch):
     module_hash.cache_clear()
     clone.run("git", "checkout", "--quiet", "--", ".")
     clone.run("git", "clean", "-xfdq")
+
+
+def test_data_of_the_users_own_do_not_download_a_model_of_the_hub_again(tmp_path, monkeypatch):
+    from dvc.repo import Repo
+
+    repository = locked_clone(tmp_path / "clone", "mistral-7b")
+    monkeypatch.chdir(repository.folder)
+    (repository.folder / "data/source/mine.jsonl").write_text("{}\n")
+    with Repo() as repo:
+        modified = [
+            stage.name
+            for stage in repo.index.stages
+            if any("modified" in dep.workspace_status().values() for dep in stage.deps)
+        ]
+    assert modified == ["download_data"]
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ python -m tools.profile tiny                   # changes it back
 ```
 
 - The command changes a value only if some profile has it for that key. Every other value is your own and stays.
+- `model.source` and `data.source` stay, too, if they read a value of your own, such as `model.path`.
 - Comments, order and layout stay. The command prints what it changed and what it kept.
 - It writes nothing if the profile's values and your own do not go together.
 - To add a profile, put its values into `profiles/NAME.yaml`. If a key is new in `profiles/`, also put its usual value
