@@ -127,6 +127,17 @@ def imported_modules(path: Path) -> set[Path]:
     return {file for file in files if (ROOT / file).is_file()}
 
 
+def check_unhashed() -> None:
+    """Parses the modules that no hash covers. The stage that imports one may come hours later, and DVC hashes none.
+
+    Raises:
+        UserError: one is not valid Python.
+    """
+    for path in UNHASHED:
+        for file in sorted((ROOT / path).glob("*.py")) if path.suffix != ".py" else [ROOT / path]:
+            parse_module(file.relative_to(ROOT))
+
+
 def is_watched(path: Path) -> bool:
     """Whether DVC runs hash_code after an edit of a file in stages/. path: relative to the repository."""
     return not any(path.is_relative_to(unhashed) for unhashed in UNHASHED)
