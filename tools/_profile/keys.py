@@ -15,7 +15,8 @@ PAGE = """\
 `python -m tools.profile --docs` writes this page from the schema in
 [stages/core/params.py](../stages/core/params.py). `python -m tools.profile --keys lora` prints a part of it.
 
-Every key must be set. A wrong key, type or value stops the first stage with a message.
+Every key must be set. A wrong key, type or value stops the first stage with a message. If no stage has to run,
+`dvc repro` does not check the file. `make run` and `python -m tools.plan` always do.
 
 ## Profiles
 A profile in `profiles/` holds only the values that it needs to change. It is applied to params.yaml:
