@@ -16,7 +16,8 @@ help: ## this list
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-run: .venv/installed ## install what is needed, run what changed, show base against tuned
+run: .venv/installed ## install what is needed, check params.yaml, run what changed, show base against tuned
+	@$(BIN)/python -m tools.plan
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@$(BIN)/python -m stages.report --show
 

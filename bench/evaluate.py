@@ -1,5 +1,5 @@
-"""The stage `evaluate` beside plain use of the same model: generation beside `model.generate` in a loop, one prompt at
-a time and in batches as they come, and scoring beside a bare forward pass, in one run.
+"""The stage `evaluate` beside plain use of the same model: generation beside transformers' `generate` in a loop, one
+prompt at a time and in batches as they come, and scoring beside a bare forward pass, in one run.
 
     python -m bench.evaluate [ROWS] [FOLDER] [--turns N]
 

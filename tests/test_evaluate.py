@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from sacrebleu.metrics import CHRF
@@ -28,6 +27,8 @@ from stages._evaluate.predictions import (
     with_test_outcomes,
 )
 from stages._evaluate.scoring import FORMAT_TOKENS, answer_body, score, score_completions, token_losses
+from stages.core import code_hash
+from stages.core.code_hash import module_hash
 from stages.core.machine import resolve_machine
 from stages.core.models import load_model
 from stages.core.params import Prompt
@@ -481,14 +482,15 @@ def test_what_is_kept_of_another_model_or_other_params_is_not_taken(evaluated, f
 def test_what_is_kept_of_other_code_is_not_taken(folder, model, section, tmp_path, monkeypatch):
     found = {kept.generation_fingerprint(folder, model, [[1, 2]], section()) for _ in range(2)}
     assert len(found) == 1
-    for name in ("_evaluate.generation", "core.decoding", "core.models"):
-        module = sys.modules[f"stages.{name}"]
-        changed = tmp_path / f"{name}.py"
-        changed.write_text(Path(module.__file__).read_text() + "\nANOTHER = 1\n")
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "__file__", str(changed))
-            found.add(kept.generation_fingerprint(folder, model, [[1, 2]], section()))
-    assert len(found) == 4
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    monkeypatch.setattr(code_hash, "ROOT", tmp_path)
+    for name in ("_evaluate/generation", "core/decoding", "core/models", "_evaluate/model_run"):
+        with open(tmp_path / f"stages/{name}.py", "a") as file:
+            file.write("\nANOTHER = 1\n")
+        module_hash.cache_clear()
+        found.add(kept.generation_fingerprint(folder, model, [[1, 2]], section()))
+    module_hash.cache_clear()
+    assert len(found) == 5
 
 
 KEEPS = """

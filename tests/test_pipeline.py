@@ -223,6 +223,8 @@ def test_make_runs_the_commands_that_the_readme_gives_without_make():
     for command in ("dvc repro", "python -m stages.report --show", 'pytest -m "not gpu"'):
         assert command.removeprefix("python ") in makefile
         assert command in readme
+    checked, repro = (makefile.index(command) for command in ("-m tools.plan", "dvc repro"))
+    assert checked < repro, "dvc repro reads params.yaml only if a stage runs"
     assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "exec make test"
 
 

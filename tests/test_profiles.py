@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
@@ -105,12 +106,38 @@ def test_values_of_the_users_own_stay_and_are_named():
     values = read_yaml_text(applied.text)
     assert (values["data"]["source"], values["data"]["path"]) == ("file", "data/mine.jsonl")
     assert (values["train"]["epochs"], values["lora"]["r"]) == (5, 8)
-    assert values["data"]["id"] == PROFILES["mistral-7b"].values["data.id"]
+    assert (values["data"]["id"], values["data"]["revision"]) == (None, None), "a file has neither"
     assert applied.kept == [
         "data.source: file (your own value; the profile has hub)",
         "train.epochs: 5 (your own value; the profile has 2.0)",
     ]
     assert apply("tiny", applied.text).text == own
+
+
+def test_a_base_on_the_users_own_disk_stays_the_base():
+    own = edited(("model.path", "/models/mistral"))
+    applied = apply("mistral-7b", own)
+    shipped = read_yaml_text(SHIPPED)
+    assert read_yaml_text(applied.text)["model"] == shipped["model"] | {"path": "/models/mistral"}
+    assert applied.kept == [
+        "model.source: path (it reads your own model.path; the profile has hub)",
+        "model.path: /models/mistral (your own value; the profile has assets/hub-model)",
+    ]
+    assert apply("tiny", applied.text).text == own
+
+
+def test_a_model_of_the_users_own_from_the_hub_stays_the_base():
+    own = edited(("model.source", "hub"), ("model.id", "me/mine"), ("model.revision", "f" * 40))
+    for name, path in (("mistral-7b", "assets/hub-model"), ("tiny", "assets/tiny-mistral")):
+        model = read_yaml_text(apply(name, own).text)["model"]
+        assert (model["source"], model["id"], model["revision"], model["path"]) == ("hub", "me/mine", "f" * 40, path)
+
+
+def test_the_sources_and_their_keys_are_those_of_the_schema():
+    for section, sources in profiles.READ_BY_SOURCE.items():
+        fields = Params.model_fields[section].annotation.model_fields
+        assert sources.keys() == set(get_args(fields["source"].annotation))
+        assert {key for keys in sources.values() for key in keys} <= fields.keys()
 
 
 def test_a_missing_value_is_filled_in():
@@ -332,6 +359,6 @@ print(json.dumps({s.addressing: [sorted(map(str, s.deps)), sorted(map(str, s.out
         (folder / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
         (folder / "params.yaml").write_text(apply(name).text)
         done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
-        graphs.append(json.loads(done.stdout.replace("assets/tiny-mistral", "data/source")))
+        graphs.append(json.loads(done.stdout.replace("assets/tiny-mistral", "assets/hub-model")))
     assert graphs[0] == graphs[1]
     assert "evaluate@tuned" in graphs[0]

@@ -16,6 +16,7 @@ from stages.runtime.errors import UserError
 from tests.support.project import ROOT, copy_project
 from tests.support.repository import Repository
 from tools import plan as tool
+from tools._profile.profiles import profile_values
 
 TABLE = {
     section: [] if stages == "none" else stages.split(", ")
@@ -25,11 +26,10 @@ VALUES = read_yaml(ROOT / "tests/params.yaml")
 LEAVES = [key for section, value in VALUES.items() for key in tool.leaves(value, section)]
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """A clone with Git only, whose dvc.lock is that of a run with the present code and the tiny profile."""
-    folder = tmp_path_factory.mktemp("plan") / "clone"
+def locked_clone(folder, profile="tiny"):
+    """A clone with Git only, whose dvc.lock is that of a run with the present code and a profile."""
     copy_project(folder, without=("dvc.lock",))
+    YAML().dump(profile_values(profile, folder), folder / "params.yaml")
     for stage in STAGES:
         write_json(folder / f".code/{stage}.json", stage_hashes(stage))
     repository = Repository(folder)
@@ -46,6 +46,11 @@ def clone(tmp_path_factory):
     return repository
 
 
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    return locked_clone(tmp_path_factory.mktemp("plan") / "clone")
+
+
 @pytest.fixture
 def inside(clone, monkeypatch):
     """The clone as the current directory, and after the test as it was."""
@@ -56,6 +61,21 @@ def inside(clone, monkeypatch):
     module_hash.cache_clear()
     clone.run("git", "checkout", "--quiet", "--", ".")
     clone.run("git", "clean", "-xfdq")
+
+
+def test_data_of_the_users_own_do_not_download_a_model_of_the_hub_again(tmp_path, monkeypatch):
+    from dvc.repo import Repo
+
+    repository = locked_clone(tmp_path / "clone", "mistral-7b")
+    monkeypatch.chdir(repository.folder)
+    (repository.folder / "data/source/mine.jsonl").write_text("{}\n")
+    with Repo() as repo:
+        modified = [
+            stage.name
+            for stage in repo.index.stages
+            if any("modified" in dep.workspace_status().values() for dep in stage.deps)
+        ]
+    assert modified == ["download_data"]
 
 
 @pytest.fixture(scope="module")
@@ -88,20 +108,45 @@ def test_a_changed_leaf_runs_what_the_table_says(leaf, repo):
     assert [stage.name for stage in tool.plan(repo, changed(leaf)) if stage.runs] == TABLE[leaf.partition(".")[0]]
 
 
-def test_nothing_changed_runs_nothing_and_says_that_outputs_are_missing(inside):
-    printed = tool.main([])
-    assert printed.startswith(
-        "nothing to do for hash_code, download_model, download_data, clean, tokenize, train, merge, "
+EVERY_STAGE = (
+    "hash_code, download_model, download_data, clean, tokenize, train, merge, evaluate@base, evaluate@tuned, report"
+)
+MADE_AGAIN = "outputs are missing, and DVC's cache does not have them"
+
+
+def test_a_clone_with_git_only_is_told_what_each_command_runs(inside):
+    assert tool.main([]).splitlines() == [
+        f"`dvc repro` runs {EVERY_STAGE}: {MADE_AGAIN}",
+        "`dvc repro --pull --allow-missing` runs nothing",
+    ]
+
+
+def test_pulling_is_advised_only_where_a_remote_is_set(inside, clone):
+    clone.run("dvc", "remote", "add", "--default", "storage", str(inside / "storage"))
+    assert tool.main([]).splitlines()[-1] == (
+        "`dvc repro --pull --allow-missing` runs nothing. `dvc pull` brings what the remote has"
     )
-    assert "outputs are missing of hash_code, download_model, " in printed
+    assert tool.main(["-S", "report.samples=1"]).splitlines()[-1] == (
+        "`dvc repro --pull --allow-missing` runs only what changed. It fetches what that needs"
+    )
+
+
+def test_a_changed_value_in_a_clone_with_git_only_runs_more_by_plain_repro(inside):
+    *_, plain, pull = tool.main(["-S", "report.samples=1"]).splitlines()
+    assert plain == f"`dvc repro` also runs {EVERY_STAGE.removesuffix(', report')}: {MADE_AGAIN}"
+    assert pull == (
+        "`dvc repro --pull --allow-missing` runs only what changed. "
+        "No default remote is set, so it cannot fetch what that needs"
+    )
 
 
 def test_a_value_that_is_tried_is_named_and_params_yaml_stays_as_it_is(inside):
     before = (inside / "params.yaml").read_bytes()
-    first, second, *others, last, _ = tool.main(["-S", "train.learning_rate=1e-3"]).splitlines()
+    first, second, *_, plain, _ = tool.main(["-S", "train.learning_rate=1e-3"]).splitlines()
     assert first.split(maxsplit=1) == ["train", "train.learning_rate: 0.002 → 0.001"]
     assert second.split(maxsplit=1) == ["merge", "follows train"]
-    assert last == "nothing to do for hash_code, download_model, download_data, clean, tokenize, evaluate@base"
+    unchanged = "hash_code, download_model, download_data, clean, tokenize, evaluate@base"
+    assert plain == f"`dvc repro` also runs {unchanged}: {MADE_AGAIN}"
     assert (inside / "params.yaml").read_bytes() == before
 
 
@@ -111,7 +156,7 @@ def test_a_comment_another_order_and_another_way_to_write_a_number_run_nothing(i
     name, seed, rest = re.fullmatch(r"(?s)(.*?)(^seed: \d+).*?\n(.*)", before, re.MULTILINE).groups()
     params.write_text(f"# a comment\n{name}{rest}\n{seed}\n".replace(": 2e-3", ": 0.0020"))
     assert params.read_text() != before
-    assert tool.main([]).startswith("nothing to do for hash_code, download_model, ")
+    assert running(tool.main([])) == []
 
 
 @pytest.fixture
@@ -202,13 +247,13 @@ def test_a_value_that_is_not_legal_is_refused(inside, override, message):
 
 def test_many_modified_files_are_told_in_a_few_lines_and_every_value():
     files = [f"stages/{name}.py (modified)" for name in "abcdefghi"]
-    lines = tool.text_of([tool.Planned("clean", [*files, "clean.check_code: True → False"], [], [])]).splitlines()
+    lines = tool.text_of([tool.Planned("clean", [*files, "clean.check_code: True → False"], [])], False).splitlines()
     assert [line.split("  ", 1)[1].strip() for line in lines[:5]] == [
         *files[:3],
         "6 more files (modified)",
         "clean.check_code: True → False",
     ]
-    assert "d.py" in tool.text_of([tool.Planned("clean", files[:4], [], [])])
+    assert "d.py" in tool.text_of([tool.Planned("clean", files[:4], [])], False)
 
 
 @pytest.fixture
@@ -252,6 +297,47 @@ def planned():
                 upstream = list(repo.index.graph.successors(stage))
                 assert found[stage.name].runs is stage.changed(allow_missing=True, upstream=upstream), stage
     return {name: stage.changed for name, stage in found.items()}
+
+
+def test_what_the_cache_has_is_taken_from_there_and_what_it_lacks_is_made_again(three_stages):
+    """The plan's words against what DVC does."""
+    from dvc.repo import Repo
+
+    def printed():
+        with Repo() as repo:
+            return tool.text_of(tool.plan(repo, {}), False).splitlines()
+
+    assert printed() == ["nothing to do for make, all, part"]
+    Path("all").unlink()
+    assert printed() == [
+        "nothing to do for make, all, part",
+        "`dvc repro` takes the missing outputs of all from DVC's cache",
+    ]
+    Path("part").unlink()
+    shutil.rmtree(".dvc/cache/files")
+    shutil.rmtree("made")
+    assert printed()[0] == f"`dvc repro` runs make, all, part: {MADE_AGAIN}"
+    with Repo() as repo:
+        assert [stage.name for stage in repo.reproduce()] == ["make", "all", "part"]
+    assert printed() == ["nothing to do for make, all, part"]
+
+
+@pytest.mark.parametrize("key", ["machine.devises", "another"])
+def test_a_wrong_key_is_named_though_no_stage_would_run(inside, key):
+    section, _, name = key.partition(".")
+    params = inside / "params.yaml"
+    text = params.read_text()
+    params.write_text(
+        f"{text}\n{section}: 1\n" if not name else re.sub(rf"(?m)^({section}:.*\n)", rf"\1  {name}: 1\n", text)
+    )
+    with pytest.raises(UserError, match=rf"^params\.yaml: {key} is not a known key"):
+        tool.main([])
+
+
+def test_operational_code_that_is_no_python_is_named(inside):
+    append(inside / "stages/runtime/memory_table.py", "def\n")
+    with pytest.raises(UserError, match=r"^stages/runtime/memory_table\.py:\d+ is not valid Python: invalid syntax$"):
+        tool.main([])
 
 
 @pytest.mark.parametrize("absent", [False, True])

@@ -2,10 +2,11 @@
 
     python -m tools.plan [-S KEY=VALUE ...] [--check]
 
-Reads dvc.yaml, dvc.lock, params.yaml and the code through DVC's own index, so it works in a clone that has Git only:
-what is missing there counts as unchanged, as for `dvc repro --pull --allow-missing`. -S tries a value as `dvc exp run`
-would. --check is for CI: it exits with 1 where a stage would run. (`dvc repro --dry` stops at the first changed stage,
-and `dvc status` takes missing data for changed.)
+It reads dvc.yaml, dvc.lock, params.yaml and the code through DVC's own index, so it works in a clone that has Git only.
+There it also names the stages that plain `dvc repro` would run only because their outputs are missing, and says what
+`dvc repro --pull --allow-missing` would do. -S tries a value as `dvc exp run` would. --check is for CI: it exits with 1
+if something changed. (`dvc repro --dry` stops at the first changed stage, and `dvc status` takes missing data for
+changed.)
 
 A stage that follows another one runs only if that one's output changes. For code this is known here: the stage
 hash_code runs after each edit, and the plan names the modules whose hashes change. A changed stage whose result is in
@@ -18,16 +19,13 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ruamel.yaml import YAML
-
-from stages.core.code_hash import stage_hashes
-from stages.core.params import load_params
+from stages.core.code_hash import check_unhashed, stage_hashes
+from stages.core.params import check_params
 from stages.core.paths import CODE, PARAMS, json_text
 from stages.core.yaml_files import read_yaml, read_yaml_text
 from stages.runtime.errors import UserError
@@ -43,12 +41,18 @@ FILES = 3
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage: what changed for it, the stages before it that would run, and what of its own is not here."""
+    """A stage: what changed for it, and the stages before it that would run.
+
+    Args:
+        absent: an output of it is not here.
+        lost: an output of it is not in DVC's cache either.
+    """
 
     name: str
     changed: list[str]
     after: list[str]
-    absent: list[str]
+    absent: bool = False
+    lost: bool = False
 
     @property
     def runs(self) -> bool:
@@ -82,7 +86,7 @@ def looked_at(stage: "Stage", values: dict, after: list[str]) -> Planned:
     from dvc.dependency.param import ParamsDependency
 
     if not any(dep.hash_info for dep in stage.deps):
-        return Planned(stage.addressing, ["it has never run, by dvc.lock"], after, [])
+        return Planned(stage.addressing, ["it has never run, by dvc.lock"], after)
     changed = []
     after = [name for name in after if name != "hash_code"]  # what it would make is known
     made_before = [out for other in stage.repo.index.graph.successors(stage) for out in other.outs]
@@ -101,7 +105,13 @@ def looked_at(stage: "Stage", values: dict, after: list[str]) -> Planned:
     outs = [pair for out in stage.outs for pair in states(out)]
     if differing := [path for path, state in outs if state != "deleted"]:
         changed.append(f"not as in dvc.lock: {', '.join(differing)}. `dvc checkout` brings back what the cache has")
-    return Planned(stage.addressing, changed, after, [path for path, state in outs if state == "deleted"])
+    absent = any(state == "deleted" for _, state in outs)
+    return Planned(stage.addressing, changed, after, absent, any(map(is_lost, stage.outs)))
+
+
+def is_lost(out: "Output") -> bool:
+    """Whether DVC has to run an output's stage to have it: it is not in the cache, and metrics.json not here."""
+    return out.changed_cache() if out.use_cache else not out.exists
 
 
 def changed_code(dep: "Output", made: "Output") -> list[str]:
@@ -167,13 +177,7 @@ def with_overrides(values: dict, overrides: list[str]) -> dict:
             if not isinstance(section, dict):
                 raise UserError(f"-S {text}: {name} is a value and has no keys below it")
         section[last] = read_yaml_text(value)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, PARAMS.name)
-        YAML().dump(values, path)
-        try:
-            load_params(path)
-        except UserError as error:
-            raise UserError(str(error).replace(str(path), str(PARAMS))) from None
+    check_params(values)
     return values
 
 
@@ -186,26 +190,45 @@ def folded(reasons: list[str]) -> list[str]:
     return [*modified[:FILES], f"{len(modified) - FILES} more files (modified)", *others]
 
 
-def text_of(stages: list[Planned]) -> str:
+def text_of(stages: list[Planned], has_remote: bool) -> str:
     running = [stage for stage in stages if stage.runs]
     width = max((len(stage.name) for stage in running), default=0)
     lines = []
     for stage in running:
         reasons = [*folded(stage.changed), *([f"follows {', '.join(stage.after)}"] if stage.after else [])]
         lines += [f"{stage.name if place == 0 else '':{width}}  {reason}" for place, reason in enumerate(reasons)]
-    idle = [stage.name for stage in stages if not stage.runs]
-    lines.append(f"nothing to do for {', '.join(idle)}" if idle else "every stage would run")
-    if absent := [stage.name for stage in stages if stage.absent and not stage.runs]:
-        lines.append(f"outputs are missing of {', '.join(absent)}: `dvc pull` brings what a remote has of them")
-    return "\n".join(lines)
+    rest = [stage for stage in stages if not stage.runs]
+    lost = [stage.name for stage in rest if stage.lost]
+    if idle := [stage.name for stage in rest if not stage.lost]:
+        lines.append(f"nothing to do for {', '.join(idle)}")
+    if cached := [stage.name for stage in rest if stage.absent and not stage.lost]:
+        lines.append(f"`dvc repro` takes the missing outputs of {', '.join(cached)} from DVC's cache")
+    if lost:
+        lines += lines_on_lost(lost, bool(running), has_remote)
+    return "\n".join(lines if rest else [*lines, "every stage would run"])
+
+
+def lines_on_lost(lost: list[str], something_changed: bool, has_remote: bool) -> list[str]:
+    """What the two commands do about stages that nothing changed for, but whose outputs are missing."""
+    also = "also " if something_changed else ""
+    if something_changed:
+        fetched = "It fetches" if has_remote else "No default remote is set, so it cannot fetch"
+        pull = f"runs only what changed. {fetched} what that needs"
+    else:
+        pull = "runs nothing" + (". `dvc pull` brings what the remote has" if has_remote else "")
+    return [
+        f"`dvc repro` {also}runs {', '.join(lost)}: outputs are missing, and DVC's cache does not have them",
+        f"`dvc repro --pull --allow-missing` {pull}",
+    ]
 
 
 def main(arguments: list[str]) -> str:
     parser = argparse.ArgumentParser(prog="python -m tools.plan", description=__doc__.splitlines()[0])
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="a value to try")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a stage would run")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if something changed")
     options = parser.parse_args(arguments)
     values = with_overrides(read_yaml(PARAMS), options.set_param)
+    check_unhashed()
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -213,12 +236,13 @@ def main(arguments: list[str]) -> str:
     try:
         with Repo() as repo:
             stages = plan(repo, values)
+            text = text_of(stages, bool(repo.config["core"].get("remote")))
             if options.check and any(stage.runs for stage in stages):
                 raise UserError(
                     "dvc.lock is not of this code, these params and data. Run `dvc repro` and commit it; where only "
-                    f"code differs, run `dvc repro --single-item --force hash_code` before\n{text_of(stages)}"
+                    f"code differs, run `dvc repro --single-item --force hash_code` before\n{text}"
                 )
-            return text_of(stages)
+            return text
     except DvcException as error:
         raise UserError(f"DVC: {error}") from None
 

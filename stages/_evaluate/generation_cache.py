@@ -14,9 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages._evaluate import generation
-from stages.core import decoding, models
-from stages.core.code_hash import module_hash
+from stages.core.code_hash import stage_hashes
 from stages.core.params import Evaluate
 from stages.core.paths import write_text
 from stages.runtime.runner import file_state
@@ -24,7 +22,6 @@ from stages.runtime.runner import file_state
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CODE = (generation, decoding, models)
 ABANDONED_AFTER = 7 * 24 * 3600  # seconds; an older generation is not continued
 
 
@@ -40,7 +37,7 @@ def generation_fingerprint(weights: Path, model: "PreTrainedModel", prompts: lis
         "model": [str(model.device.type), str(model.dtype), model.config._attn_implementation],
         "prompts": prompts,
         "params": [params.max_new_tokens, params.batch_size],
-        "code": [module_hash(Path(module.__file__)) for module in CODE],
+        "code": stage_hashes("evaluate"),
         "versions": [importlib.metadata.version(name) for name in ("torch", "transformers")],
     }
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()

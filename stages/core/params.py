@@ -63,7 +63,7 @@ class Model(HubSource):
     source: Literal["path", "hub"] = Field(
         description="path: a local folder; hub: a Hugging Face repository at a pinned commit"
     )
-    path: str = Field(description="folder of the model; with source: hub it is not read, but DVC needs it to exist")
+    path: str = Field(description="folder of the model; with source: hub it only has to exist: set assets/hub-model")
     tokenizer: Literal["own", "mistral-common-v1", "mistral-common-v2", "mistral-common-v3"] = Field(
         description="own: the files next to the weights; mistral-common-v1, -v2, -v3: files of that package"
     )

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.core.code_hash import module_hash, stage_hashes
+from stages.core.code_hash import check_unhashed, module_hash, stage_hashes
 from stages.core.params import Params, load_params
 from stages.core.paths import CODE, PARAMS, read_json, timing_file, write_json
 from stages.core.yaml_files import read_yaml
@@ -172,6 +172,7 @@ def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
     """Runs main(params) as the stage `stage`. A user's mistake ends the process with exit code 1."""
     started = time.monotonic()
     with explained(stage, online=stage in DOWNLOADS):
+        check_unhashed()
         params = load_params()
         check_code(stage)
         before = snapshot(stage)

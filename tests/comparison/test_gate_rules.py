@@ -10,7 +10,7 @@ from stages.comparison.gate import NoFigureError, Verdict, check_bound, compare_
 from stages.comparison.revisions import Outputs
 from stages.core.statistics import COLUMNS, paired_change
 from stages.runtime.errors import UserError
-from tests.support.gates import gate_of
+from tests.support.gates import RevisionInMemory, gate_of
 
 
 def rows(losses):
@@ -18,13 +18,10 @@ def rows(losses):
     return [ones | {"id": f"r{number}", "loss_sum": 10 * loss, "cluster": number} for number, loss in enumerate(losses)]
 
 
-class FakeRevision:
-    """What the gate asks of a revision. It has a hash, as paired_changes() keeps its results."""
-
-    def __init__(self, tuned=None, rows=None, validation_set="v", test_set="t", evaluation=None, **metrics):
-        self.metrics = {"evaluate": {"tuned": tuned or {}}} | metrics
-        self.rows = (rows or {}).get
-        self.validation_set, self.test_set, self.evaluation = validation_set, test_set, evaluation or {}
+def revision(tuned=None, rows=None, validation=0, test=0, evaluation=None, **metrics):
+    """A revision with these figures of the tuned model, and other sections of metrics.json."""
+    figures = {"evaluate": {"tuned": tuned or {}}} | metrics
+    return RevisionInMemory(None, rows, metrics=figures, validation=validation, test=test, evaluation=evaluation)
 
 
 def loss_of(value, low=None, high=None, **more):
@@ -37,9 +34,9 @@ def test_the_line_names_the_bound_and_on_which_side_of_it_the_figure_may_be():
     with pytest.raises(NoFigureError, match=r"metrics\.json has no figure a\.b"):
         check_bound(gate_of("a.b", bound=2.0), {})
     with pytest.raises(NoFigureError, match=r"metrics\.json has no figure a\.b"):
-        compare_revisions(gate_of("a.b"), FakeRevision(a={"b": 1}), FakeRevision())
+        compare_revisions(gate_of("a.b"), revision(a={"b": 1}), revision())
     with pytest.raises(UserError, match=r"main has only a part of the interval of a\.b"):
-        compare_revisions(gate_of("a.b"), FakeRevision(a={"b": 1, "b_lo": 0}), FakeRevision(a={"b": 1}))
+        compare_revisions(gate_of("a.b"), revision(a={"b": 1, "b_lo": 0}), revision(a={"b": 1}))
 
 
 @pytest.mark.parametrize("value", [None, True, "1", math.nan, math.inf, {}, [1.0]])
@@ -61,57 +58,53 @@ def test_an_interval_has_both_ends_or_none():
 @pytest.mark.parametrize(
     ("metric", "change", "reason"),
     [
-        ("train.validation_loss", {"validation_set": "w"}, "the validation split is another one"),
+        ("train.validation_loss", {"validation": 1}, "the validation split is another one"),
         ("train.validation_loss", {"merge": {"parity": {"tokens": 8}}}, None),
         ("merge.parity.kl", {"merge": {"parity": {"tokens": 8}}}, "merge.parity.tokens was 7 and is 8"),
-        ("merge.naive.kl", {"validation_set": "w"}, "the validation split is another one"),
-        ("merge.parity.kl", {"test_set": "u"}, None),
-        ("evaluate.tuned.loss", {"test_set": "u"}, "the test split is another one"),
+        ("merge.naive.kl", {"validation": 1}, "the validation split is another one"),
+        ("merge.parity.kl", {"test": 1}, None),
+        ("evaluate.tuned.loss", {"test": 1}, "the test split is another one"),
         ("evaluate.tuned.loss", {"evaluation": {"max_rows": 4}}, "evaluate.max_rows was None and is 4"),
         ("evaluate.tuned.loss", {"tuned": {"rows": 4}}, "evaluate.tuned.rows was None and is 4"),
-        ("evaluate.tuned.loss", {"validation_set": "w"}, None),
-        ("clean.rows.kept", {"validation_set": "w", "test_set": "u"}, None),
+        ("evaluate.tuned.loss", {"validation": 1}, None),
+        ("clean.rows.kept", {"validation": 1, "test": 1}, None),
     ],
 )
 def test_figures_of_other_rows_or_settings_are_not_comparable(metric, change, reason):
     before = {"merge": {"parity": {"tokens": 7}}}
-    assert gates.why_incomparable(metric, FakeRevision(**before), FakeRevision(**before | change)) == reason
+    assert gates.why_incomparable(metric, revision(**before), revision(**before | change)) == reason
 
 
 def test_a_figure_without_an_interval_is_exact_and_a_measure_without_one_is_not_compared():
     before, after = ({"clean": {"kept": kept}} for kept in (3, 4))
-    verdict = compare_revisions(gate_of("clean.kept"), FakeRevision(**before), FakeRevision(**after))
+    verdict = compare_revisions(gate_of("clean.kept"), revision(**before), revision(**after))
     assert (verdict.failed, verdict.judged) == (True, True)
     assert verdict.line.endswith("(exact): +1 to +1")
-    same = compare_revisions(gate_of("clean.kept"), FakeRevision(**before), FakeRevision(**before))
+    same = compare_revisions(gate_of("clean.kept"), revision(**before), revision(**before))
     assert (
         not same.failed
-        and not compare_revisions(
-            gate_of("clean.kept", "higher"), FakeRevision(**before), FakeRevision(**before)
-        ).failed
+        and not compare_revisions(gate_of("clean.kept", "higher"), revision(**before), revision(**before)).failed
     )
     for then, now in [((), (1.9, 2.1)), ((1.9, 2.1), ()), ((), ())]:
-        few = compare_revisions(gate_of(), FakeRevision(loss_of(2.0, *then)), FakeRevision(loss_of(3.0, *now)))
+        few = compare_revisions(gate_of(), revision(loss_of(2.0, *then)), revision(loss_of(3.0, *now)))
         assert (few.failed, few.judged) == (False, False)
         assert few.line.endswith("not compared, since fewer than 10 rows give no interval")
 
 
 def test_without_pairs_the_interval_is_made_of_both_revisions_intervals():
     before, after = loss_of(2.0, 1.7, 2.1), loss_of(2.5, 2.1, 2.6)
-    line = compare_revisions(gate_of(), FakeRevision(before), FakeRevision(after)).line
+    line = compare_revisions(gate_of(), revision(before), revision(after)).line
     low, high = 0.5 - math.hypot(0.4, 0.1), 0.5 + math.hypot(0.1, 0.3)
     assert line.endswith(f"(unpaired): {low:+.4g} to {high:+.4g}")
-    one_side = compare_revisions(
-        gate_of("a.b"), FakeRevision(a={"b": 1}), FakeRevision(a={"b": 2, "b_lo": 1, "b_hi": 4})
-    )
+    one_side = compare_revisions(gate_of("a.b"), revision(a={"b": 1}), revision(a={"b": 2, "b_lo": 1, "b_hi": 4}))
     assert one_side.line.endswith("(unpaired): +0 to +3")
 
 
 @pytest.mark.parametrize("metrics", [{}, {"merge": {}, "evaluate": {}}])
 def test_sections_that_are_missing_on_both_sides_make_no_difference(metrics):
-    both = [FakeRevision(), FakeRevision()]
-    for revision in both:
-        revision.metrics = metrics
+    both = [revision(), revision()]
+    for each in both:
+        each.metrics = metrics
     assert gates.why_incomparable("merge.parity.kl", *both) is None
     assert gates.why_incomparable("evaluate.tuned.loss", *both) is None
     with pytest.raises(NoFigureError):
@@ -119,9 +112,9 @@ def test_sections_that_are_missing_on_both_sides_make_no_difference(metrics):
 
 
 def test_what_the_other_revision_lacks_or_measured_on_other_rows_is_not_judged():
-    lacks = compare_revisions(gate_of(), FakeRevision({}), FakeRevision(loss_of(2.0)))
+    lacks = compare_revisions(gate_of(), revision({}), revision(loss_of(2.0)))
     assert lacks == Verdict(False, "evaluate.tuned.loss is 2: not compared, since main does not have it", judged=False)
-    other = compare_revisions(gate_of(), FakeRevision(loss_of(2.0), test_set="u"), FakeRevision(loss_of(2.0)))
+    other = compare_revisions(gate_of(), revision(loss_of(2.0), test=1), revision(loss_of(2.0)))
     assert other == Verdict(
         False, "evaluate.tuned.loss is 2, in main 2: not compared, since the test split is another one", judged=False
     )
@@ -131,7 +124,7 @@ def test_rows_of_both_revisions_are_compared_in_pairs():
     losses = np.random.default_rng(0).normal(2, 0.5, 20)
     before, after = rows(losses), rows(losses + 0.02)
     earlier, later = (
-        FakeRevision(loss_of(value, value - 1, value + 1), {"base": measured, "tuned": measured, "other": measured})
+        revision(loss_of(value, value - 1, value + 1), {"base": measured, "tuned": measured, "other": measured})
         for value, measured in ((2.0, before), (2.02, after))
     )
     change = paired_change(before, after)
@@ -149,20 +142,20 @@ def test_rows_of_both_revisions_are_compared_in_pairs():
 def test_rows_that_were_measured_on_something_else_are_no_pairs(name):
     before, after = rows([1.0] * 12), rows([2.0] * 12)
     after[3] |= {name: "another"}
-    both = (FakeRevision(rows={"tuned": made}) for made in (before, after))
+    both = (revision(rows={"tuned": made}) for made in (before, after))
     assert gates.paired_interval("evaluate.tuned.loss", *both) is None
 
 
 def test_rows_that_lack_a_column_or_are_too_few_give_no_pairs():
     whole, short = rows([1.0] * 12), [{k: v for k, v in row.items() if k != "bytes"} for row in rows([1.0] * 12)]
     for before, after in [(short, whole), (None, whole), (whole, None), (rows([1.0] * 9), rows([1.0] * 9))]:
-        both = (FakeRevision(rows={"tuned": made}) for made in (before, after))
+        both = (revision(rows={"tuned": made} if made else None) for made in (before, after))
         assert gates.paired_interval("evaluate.tuned.loss", *both) is None
 
 
 def test_each_gate_is_judged_by_its_own_bound_or_revision(monkeypatch):
-    main = FakeRevision(loss_of(2.0, 1.9, 2.1))
-    here = FakeRevision(loss_of(2.5, 2.4, 2.6))
+    main = revision(loss_of(2.0, 1.9, 2.1))
+    here = revision(loss_of(2.5, 2.4, 2.6))
     here.outputs = object()
     monkeypatch.setattr(gates, "Revision", lambda name, outputs: {("main", here.outputs): main}[name, outputs])
     verdicts = judge_gates([gate_of(bound=3.0), gate_of(), gate_of(better="higher")], here)
@@ -170,7 +163,7 @@ def test_each_gate_is_judged_by_its_own_bound_or_revision(monkeypatch):
     with pytest.raises(UserError, match=r"report\.gates is empty"):
         judge_gates([], here)
     main.metrics = {"evaluate": {"tuned": loss_of(2.0, 1.9, 2.1)}}
-    main.test_set, here.evaluation = "t", None
+    here.stages["evaluate@tuned"]["params"] = {"params.yaml": {"evaluate": None}}
     with pytest.raises(UserError, match=r"judged: .* main are not as .* \('NoneType' object has no attribute 'get'\)"):
         judge_gates([gate_of()], here)
 
@@ -188,7 +181,7 @@ def test_without_a_revision_the_working_tree_is_judged_with_dvcs_outputs(monkeyp
 
     def tree(*arguments):
         asked.append(arguments)
-        return FakeRevision(loss_of(1.5))
+        return revision(loss_of(1.5))
 
     monkeypatch.setattr(gates, "Revision", tree)
     assert [verdict.failed for verdict in judge_gates([gate_of(bound=1.0)])] == [True]

@@ -339,3 +339,14 @@ def test_a_comment_that_is_written_while_the_stage_runs_does_not_stop_it(hashed,
         return Outcome("3 rows")
 
     run_stage("clean", main)
+
+
+def test_operational_code_that_is_no_python_stops_the_first_stage_that_runs(tmp_path, monkeypatch, capsys):
+    """Only the training imports this module, hours later."""
+    shutil.copytree(ROOT / "stages", "stages")
+    monkeypatch.setattr(code_hash, "ROOT", tmp_path)
+    with open("stages/runtime/memory_table.py", "a") as file:
+        file.write("\ndef\n")
+    lines = len(Path("stages/runtime/memory_table.py").read_text().splitlines())
+    text = stopped(capsys, lambda params: pytest.fail("it ran"))
+    assert text == f"clean: stages/runtime/memory_table.py:{lines} is not valid Python: invalid syntax"

@@ -40,22 +40,37 @@ class RevisionInMemory(Revision):
 
     Args:
         name: its name, or None for the working tree.
-        rows: the tuned model's rows.
+        rows: {model: its rows}, or the tuned model's rows only, and then metrics.json has their figures.
         has_rows: whether DVC has the rows. Without them only metrics.json is there.
         metrics: more sections of metrics.json.
         validation: a number from which the hash of the validation split is made.
+        test: the same for the test split.
+        evaluation: the params of `evaluate`.
     """
 
-    def __init__(self, name: str | None, rows: list[dict], *, has_rows=True, metrics=None, validation=0) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        super().__init__(name, SimpleNamespace(read={f"rows of {name}": lines}.get if has_rows else {}.get))
-        path = str(EVALUATIONS / "tuned.rows.jsonl")
-        evaluate = {"deps": [{"path": TEST_FILE, "md5": "0"}], "outs": [{"path": path, "md5": f"rows of {name}"}]}
+    def __init__(
+        self,
+        name: str | None = None,
+        rows: list[dict] | dict[str, list[dict]] | None = None,
+        *,
+        has_rows=True,
+        metrics=None,
+        validation=0,
+        test=0,
+        evaluation=None,
+    ) -> None:
+        figures = metrics_of(rows) if isinstance(rows, list) else {}
+        by_model = {"tuned": rows} if isinstance(rows, list) else rows or {}
+        lines = {f"{model} of {name}": "".join(json.dumps(row) + "\n" for row in by_model[model]) for model in by_model}
+        super().__init__(name, SimpleNamespace(read=lambda md5: lines[md5].encode() if has_rows else None))
+        outs = [{"path": str(EVALUATIONS / f"{model}.rows.jsonl"), "md5": f"{model} of {name}"} for model in by_model]
+        evaluate = {"deps": [{"path": TEST_FILE, "md5": str(test)}], "outs": outs}
+        evaluate["params"] = {"params.yaml": {"evaluate": evaluation or {}}}
         # Real deps, so that this test notices a renamed file.
         deps = read_yaml(ROOT / "dvc.yaml")["stages"]["merge"]["deps"]
         merge = {"deps": [{"path": dep, "md5": str(validation) if "validation" in dep else "0"} for dep in deps]}
         self.files = {
-            str(RESULT): json.dumps(metrics_of(rows) | (metrics or {})),
+            str(RESULT): json.dumps(figures | (metrics or {})),
             str(DVC_LOCK): json.dumps({"stages": {"evaluate@tuned": evaluate, "merge": merge}}),
         }
 

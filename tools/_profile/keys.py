@@ -15,7 +15,8 @@ PAGE = """\
 `python -m tools.profile --docs` writes this page from the schema in
 [stages/core/params.py](../stages/core/params.py). `python -m tools.profile --keys lora` prints a part of it.
 
-Every key must be set. A wrong key, type or value stops the first stage with a message.
+Every key must be set. A wrong key, type or value stops the first stage with a message. If no stage has to run,
+`dvc repro` does not check the file. `make run` and `python -m tools.plan` always do.
 
 ## Profiles
 A profile in `profiles/` holds only the values that it needs to change. It is applied to params.yaml:
@@ -28,6 +29,7 @@ python -m tools.profile tiny                   # changes it back
 ```
 
 - The command changes a value only if some profile has it for that key. Every other value is your own and stays.
+- `model.source` and `data.source` stay, too, if they read a value of your own, such as `model.path`.
 - Comments, order and layout stay. The command prints what it changed and what it kept.
 - It writes nothing if the profile's values and your own do not go together.
 - To add a profile, put its values into `profiles/NAME.yaml`. If a key is new in `profiles/`, also put its usual value

@@ -15,6 +15,11 @@ from tools._profile.yaml_lines import set_values, source_text
 PROFILES = Path("profiles")
 USUAL = "tiny"  # the profile with the usual value of each key that another profile sets
 MISSING = object()
+# {section: {source: the keys of the section that it reads}}
+READ_BY_SOURCE = {
+    "model": {"path": ("path",), "hub": ("id", "revision")},
+    "data": {"stdlib": (), "file": ("path",), "url": ("url", "sha256"), "hub": ("id", "revision")},
+}
 
 
 @dataclass(frozen=True)
@@ -100,22 +105,50 @@ def shown(value: object) -> str:
     return "unset" if value is MISSING else "null" if value is None else str(value)
 
 
+def is_own(key: str, value: object, profiles: dict[str, Profile]) -> bool:
+    """Tells whether a value is the user's own: no profile has it, though some profile sets the key."""
+    known = [profile.values[key] for profile in profiles.values() if key in profile.values]
+    return bool(known) and value is not MISSING and not any(same(value, other) for other in known)
+
+
+def own_sources(profiles: dict[str, Profile], values: object) -> dict[str, str]:
+    """Returns {key: the user's own key that it reads} for each `source` that stays, such as model.source."""
+    kept = {}
+    for section, sources in READ_BY_SOURCE.items():
+        source = value_at(values, f"{section}.source")
+        read = [f"{section}.{key}" for key in (sources.get(source, ()) if isinstance(source, str) else ())]
+        kept |= {f"{section}.source": key for key in read if is_own(key, value_at(values, key), profiles)}
+    return kept
+
+
+def is_unread(key: str, source: object) -> bool:
+    """Tells whether a key of `model` or `data` has no meaning with a source. DVC reads model.path with any source."""
+    section, _, name = key.partition(".")
+    sources = READ_BY_SOURCE.get(section, {})
+    read = sources.get(source, ()) if isinstance(source, str) else ()
+    return key != "model.path" and name not in read and any(name in keys for keys in sources.values())
+
+
 def plan(profile: Profile, profiles: dict[str, Profile], values: object) -> tuple[dict[str, object], list[str]]:
     """Returns {key: new value} for params.yaml, and a line for each value that stays because it is the user's own.
 
     A value may change if it is missing or if any profile has it for that key. A key that the profile does not set gets
-    its usual value.
+    its usual value. A key that says where the model or the data come from gets no value that nothing would read.
     """
     changes, kept = {}, []
-    for key, wanted in (profiles[USUAL].values | profile.values).items():
+    goals = profiles[USUAL].values | profile.values
+    sources = own_sources(profiles, values)
+    for key, wanted in goals.items():
         now = value_at(values, key)
-        known = [other.values[key] for other in profiles.values() if key in other.values]
-        if same(now, wanted):
+        source = f"{key.partition('.')[0]}.source"
+        if same(now, wanted) or (wanted is not None and is_unread(key, changes.get(source, value_at(values, source)))):
             continue
-        if now is MISSING or any(same(now, value) for value in known):
-            changes[key] = wanted
-        else:
+        if key in sources:
+            kept.append(f"{key}: {shown(now)} (it reads your own {sources[key]}; the profile has {shown(wanted)})")
+        elif is_own(key, now, profiles):
             kept.append(f"{key}: {shown(now)} (your own value; the profile has {shown(wanted)})")
+        else:
+            changes[key] = wanted
     return changes, kept
 
 
