@@ -2,8 +2,12 @@
 
 Each stage depends on its file of hashes, not on the modules themselves. DVC runs this stage, which takes a second, when
 a file of stages/ changed. A changed comment, docstring or message leaves the hashes as they are, and nothing else runs.
-Run it with `dvc repro hash_code`. What a hash covers is in stages/core/code_hash.py.
+What a hash covers is in stages/core/code_hash.py.
+
+    dvc repro hash_code
 """
+
+from stages.runtime.stage_options import stage_options
 
 from stages.core.code_hash import STAGES, stage_hashes
 from stages.core.params import Params
@@ -24,4 +28,5 @@ def main(params: Params) -> Outcome:
 
 
 if __name__ == "__main__":
+    stage_options("hash_code", __doc__)
     run_stage("hash_code", main)

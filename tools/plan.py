@@ -12,7 +12,8 @@ hash_code runs after each edit, and the plan names the modules whose hashes chan
 DVC's run cache does not run either. DVC takes the result from there.
 """
 
-import argparse
+from stages.runtime.command import command_parser, explained
+
 import contextlib
 import hashlib
 import json
@@ -201,7 +202,7 @@ def text_of(stages: list[Planned]) -> str:
 
 
 def main(arguments: list[str]) -> str:
-    parser = argparse.ArgumentParser(prog="python -m tools.plan", description=__doc__.splitlines()[0])
+    parser = command_parser("tools.plan", __doc__)
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="a value to try")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a stage would run")
     options = parser.parse_args(arguments)
@@ -224,7 +225,5 @@ def main(arguments: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with explained("plan"):
         print(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"plan: {error}")
