@@ -4,7 +4,7 @@
 # a Python interpreter with Unsloth, which needs other versions of the libraries; FOLDER a place for 120 GB of models.
 set -eu
 if [ $# -gt 0 ]; then # it takes hours, so --help must not start it
-  sed -n 's/^# \{0,1\}//p' "$0"
+  sed -n 's/^# //p' "$0"
   echo "Start it with: sh bench/gpu.sh"
   [ "$1" = --help ] && exit 0 || exit 2
 fi

@@ -23,6 +23,7 @@ from stages.core.decoding import Decoding
 from stages.core.models import free, make_deterministic
 from stages.core.params import Params, load_params
 from stages.core.prompts import Encoder
+from stages.runtime.errors import UserError
 from tools._generate.rows import AnswerJob, answer_rows
 from tools._generate.speakers import Speaker, folder_of, is_adapter, load_pair, load_speaker, prompts_for, weight_hashes
 from tools._generate.terminal import chat, stream_answer, user
@@ -138,6 +139,8 @@ def main(options: argparse.Namespace, params: Params) -> None:
         chat(list(speakers(options, params, encoder, decoding)), options.seed)
     else:
         message = user(sys.stdin.read() if options.prompt == "-" else options.prompt)
+        if not message["content"].strip():
+            raise UserError("the prompt on standard input is empty. Write something there")
         for speaker in speakers(options, params, encoder, decoding):
             stream_answer(speaker, [message], options.seed, headed=options.compare)
             del speaker  # so that only one model is in memory
