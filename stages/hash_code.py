@@ -4,6 +4,9 @@ Each stage depends on its file of hashes, not on the modules themselves. DVC run
 a file of stages/ changed. A changed comment, docstring or message leaves the hashes as they are, and nothing else runs.
 What a hash covers is in stages/core/code_hash.py.
 
+All other stages follow this one, so it also checks that the paths in params.yaml exist. DVC itself would end there with
+"No such file or directory" and no word about params.yaml.
+
     dvc repro hash_code
 """
 
@@ -12,6 +15,7 @@ from stages.runtime.stage_options import stage_options
 from stages.core.code_hash import STAGES, stage_hashes
 from stages.core.params import Params
 from stages.core.paths import CODE, write_json
+from stages.runtime.integrity import check_new_paths
 from stages.runtime.runner import Outcome, run_stage
 
 
@@ -21,6 +25,7 @@ def hash_code() -> dict[str, dict[str, str]]:
 
 
 def main(params: Params) -> Outcome:
+    check_new_paths({"data.path": params.data.path, "model.path": params.model.path})
     hashes = hash_code()
     for stage, files in hashes.items():
         write_json(CODE / f"{stage}.json", files)

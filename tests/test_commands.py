@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project import ROOT, tracked_files
+from tests.support.project import ROOT, copy_project, tracked_files
 
 NEEDS_ARGUMENTS = ("stages.evaluate", "tools.profile", "tools.push_to_hub")
 
@@ -149,3 +149,26 @@ def test_the_script_for_a_gpu_shows_its_usage_and_starts_nothing(argument, code,
     done = subprocess.run(command, env={"PATH": os.defpath}, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.endswith("Start it with: sh bench/gpu.sh\n")
+
+
+@pytest.mark.parametrize(("key", "given"), [("data.path", "data/mine.jsonl"), ("model.path", "assets/none")])
+def test_dvc_repro_names_the_key_of_a_path_that_is_missing(key, given, tmp_path):
+    """DVC itself would only say [Errno 2]: it hashes the inputs of a stage before it starts it."""
+    copy_project(tmp_path, without=("assets/tiny-mistral/model-00001-of-00002.safetensors",))
+    environment = os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
+
+    def repro(*stage):
+        command = [sys.executable, "-m", "dvc", "repro", *stage]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    assert repro("hash_code").returncode == 0  # so that only the path is new
+    params = tmp_path / "params.yaml"
+    section, _, name = key.partition(".")
+    text, count = re.subn(rf"(?ms)^({section}:.*?^  {name}: )\S+", rf"\g<1>{given}", params.read_text(), count=1)
+    assert count == 1
+    params.write_text(text)
+    done = repro()
+    assert done.returncode != 0
+    assert f"hash_code: {key}: there is no file or folder {given}. Correct params.yaml" in done.stderr
+    assert "Errno" not in done.stderr

@@ -65,9 +65,10 @@ def leaves(value: object, prefix: str) -> dict[str, object]:
 
 def changed_params(locked: dict, declared: list[str], values: dict) -> Iterator[str]:
     """A line for each key below the declared ones that differs from what dvc.lock has."""
+    now_set = leaves(values, "")
     for section in declared:
         old = leaves(locked[section], section) if section in locked else {}
-        new = leaves(values[section], section) if section in values else {}
+        new = {key[1:]: value for key, value in now_set.items() if f"{key}.".startswith(f".{section}.")}
         for key in sorted(old.keys() | new.keys()):
             before, now = old.get(key, MISSING), new.get(key, MISSING)
             if before != now:

@@ -51,14 +51,16 @@ def declaration(stage: str) -> tuple[list[str], list[str]]:
         values |= {"item": entry["foreach"][item], "key": item}
         entry = entry["do"]
 
-    def resolve(match: re.Match) -> str:
-        value = values
-        for part in match[1].split("."):
-            value = value[part]
-        return str(value)
-
-    deps = [re.sub(r"\$\{([\w.]+)\}", resolve, dep) for dep in entry["deps"]]
+    deps = [re.sub(r"\$\{([\w.]+)\}", lambda match: str(value_at(values, match[1])), dep) for dep in entry["deps"]]
     return deps, entry.get("params", [])
+
+
+def value_at(values: dict, key: str) -> object:
+    """The value at a key such as `data.path`, or None."""
+    value: object = values
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def file_state(path: Path) -> tuple:
@@ -109,7 +111,7 @@ def snapshot(stage: str) -> dict[str, object]:
         files = sorted(p for p in dep.rglob("*") if p.is_file()) if dep.is_dir() else [dep]
         state |= {str(path): file_state(path) for path in files if "__pycache__" not in path.parts}
     values = read_yaml(PARAMS)
-    return state | {f"{PARAMS}:{section}": values.get(section) for section in sections}
+    return state | {f"{PARAMS}:{section}": value_at(values, section) for section in sections}
 
 
 def check_unchanged(stage: str, before: dict[str, object]) -> None:

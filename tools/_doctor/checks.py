@@ -13,7 +13,7 @@ from tools._doctor.finding import Finding
 from tools._doctor.hub import check_hub
 from tools._doctor.libraries import check_pins, check_run, installed, pins, trained_versions
 from tools._doctor.locks import lock_findings
-from tools._doctor.machine import base_size, check_gpu, driver, machine_findings
+from tools._doctor.machine import base_size, check_gpu, check_paths, driver, machine_findings
 from tools._doctor.stored import StoredOutput, check_cache, check_remotes, stored_outputs
 from tools._doctor.torn import check_lock_file
 
@@ -75,6 +75,7 @@ def findings(deep: bool, network: bool) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("params.yaml", f"not legal, so machine, GPU and hub were not checked: {error}", "Correct it")
     if params:
+        yield from check_paths({"data.path": params.data.path, "model.path": params.model.path})
         yield from check_machine(params)
         yield find_gpu(params)
     try:
