@@ -11,7 +11,9 @@ hashes. The column `processors` has the seconds of all processes together: on a 
 more than those of the clock.
 """
 
-import argparse
+from stages.runtime.command import command_parser
+from stages.runtime.stage_options import positive
+
 import json
 import os
 import shutil
@@ -185,10 +187,12 @@ def compare(interpreters: dict[str, str | None], count: int, folder: Path) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", type=int, default=[10_000, 100_000])
+    parser = command_parser("bench.clean", __doc__)
+    parser.add_argument(
+        "rows", nargs="*", type=positive, default=[10_000, 100_000], metavar="ROWS", help="default: 10000 and 100000"
+    )
     for name in PINNED:
-        parser.add_argument(f"--{name}", metavar="PYTHON")
+        parser.add_argument(f"--{name}", metavar="PYTHON", help="an interpreter with this library")
     options = parser.parse_args()
     interpreters = {name: getattr(options, name.replace("-", "_")) for name in PINNED}
     rows = Rows(stdlib_rows(Path(sysconfig.get_path("stdlib"))), SEED)

@@ -10,14 +10,13 @@ batches, and computes nothing from them. Each is measured --turns times (2), by 
 seconds on the clock stand those of the processor, which a busy machine changes less.
 """
 
-import argparse
+from stages.runtime.command import command_parser
+from stages.runtime.stage_options import positive
+
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-import torch
-from transformers import GenerationConfig
 
 from stages._evaluate.generation import batches, generate
 from stages._evaluate.scoring import score
@@ -41,6 +40,8 @@ class Measured(NamedTuple):
 
 def timed(work: Callable[[], int]) -> Measured:
     """work: returns the number of its tokens."""
+    import torch
+
     started, before = time.perf_counter(), time.process_time()
     tokens = work()
     if torch.cuda.is_available():
@@ -50,6 +51,9 @@ def timed(work: Callable[[], int]) -> Measured:
 
 def plain_loop(model: "PreTrainedModel", prompts: list[list[int]], eos: int, params: Evaluate, size: int) -> int:
     """`model.generate` on `size` prompts at a time in the order in which they come."""
+    import torch
+    from transformers import GenerationConfig
+
     config = GenerationConfig(max_new_tokens=params.max_new_tokens, eos_token_id=eos, pad_token_id=PADDING)
     tokens = 0
     for start in range(0, len(prompts), size):
@@ -63,6 +67,8 @@ def plain_loop(model: "PreTrainedModel", prompts: list[list[int]], eos: int, par
 
 
 def forward(model: "PreTrainedModel", rows: list[dict], size: int) -> int:
+    import torch
+
     with torch.no_grad():
         for group in batches([len(row["input_ids"]) for row in rows], size):
             batch = packed_batch([rows[index] for index in group], model.device)
@@ -99,6 +105,9 @@ def table(title: str, found: dict[str, Measured], reference: str) -> str:
 
 
 def main(count: int, folder: Path, turns: int = 2) -> None:
+    import torch
+    from transformers import GenerationConfig
+
     params = load_params()
     section, encoder = params.evaluate, Encoder(params.prompt)
     records = next(read_records(CLEAN / "test.parquet", count))
@@ -127,9 +136,9 @@ def main(count: int, folder: Path, turns: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m bench.evaluate")
-    parser.add_argument("rows", nargs="?", type=int, default=32)
-    parser.add_argument("folder", nargs="?", type=Path, default=MERGED)
-    parser.add_argument("--turns", type=int, default=2)
+    parser = command_parser("bench.evaluate", __doc__)
+    parser.add_argument("rows", nargs="?", type=positive, default=32, metavar="ROWS", help="default: %(default)s")
+    parser.add_argument("folder", nargs="?", type=Path, default=MERGED, metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--turns", type=positive, default=2, metavar="N", help="default: %(default)s")
     options = parser.parse_args()
     main(options.rows, options.folder, options.turns)

@@ -12,6 +12,10 @@ a torn dvc.lock, a .git/index.lock or a torn rwlock, which are then mended as do
 a dvc.lock that can be read and lacks stages; rounds that failed otherwise; and rounds that ended with the same bytes.
 """
 
+from stages.runtime.command import command_parser
+from stages.runtime.stage_options import positive
+
+import argparse
 import random
 import signal
 import sys
@@ -82,7 +86,24 @@ def main(rounds: int, stages: list[str]) -> None:
             print_table(table)
 
 
+def read_options() -> argparse.Namespace:
+    parser = command_parser("bench.faults", __doc__)
+    parser.add_argument(
+        "rounds", nargs="?", type=positive, default=10, metavar="ROUNDS", help="how often (default: %(default)s)"
+    )
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="what is killed (default: train)")
+    parser.add_argument(
+        "--table",
+        nargs="?",
+        const="",
+        metavar="WORD",
+        help="run the tests of docs/reliability.md's rows instead; with WORD those of the faults with this word",
+    )
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--table"]:
-        sys.exit(print_held(*sys.argv[2:]))
-    main(int(sys.argv[1]) if sys.argv[1:] else 10, sys.argv[2:] or ["train"])
+    options = read_options()
+    if options.table is not None:
+        sys.exit(print_held(options.table))
+    main(options.rounds, options.stages or ["train"])

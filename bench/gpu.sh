@@ -3,6 +3,11 @@
 # data/tokenized with rows of 2,048 tokens: set tokenize.max_length and run `dvc repro tokenize` first. UNSLOTH may name
 # a Python interpreter with Unsloth, which needs other versions of the libraries; FOLDER a place for 120 GB of models.
 set -eu
+if [ $# -gt 0 ]; then # it takes hours, so --help must not start it
+  sed -n 's/^# //p' "$0"
+  echo "Start it with: sh bench/gpu.sh"
+  [ "$1" = --help ] && exit 0 || exit 2
+fi
 python -m bench.train --config 7b --steps 8 ${UNSLOTH:+--unsloth "$UNSLOTH"}
 python -m bench.train --config 7b --profile ours
 python -m bench.train --config 7b --profile "ours, as little as possible"

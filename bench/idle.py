@@ -7,7 +7,9 @@ with one input and one output each, which the command makes in a temporary folde
 seconds. Also prints how many inputs, outputs and params DVC compares. --folder writes the figures as JSON there.
 """
 
-import argparse
+from stages.runtime.command import command_parser
+from stages.runtime.stage_options import positive
+
 import json
 import os
 import statistics
@@ -65,8 +67,8 @@ def compared(folder: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.idle", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=10, help="of each side (default %(default)s)")
+    parser = command_parser("bench.idle", __doc__)
+    parser.add_argument("--runs", type=positive, default=10, help="of each side (default %(default)s)")
     parser.add_argument("--folder", type=Path, help="where idle.json is written, such as bench/results")
     options = parser.parse_args()
     here = Path.cwd()

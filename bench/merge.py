@@ -15,6 +15,9 @@ Each way is a process of its own, whose peak is the kernel's figure for resident
 fewer than 32 layers the last column says what 32 would take, with the time of each layer the same.
 """
 
+from stages.runtime.command import command_parser
+from stages.runtime.stage_options import positive
+
 import argparse
 import json
 import os
@@ -239,12 +242,13 @@ def main(options: argparse.Namespace) -> None:
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.merge")
-    parser.add_argument("layers", nargs="?", type=int, default=8)
+    parser = command_parser("bench.merge", __doc__)
+    parser.add_argument("layers", nargs="?", type=positive, default=8, metavar="LAYERS", help="default: %(default)s")
     parser.add_argument("--folder", type=Path, help="where the models are written")
     parser.add_argument("--axolotl", metavar="PYTHON", help="an interpreter with axolotl")
     parser.add_argument("--base", type=Path, help="a folder like models/base, with --adapter")
     parser.add_argument("--adapter", type=Path, help="a folder like models/adapter")
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)  # a process of ours
     options = parser.parse_args(arguments)
     if (options.base is None) != (options.adapter is None):
         parser.error("--base and --adapter go together")
@@ -252,7 +256,8 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        one(sys.argv[2], Path(sys.argv[3]))
+    asked = read_options(sys.argv[1:])
+    if asked.one:
+        one(asked.one[0], Path(asked.one[1]))
     else:
-        main(read_options(sys.argv[1:]))
+        main(asked)

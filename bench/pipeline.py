@@ -15,6 +15,9 @@ themselves. Parts, in the order given:
 tokenizer; tiny is the rehearsal.
 """
 
+from stages.runtime.command import command_parser
+from stages.runtime.stage_options import positive
+
 import argparse
 import json
 import math
@@ -30,7 +33,6 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from bench._faults.pipeline import ROOT, copy_tree
-from bench._train.base import RANDOM
 from stages.core.paths import sha256
 from tools._profile.profiles import profile_values
 
@@ -70,6 +72,8 @@ class Copy:
 
     def take_base(self) -> None:
         """That of bench.train, made where it is not there yet."""
+        from bench._train.base import RANDOM
+
         if not (ROOT / RANDOM / "manifest.json").exists():
             # In a process of its own, which gives the GPU's memory back.
             subprocess.run([sys.executable, "-m", "bench._train.base", str(RANDOM)], cwd=ROOT, check=True)  # noqa: S603
@@ -203,11 +207,11 @@ PARTS = {part.__name__: part for part in (train, kill, devices, merge, evaluate)
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.pipeline")
-    parser.add_argument("--config", choices=("7b", "tiny"), default="7b")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--folder", type=Path)
+    parser = command_parser("bench.pipeline", __doc__)
+    parser.add_argument("--config", choices=("7b", "tiny"), default="7b", help="default: %(default)s")
+    parser.add_argument("--steps", type=positive, default=8, metavar="N", help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument("--folder", type=Path, help="where the copy is made (default: a temporary folder)")
     parser.add_argument("--write-merged", nargs=2, metavar=("DEVICE", "FOLDER"), help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

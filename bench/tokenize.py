@@ -7,8 +7,10 @@ cache helps. The raw library only encodes the strings. Ours is all that the stag
 workers, reads data/clean, encodes, packs, and writes the rows. Needs models/base (`dvc repro download_model`).
 """
 
+from stages.runtime.command import command_parser
+from stages.runtime.stage_options import positive
+
 import os
-import sys
 import sysconfig
 import tempfile
 import threading
@@ -106,4 +108,6 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
+    parser = command_parser("bench.tokenize", __doc__)
+    parser.add_argument("rows", nargs="?", type=positive, default=100_000, metavar="ROWS", help="default: %(default)s")
+    main(parser.parse_args().rows)

@@ -15,6 +15,9 @@ product of 8192 by 8192 matrices in bf16, which is measured first.
 shapes the adapter's start, the order and dropout. On a GPU the seeds run at the same time.
 """
 
+from stages.runtime.command import QUIET, command_parser
+from stages.runtime.stage_options import positive
+
 import argparse
 import dataclasses
 import json
@@ -25,26 +28,18 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from stages.runtime.runner import QUIET
+from stages.core.params import Params, check_params, load_params
+from stages.core.paths import BASE
+from tools._profile.profiles import profile_values
+
+if TYPE_CHECKING:
+    from bench._train.measure import Result
 
 os.environ |= QUIET | {"HF_HUB_OFFLINE": "1"}
 warnings.simplefilter("ignore")
 UNSLOTH = "Unsloth"
-if "--one" in sys.argv and any(argument.startswith(UNSLOTH) for argument in sys.argv):
-    import unsloth  # noqa: F401 it patches the libraries that follow
-
-import torch  # noqa: E402
-
-from bench._train.base import RANDOM, conversations, packed_rows, random_7b  # noqa: E402
-from bench._train.contenders import CONTENDERS, ON_A_GPU, Ours  # noqa: E402
-from bench._train.measure import Result, clear, product_rate, run  # noqa: E402
-from bench._train.profiled import OneStep, breakdown  # noqa: E402
-from stages.core.params import Params, check_params, load_params  # noqa: E402
-from stages.core.paths import BASE  # noqa: E402
-from tools._profile.profiles import profile_values  # noqa: E402
-
-ALL = CONTENDERS | ON_A_GPU
 TIMED_OUT = 3600
 HELD = 64
 PARTS = 5  # of a curve
@@ -60,8 +55,20 @@ def settings(config: str, seed: int | None = None) -> Params:
     return params.model_copy(update={"train": params.train.model_copy(update=train), "seed": seed})
 
 
+def contender_name(text: str) -> str:
+    """The name of a contender, as a type of argparse. Only this needs the libraries, which load for seconds."""
+    from bench._train.contenders import CONTENDERS, ON_A_GPU
+
+    names = [*CONTENDERS, *ON_A_GPU]
+    if text not in names:
+        raise argparse.ArgumentTypeError(f"there is no {text!r}. There are: {'; '.join(names)}")
+    return text
+
+
 def chosen(params: Params, steps: int) -> list[dict]:
     """Conversations that fill `steps` optimizer steps of packed rows, as good as full."""
+    from bench._train.base import conversations, packed_rows
+
     train = params.train
     wanted = steps * train.batch_size * train.gradient_accumulation_steps
     some = conversations("train", params.tokenize.max_length)
@@ -77,10 +84,17 @@ def chosen(params: Params, steps: int) -> list[dict]:
     return found
 
 
-def one(name: str, config: str, steps: int, seed: int | None = None, profiled: bool = False) -> Result | None:
+def one(name: str, config: str, steps: int, seed: int | None = None, profiled: bool = False) -> "Result | None":
+    if name.startswith(UNSLOTH):
+        import unsloth  # noqa: F401 first: it patches the libraries that follow
+    from bench._train.base import RANDOM, conversations
+    from bench._train.contenders import CONTENDERS, ON_A_GPU, Ours
+    from bench._train.measure import run
+    from bench._train.profiled import OneStep, breakdown
+
     params = settings(config, seed)
     folder = RANDOM if config == "7b" else BASE
-    contender = ALL[name]
+    contender = (CONTENDERS | ON_A_GPU)[name]
     if isinstance(contender, Ours):
         params = contender.params(params)
     trainer = contender.trainer(folder, chosen(params, steps), params)
@@ -94,7 +108,7 @@ def one(name: str, config: str, steps: int, seed: int | None = None, profiled: b
     return run(trainer, conversations("validation", length)[:HELD], length)
 
 
-def table(results: dict[str, Result], product: float | None) -> str:
+def table(results: "dict[str, Result]", product: float | None) -> str:
     """product: FLOP/s of a matrix product on this GPU."""
     columns = ["trained tokens/s", "all tokens/s", "MFU", "ours to it", "s a step", "peak GiB", "estimated"]
     columns += ["trained tokens", "loss after"]
@@ -111,13 +125,13 @@ def table(results: dict[str, Result], product: float | None) -> str:
     return "\n".join(lines)
 
 
-def fifths(result: Result) -> list[float]:
+def fifths(result: "Result") -> list[float]:
     """The mean loss of each fifth of the run."""
     size = len(result.losses) / PARTS
     return [statistics.fmean(result.losses[round(i * size) : round((i + 1) * size)]) for i in range(PARTS)]
 
 
-def curves(results: dict[str, list[Result]]) -> str:
+def curves(results: "dict[str, list[Result]]") -> str:
     """results: by name, one for each seed."""
     parts = [f"{100 * part // PARTS}–{100 * (part + 1) // PARTS} %" for part in range(PARTS)]
     lines = [f"| loss | {' | '.join(parts)} | held out | trained tokens |", f"|---|{'---|' * (PARTS + 2)}"]
@@ -128,8 +142,10 @@ def curves(results: dict[str, list[Result]]) -> str:
     return "\n".join(lines)
 
 
-def started(name: str, options: argparse.Namespace, seed: int | None = None) -> Result | None:
+def started(name: str, options: argparse.Namespace, seed: int | None = None) -> "Result | None":
     """In a process of its own; None where it failed, which it says."""
+    from bench._train.measure import Result
+
     interpreter = options.unsloth if name.startswith(UNSLOTH) else sys.executable
     command = [interpreter, "-m", "bench.train", "--one", name]
     command += ["--config", options.config, "--steps", str(options.steps)]
@@ -147,7 +163,7 @@ def started(name: str, options: argparse.Namespace, seed: int | None = None) -> 
     return found
 
 
-def by_turns(names: list[str], options: argparse.Namespace) -> dict[str, Result]:
+def by_turns(names: list[str], options: argparse.Namespace) -> "dict[str, Result]":
     """The faster of each one's runs."""
     best: dict[str, Result] = {}
     for _ in range(options.turns):
@@ -158,7 +174,9 @@ def by_turns(names: list[str], options: argparse.Namespace) -> dict[str, Result]
     return best
 
 
-def by_seeds(names: list[str], options: argparse.Namespace) -> dict[str, list[Result]]:
+def by_seeds(names: list[str], options: argparse.Namespace) -> "dict[str, list[Result]]":
+    import torch
+
     first = settings(options.config).seed
     seeds = range(first, first + options.curve)
     found = {}
@@ -171,18 +189,26 @@ def by_seeds(names: list[str], options: argparse.Namespace) -> dict[str, list[Re
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.train")
-    parser.add_argument("--config", choices=("tiny", "7b"), default="tiny")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--one", choices=ALL)
-    parser.add_argument("--profile", choices=ALL, help="where the time of one of its steps goes")
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--curve", type=int, metavar="SEEDS", help="how the loss falls, with so many seeds")
+    parser = command_parser("bench.train", __doc__)
+    parser.add_argument("--config", choices=("tiny", "7b"), default="tiny", help="default: %(default)s")
+    parser.add_argument(
+        "--steps", type=positive, default=10, metavar="N", help="optimizer steps of each (default: %(default)s)"
+    )
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the contender of a process that started() starts
+    parser.add_argument(
+        "--profile", type=contender_name, metavar="NAME", help="where the time of one of its steps goes"
+    )
+    parser.add_argument(
+        "--turns", type=positive, default=2, metavar="N", help="runs of each; the fastest counts (default: %(default)s)"
+    )
+    parser.add_argument("--curve", type=positive, metavar="SEEDS", help="how the loss falls, with so many seeds")
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "--unsloth", metavar="PYTHON", help="an interpreter with Unsloth, which pins libraries of its own"
     )
-    parser.add_argument("--only", nargs="*", choices=ALL)
+    parser.add_argument(
+        "--only", nargs="*", type=contender_name, metavar="NAME", help="of the contenders only these (default: all)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -193,6 +219,12 @@ def main(options: argparse.Namespace) -> None:
     if options.one:
         print(json.dumps(dataclasses.asdict(one(options.one, options.config, options.steps, options.seed))))
         return
+    import torch
+
+    from bench._train.base import RANDOM, random_7b
+    from bench._train.contenders import CONTENDERS, ON_A_GPU
+    from bench._train.measure import clear, product_rate
+
     if options.config == "7b" and not RANDOM.exists():
         random_7b(RANDOM)
         clear()
@@ -202,7 +234,7 @@ def main(options: argparse.Namespace) -> None:
     rate = f", {product / 1e12:.0f} TFLOP/s in a bf16 product" if product else ""
     print(f"{device}, torch {torch.__version__}{rate}", flush=True)
     clear()
-    names = options.only or list(ALL if options.config == "7b" else CONTENDERS)
+    names = options.only or list(CONTENDERS | ON_A_GPU if options.config == "7b" else CONTENDERS)
     if options.unsloth is None:
         names = [name for name in names if not name.startswith(UNSLOTH)]
     print(curves(by_seeds(names, options)) if options.curve else table(by_turns(names, options), product))

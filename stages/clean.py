@@ -6,8 +6,11 @@ the row with the lowest id is kept, and `detail` of the others names it.
 `machine.workers` processes judge the shards of data/raw; their number changes no byte. Only a few hashes of each row
 stay in memory.
 test.parquet also has the columns of clean.keep_fields, and `tests` if any row has tests.
-Run it with `dvc repro clean`.
+
+    dvc repro clean
 """
+
+from stages.runtime.stage_options import stage_options
 
 import shutil
 from contextlib import ExitStack
@@ -139,4 +142,5 @@ def main(params: Params) -> Outcome:
 
 
 if __name__ == "__main__":
+    stage_options("clean", __doc__)
     run_stage("clean", main)

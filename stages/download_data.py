@@ -4,8 +4,11 @@ The shards data/raw/rows-00000.jsonl, rows-00001.jsonl… hold every row as it c
 {"source": "file:line", "row": {…}}. For a line that is not JSON it is {"source": …, "unreadable": "the text"}, so that
 `clean` can count what it rejects. `clean` has one shard a worker in memory.
 data/raw/format.json names the format of the rows and the columns from which `clean` reads them.
-Run it with `dvc repro download_data`.
+
+    dvc repro download_data
 """
+
+from stages.runtime.stage_options import stage_options
 
 import json
 import sysconfig
@@ -88,4 +91,5 @@ def main(params: Params) -> Outcome:
 
 
 if __name__ == "__main__":
+    stage_options("download_data", __doc__)
     run_stage("download_data", main)

@@ -2,8 +2,11 @@
 
 models/base gets the configuration, the tokenizer and the safetensors weights, and nothing else. manifest.json is
 written last: it says where they came from, how many parameters they hold, and the sha256 of every file.
-Run it with `dvc repro download_model`.
+
+    dvc repro download_model
 """
+
+from stages.runtime.stage_options import stage_options
 
 import json
 import math
@@ -166,4 +169,5 @@ def main(params: Params) -> Outcome:
 
 
 if __name__ == "__main__":
+    stage_options("download_model", __doc__)
     run_stage("download_model", main)

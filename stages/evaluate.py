@@ -4,12 +4,15 @@ metrics/evaluate/<name>.json, <name>.rows.jsonl and <name>.predictions.jsonl, wh
 Both models go through the same code on the same rows. Each measure has a 95 % interval where there are enough rows.
 rows.jsonl has the counts of each row, so that two models can be compared in pairs. The base also gets prompts in the
 form that it knows from pre-training; the results are under `plain` in its files. Where records bring tests, the answers
-run in a sandbox. A stopped generation continues where it was. Run it with `dvc repro evaluate@tuned`; by hand: `python
--m stages.evaluate tuned models/merged`.
+run in a sandbox. A stopped generation continues where it was.
+
+    dvc repro evaluate@tuned
+    python -m stages.evaluate tuned models/merged    # the same by hand, without DVC
 """
 
+from stages.runtime.stage_options import stage_options
+
 import json
-import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -163,6 +166,5 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("base", "tuned"):
-        sys.exit("usage: python -m stages.evaluate {base|tuned} FOLDER")
-    run_stage(f"evaluate@{sys.argv[1]}", lambda params: main(params, sys.argv[1], Path(sys.argv[2])))
+    options = stage_options("evaluate", __doc__)
+    run_stage(f"evaluate@{options.name}", lambda params: main(params, options.name, options.weights))

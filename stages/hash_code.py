@@ -2,12 +2,20 @@
 
 Each stage depends on its file of hashes, not on the modules themselves. DVC runs this stage, which takes a second, when
 a file of stages/ changed. A changed comment, docstring or message leaves the hashes as they are, and nothing else runs.
-Run it with `dvc repro hash_code`. What a hash covers is in stages/core/code_hash.py.
+What a hash covers is in stages/core/code_hash.py.
+
+All other stages follow this one, so it also checks that the paths in params.yaml exist. DVC itself would end there with
+"No such file or directory" and no word about params.yaml.
+
+    dvc repro hash_code
 """
+
+from stages.runtime.stage_options import stage_options
 
 from stages.core.code_hash import STAGES, stage_hashes
 from stages.core.params import Params
 from stages.core.paths import CODE, write_json
+from stages.runtime.integrity import check_new_paths
 from stages.runtime.runner import Outcome, run_stage
 
 
@@ -17,6 +25,7 @@ def hash_code() -> dict[str, dict[str, str]]:
 
 
 def main(params: Params) -> Outcome:
+    check_new_paths({"data.path": params.data.path, "model.path": params.model.path})
     hashes = hash_code()
     for stage, files in hashes.items():
         write_json(CODE / f"{stage}.json", files)
@@ -24,4 +33,5 @@ def main(params: Params) -> Outcome:
 
 
 if __name__ == "__main__":
+    stage_options("hash_code", __doc__)
     run_stage("hash_code", main)

@@ -3,9 +3,12 @@ models/merged, metrics/merge.json.
 
 The adapter was trained on the 4-bit values of the base. With `merge.base: dequantized` it is merged onto those values.
 The merged model is compared with the trained one, and takes its place only where the two are close enough.
-metrics/merge.json has the same figures for the usual merge, onto the 16-bit weights, under `naive`. Run it with `dvc
-repro merge`.
+metrics/merge.json has the same figures for the usual merge, onto the 16-bit weights, under `naive`.
+
+    dvc repro merge
 """
+
+from stages.runtime.stage_options import stage_options
 
 import shutil
 import time
@@ -152,4 +155,5 @@ def main(params: Params) -> Outcome:
 
 
 if __name__ == "__main__":
+    stage_options("merge", __doc__)
     run_stage("merge", main)

@@ -3,9 +3,14 @@ reports/.
 
 metrics.json holds every figure under its stage's name. It is the one result in Git, for `dvc metrics diff`.
 reports/report.md and reports/report.html (one self-contained file) show the data, the training and the results.
-reports/model-card.md is for people who get the merged model. Run it with `dvc repro report`. `python -m stages.report
---show` prints the last results. `--gate` checks report.gates, and exits with 1 where one failed.
+reports/model-card.md is for people who get the merged model.
+
+    dvc repro report
+    python -m stages.report --show    # prints the last results
+    python -m stages.report --gate    # checks report.gates, and exits with 1 where one failed
 """
+
+from stages.runtime.stage_options import stage_options
 
 import sys
 
@@ -173,9 +178,10 @@ def main(params: Params) -> Outcome:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--show"]:
+    options = stage_options("report", __doc__)
+    if options.show:
         print_results()
-    elif sys.argv[1:] == ["--gate"]:
+    elif options.gate:
         print_gates()
     else:
         run_stage("report", main)

@@ -6,12 +6,16 @@ conversations that are packed into the row.
 data/tokenized/rejected.parquet has the conversations that `tokenize.max_length` leaves nothing of.
 `machine.workers` processes tokenize a split in shards of at most SHARD_CONVERSATIONS, and a row holds conversations of
 one shard. So memory does not grow with the data, and the number of workers changes no byte.
-Run it with `dvc repro tokenize`, or as a module: as a plain script it would shadow Python's own `tokenize`.
-`python -m stages.tokenize --show 3` prints rows and highlights the tokens that are trained.
+As a plain script it would shadow Python's own `tokenize`, so start it as a module.
+
+    dvc repro tokenize
+    python -m stages.tokenize --show 3    # prints rows and highlights the tokens that are trained
 """
 
+from stages.runtime.command import explained
+from stages.runtime.stage_options import stage_options
+
 import hashlib
-import sys
 from collections import Counter
 from functools import cache, partial
 from pathlib import Path
@@ -181,10 +185,9 @@ def main(params: Params, size: int = SHARD_CONVERSATIONS) -> Outcome:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--show"] and sys.argv[2:3] and sys.argv[2].isdigit():
-        try:
-            show_rows(int(sys.argv[2]))
-        except UserError as error:
-            sys.exit(f"tokenize: {error}")
+    options = stage_options("tokenize", __doc__)
+    if options.show:
+        with explained("tokenize"):
+            show_rows(options.show)
     else:
         run_stage("tokenize", main)

@@ -2,10 +2,17 @@
 metrics/train.json and the curves metrics/train_curve.csv, metrics/validation_curve.csv.
 
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314): the base stays frozen in 4 bits, and TRL's SFTTrainer trains low-rank
-adapters on it. Run it with `dvc repro train`. A training that was stopped continues from its last checkpoint when it
-is run again, and ends with the same bytes (see stages/_train/checkpointing.py). For several GPUs it starts itself once
-for each (see stages/runtime/launch.py). Rank 0 of these processes writes all results.
+adapters on it. A training that was stopped continues from its last checkpoint when it is run again, and ends with the
+same bytes (see stages/_train/checkpointing.py). For several GPUs it starts itself once for each (see
+stages/runtime/launch.py). Rank 0 of these processes writes all results.
+
+    dvc repro train
+    python -m stages.train --plan       # how much memory it will take here; trains nothing
+    python -m stages.train --plan 24    # on a GPU with 24 GiB
 """
+
+from stages.runtime.command import explained
+from stages.runtime.stage_options import stage_options
 
 import functools
 import importlib.metadata
@@ -40,7 +47,7 @@ from stages.runtime.integrity import check_base
 from stages.runtime.launch import launch
 from stages.runtime.machine_checks import check_bfloat16, check_disk
 from stages.runtime.memory import Workload, pick_plan
-from stages.runtime.memory_table import parse_budget, plan_table
+from stages.runtime.memory_table import plan_table
 from stages.runtime.runner import Outcome, run_stage
 from stages.runtime.signals import Stop, die_with_parent
 from stages.runtime.trackers import prepare_trackers
@@ -162,11 +169,11 @@ def main(stop: Stop, params: Params) -> Outcome:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--plan"]:
-        try:
-            sys.exit(print(plan_table(load_params(), parse_budget(sys.argv[2:]))))
-        except UserError as error:
-            sys.exit(f"train: {error}")
+    options = stage_options("train", __doc__)
+    if options.plan is not None:
+        with explained("train"):
+            print(plan_table(load_params(), options.plan or None))
+        sys.exit()
     stop = Stop()
     stop.install()
     die_with_parent()

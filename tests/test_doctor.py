@@ -631,6 +631,8 @@ def test_the_exit_code_says_whether_something_is_wrong(repository, inside, capsy
     monkeypatch.setattr(machine, "driver", lambda: None)
     for path in (repository / ".dvc/tmp").glob("rwlock"):
         path.unlink()
+    for folder in ("data/source", "assets/tiny-mistral"):
+        (repository / folder).mkdir(parents=True)
     code, said = doctor.main(["--deep"]), capsys.readouterr().out
     assert code == 0, said
     assert all(line.startswith("✓ ") for line in said.splitlines())
@@ -722,3 +724,9 @@ def test_a_base_from_a_folder_asks_no_hub(params_of):
     from tools._doctor.hub import check_hub
 
     assert "not needed" in str(check_hub(params_of().model))
+
+
+def test_a_path_of_params_that_is_missing_is_named_by_its_key(tmp_path):
+    paths = {"data.path": str(tmp_path), "model.path": str(tmp_path / "none")}
+    (finding,) = machine.check_paths(paths)
+    assert str(finding).startswith(f"✗ model.path: there is no file or folder {tmp_path / 'none'}, at which")

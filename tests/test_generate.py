@@ -155,6 +155,46 @@ def test_the_chat_remembers_and_forgets(capsys, monkeypatch):
     assert found == "".join(escaped(answer) + "\n" for answer in answers)
 
 
+@pytest.mark.parametrize("end", ["exit", "quit", "/exit", " /quit ", None])
+def test_a_chat_ends_with_a_word_or_with_the_input(capsys, monkeypatch, end):
+    """Without a line more the input has ended, as after Ctrl-D."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("" if end is None else f"{end}\nOne\n"))
+    assert printed(capsys) == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("", ""),
+        (" \t", ""),
+        ("/help", f"{terminal.HELP}\n"),
+        ("/hlep", f"there is no command /hlep\n{terminal.HELP}\n"),
+    ],
+)
+def test_an_empty_line_and_a_command_are_not_sent_to_the_model(capsys, monkeypatch, typed, shown):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{typed}\n"))
+    monkeypatch.setattr(terminal, "stream_answer", lambda *_, **__: pytest.fail("it was sent"))
+    assert printed(capsys) == shown
+
+
+def test_a_line_that_only_begins_like_a_command_is_sent(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/etc/passwd is what?\nexit the loop\n"))
+    sent = []
+
+    def take(speaker, messages, seed, headed):
+        sent.append(messages[-1]["content"])
+        return ""
+
+    monkeypatch.setattr(terminal, "stream_answer", take)
+    run()
+    assert sent == ["/etc/passwd is what?", "exit the loop"]
+
+
+def test_an_empty_standard_input_is_no_prompt(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert refused("-") == "the prompt on standard input is empty. Write something there"
+
+
 def test_a_chat_with_two_models_gives_each_its_own_memory(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("One\nTwo\n"))
     found = printed(capsys, "--compare")

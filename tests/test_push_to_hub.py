@@ -27,7 +27,7 @@ runpy.run_module("tools.push_to_hub", run_name="__main__", alter_sys=True)
 """
 # The same without Git and DVC.
 SEND = """
-from stages.runtime.runner import explained
+from stages.runtime.command import explained
 from tools.push_to_hub import hub_errors, prepare_upload, push
 with explained("push_to_hub", online=True), hub_errors("owner/name"):
     push("owner/name", prepare_upload("merged", "c" * 40, None), False)

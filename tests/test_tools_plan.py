@@ -105,7 +105,9 @@ def test_every_section_stands_in_the_table():
 
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_a_changed_leaf_runs_what_the_table_says(leaf, repo):
-    assert [stage.name for stage in tool.plan(repo, changed(leaf)) if stage.runs] == TABLE[leaf.partition(".")[0]]
+    first = ["hash_code"] if leaf in ("data.path", "model.path") else []  # it checks that they exist
+    found = [stage.name for stage in tool.plan(repo, changed(leaf)) if stage.runs]
+    assert found == first + TABLE[leaf.partition(".")[0]]
 
 
 EVERY_STAGE = (

@@ -31,7 +31,7 @@ from stages.runtime.memory import (
     estimate_memory,
     pick_plan,
 )
-from stages.runtime.memory_table import parse_budget, plan_table
+from stages.runtime.memory_table import plan_table
 from tests.support.layers import graph_of
 from tests.support.training import BASE_MANIFEST, rows
 
@@ -542,9 +542,3 @@ def test_a_training_that_will_hardly_fit_its_gpu_says_so_before_it_loads_the_bas
     pick_plan("auto", replace(workload, machine=on_cuda), smallest=int)
     line = r"train: that needs about \d+\.\d GiB of the GPU's 4\.0\. .* lower train\.batch_size or tokenize\.max_length"
     assert bool(re.search(line, capsys.readouterr().out)) == said
-
-
-def test_a_budget_is_a_number_of_gib():
-    assert (parse_budget([]), parse_budget(["1.5"])) == (None, 3 * GIBIBYTE // 2)
-    with pytest.raises(UserError, match="--plan takes a number of GiB"):
-        parse_budget(["much"])

@@ -1,115 +1,43 @@
 """Finds what is wrong with this machine, environment or repository, and says what to do about it. It changes nothing.
 
-    python -m tools.doctor [--deep] [--network]
+    python -m tools.doctor
+    python -m tools.doctor --deep --network    # more checks, which take longer
 
 Each finding is one line. A line that begins with ✗ ends with a remedy, and the exit code is 1 if there is such a line.
 --deep hashes the cache's copies of the outputs in dvc.lock; otherwise only their sizes are compared. --network asks the
 hub whether the base model can be downloaded, and under which licence.
 """
 
-import argparse
+from stages.runtime.command import command_parser, explained
+
 import os
-import shutil
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stages.core.params import Params, load_params
-from stages.core.paths import METRICS
-from stages.runtime.errors import UserError
-from stages.runtime.runner import explained
 from tools._doctor.finding import Finding
-from tools._doctor.hub import check_hub
-from tools._doctor.libraries import check_pins, check_run, installed, pins, trained_versions
-from tools._doctor.locks import lock_findings
-from tools._doctor.machine import base_size, check_gpu, driver, machine_findings
-from tools._doctor.stored import StoredOutput, check_cache, check_remotes, stored_outputs
-from tools._doctor.torn import check_lock_file
+from tools._doctor.libraries import check_installed
 
-if TYPE_CHECKING:
-    from dvc.repo import Repo
+NEEDED = ("pydantic", "ruamel.yaml", "psutil", "dvc")  # by the other checks
 
 
-def check_machine(params: Params) -> list[Finding]:
-    import psutil
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return machine_findings(params, cores, psutil.virtual_memory().available, shutil.disk_usage(".").free)
-
-
-def find_gpu(params: Params) -> Finding:
-    try:
-        import torch
-    except ImportError as error:
-        return Finding("GPU", f"PyTorch cannot be loaded ({error})", "python -m pip install -r requirements.txt")
-    cuda = torch.cuda.is_available()
-    parameters = (base_size(params.model) or (None, None))[0]
-    return check_gpu(params.machine.device, driver(), cuda, cuda and torch.cuda.is_bf16_supported(False), parameters)
-
-
-def check_outputs(repo: "Repo", deep: bool, legal: bool) -> Iterator[Finding]:
-    """Findings about libraries and DVC's cache. legal: whether params.yaml is legal."""
-    from dvc.exceptions import DvcException
-
-    try:
-        known = stored_outputs(repo)
-    except DvcException:
-        if legal:
-            raise
-        yield from check_libraries([])
-        yield Finding("cache", "not compared with dvc.lock, because dvc.yaml needs a legal params.yaml")
+def findings_here(deep: bool, network: bool) -> Iterator[Finding]:
+    """What can be found out with the libraries that there are."""
+    if missing := check_installed(NEEDED):
+        yield missing
         return
-    yield from check_libraries(known)
-    yield from check_cache(known, deep)
+    from tools._doctor.checks import findings
 
-
-def check_libraries(known: list[StoredOutput]) -> Iterator[Finding]:
-    wanted = pins(Path("requirements.txt").read_text(encoding="utf-8"))
-    yield check_pins(wanted, installed(list(wanted)))
-    trained = METRICS / "train.json"
-    locked = [stored.path for stored in known if stored.output == str(trained)]
-    versions = trained_versions(*locked, trained)
-    yield check_run(versions, installed(list(versions or {})))
-
-
-def findings(deep: bool, network: bool) -> Iterator[Finding]:
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    params = None
-    try:
-        params = load_params()
-        yield Finding("params.yaml", "legal")
-    except UserError as error:
-        yield Finding("params.yaml", f"not legal, so machine, GPU and hub were not checked: {error}", "Correct it")
-    if params:
-        yield from check_machine(params)
-        yield find_gpu(params)
-    try:
-        with Repo() as repo:
-            yield from lock_findings(Path(repo.root_dir), Path(repo.tmp_dir))
-            torn = check_lock_file(repo)
-            yield from torn
-            if not torn:  # the check of the outputs reads dvc.lock too
-                yield from check_outputs(repo, deep, params is not None)
-            yield from check_remotes(repo.config["remote"], repo.config.load_one("repo").get("remote", {}))
-    except DvcException as error:
-        yield Finding("DVC", f"{error}", "Run this in the repository's own folder, with dvc.yaml and dvc.lock of Git")
-    if not network:
-        yield Finding("hub", "not asked; --network asks it")
-    elif params:
-        yield check_hub(params.model)
+    yield from findings(deep, network)
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.doctor", description=__doc__.splitlines()[0])
+    parser = command_parser("tools.doctor", __doc__)
     parser.add_argument("--deep", action="store_true", help="hash the cache's objects")
     parser.add_argument("--network", action="store_true", help="ask the hub for the base model")
     options = parser.parse_args(arguments)
     os.environ |= {"DVC_NO_ANALYTICS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     wrong = 0
-    for finding in findings(options.deep, options.network):
+    for finding in findings_here(options.deep, options.network):
         print(finding, flush=True)
         wrong += bool(finding.remedy)
     return 1 if wrong else 0

@@ -11,8 +11,10 @@ stopped run continues after the last whole row. With --compare --model adapter o
 4 bits, first without and then with the adapter.
 """
 
+from stages.runtime.command import command_parser, explained
+from stages.runtime.stage_options import positive
+
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,17 +23,10 @@ from stages.core.decoding import Decoding
 from stages.core.models import free, make_deterministic
 from stages.core.params import Params, load_params
 from stages.core.prompts import Encoder
-from stages.runtime.runner import explained
+from stages.runtime.errors import UserError
 from tools._generate.rows import AnswerJob, answer_rows
 from tools._generate.speakers import Speaker, folder_of, is_adapter, load_pair, load_speaker, prompts_for, weight_hashes
 from tools._generate.terminal import chat, stream_answer, user
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 def temperature(text: str) -> float:
@@ -41,10 +36,8 @@ def temperature(text: str) -> float:
     return number
 
 
-def argument_parser(params: Params) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def argument_parser() -> argparse.ArgumentParser:
+    parser = command_parser("tools.generate", __doc__)
     parser.add_argument("prompt", nargs="?", help="what to answer; - reads it from stdin; without it, a chat begins")
     parser.add_argument(
         *("--model", "-m"),
@@ -54,22 +47,27 @@ def argument_parser(params: Params) -> argparse.ArgumentParser:
     )
     parser.add_argument("--compare", action="store_true", help="answer with the base too")
     parser.add_argument("--system", help="a system prompt, instead of prompt.system of params.yaml")
-    parser.add_argument("--max-new-tokens", type=positive, default=params.evaluate.max_new_tokens, metavar="N")
+    parser.add_argument("--max-new-tokens", type=positive, help=in_params("evaluate.max_new_tokens"), metavar="N")
     parser.add_argument(
         "--temperature", type=temperature, default=0.0, help="0 (default): the likeliest token", metavar="T"
     )
     parser.add_argument(
-        "--seed", type=int, default=params.seed, help="seed of the draws, with --temperature", metavar="N"
+        "--seed", type=int, help=f"seed of the draws, with --temperature ({in_params('seed')})", metavar="N"
     )
     parser.add_argument("--input", type=Path, help="a JSONL file; each row has `prompt` or `messages`", metavar="FILE")
     parser.add_argument("--output", type=Path, help="where the answers to --input go", metavar="FILE")
     parser.add_argument("--field", default="answer", help="the output's field for the answer (default: answer)")
-    parser.add_argument("--batch-size", type=positive, default=params.evaluate.batch_size, metavar="N")
+    parser.add_argument("--batch-size", type=positive, help=in_params("evaluate.batch_size"), metavar="N")
     return parser
 
 
-def read_options(params: Params, given: list[str] | None = None) -> argparse.Namespace:
-    parser = argument_parser(params)
+def in_params(key: str) -> str:
+    return f"default: {key} of params.yaml"
+
+
+def parse_options(given: list[str] | None = None) -> argparse.Namespace:
+    """The options as they were given, without the defaults of params.yaml, which --help does not need."""
+    parser = argument_parser()
     options = parser.parse_args(given)
     if (options.input is None) != (options.output is None):
         parser.error("--input and --output belong together")
@@ -84,6 +82,17 @@ def read_options(params: Params, given: list[str] | None = None) -> argparse.Nam
         parser.error("--compare compares --model with the base: name another")
     if options.input and options.output.resolve() == options.input.resolve():
         parser.error("--output is --input")
+    if options.prompt is not None and not options.prompt.strip():
+        parser.error("the prompt is empty")
+    return options
+
+
+def read_options(params: Params, given: list[str] | None = None) -> argparse.Namespace:
+    options = parse_options(given)
+    settings = {"max_new_tokens": params.evaluate.max_new_tokens, "batch_size": params.evaluate.batch_size}
+    for name, value in {**settings, "seed": params.seed}.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     return options
 
 
@@ -130,6 +139,8 @@ def main(options: argparse.Namespace, params: Params) -> None:
         chat(list(speakers(options, params, encoder, decoding)), options.seed)
     else:
         message = user(sys.stdin.read() if options.prompt == "-" else options.prompt)
+        if not message["content"].strip():
+            raise UserError("the prompt on standard input is empty. Write something there")
         for speaker in speakers(options, params, encoder, decoding):
             stream_answer(speaker, [message], options.seed, headed=options.compare)
             del speaker  # so that only one model is in memory
@@ -141,9 +152,6 @@ if __name__ == "__main__":
     if sys.stdin:
         sys.stdin.reconfigure(errors="surrogateescape")  # user() turns these into question marks
     with explained("generate"):
+        parse_options()  # --help and mistakes first: they need no params.yaml
         loaded = load_params()
-        try:
-            main(read_options(loaded), loaded)
-        except BrokenPipeError:  # as with `| head`: the reader has ended
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+        main(read_options(loaded), loaded)

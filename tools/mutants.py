@@ -13,7 +13,8 @@ module. Tests that start processes take no part (UNFIT in tools/_mutants/sandbox
 cosmic-ray was not taken: it starts a new Python for each change, which imports torch every time.
 """
 
-import argparse
+from stages.runtime.command import command_parser
+
 import importlib.util
 import os
 import subprocess
@@ -115,9 +116,10 @@ def main(names: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="mutants", description=__doc__.split("\n")[0])
+    parser = command_parser("tools.mutants", __doc__)
     parser.add_argument("--area", nargs="+", choices=AREAS, default=list(AREAS), help="default: all")
+    options = parser.parse_args()
     try:
-        print(main(parser.parse_args().area))
+        print(main(options.area))
     except UserError as error:
         sys.exit(f"mutants: {error}")

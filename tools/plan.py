@@ -13,7 +13,8 @@ hash_code runs after each edit, and the plan names the modules whose hashes chan
 DVC's run cache does not run either. DVC takes the result from there.
 """
 
-import argparse
+from stages.runtime.command import command_parser, explained
+
 import contextlib
 import hashlib
 import json
@@ -68,9 +69,10 @@ def leaves(value: object, prefix: str) -> dict[str, object]:
 
 def changed_params(locked: dict, declared: list[str], values: dict) -> Iterator[str]:
     """A line for each key below the declared ones that differs from what dvc.lock has."""
+    now_set = leaves(values, "")
     for section in declared:
         old = leaves(locked[section], section) if section in locked else {}
-        new = leaves(values[section], section) if section in values else {}
+        new = {key[1:]: value for key, value in now_set.items() if f"{key}.".startswith(f".{section}.")}
         for key in sorted(old.keys() | new.keys()):
             before, now = old.get(key, MISSING), new.get(key, MISSING)
             if before != now:
@@ -223,7 +225,7 @@ def lines_on_lost(lost: list[str], something_changed: bool, has_remote: bool) ->
 
 
 def main(arguments: list[str]) -> str:
-    parser = argparse.ArgumentParser(prog="python -m tools.plan", description=__doc__.splitlines()[0])
+    parser = command_parser("tools.plan", __doc__)
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="a value to try")
     parser.add_argument("--check", action="store_true", help="exit with 1 if something changed")
     options = parser.parse_args(arguments)
@@ -248,7 +250,5 @@ def main(arguments: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with explained("plan"):
         print(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"plan: {error}")

@@ -12,6 +12,8 @@ A profile holds only the values that it changes. A value in params.yaml that equ
 stays. Nothing is written if the result would not be legal.
 """
 
+from stages.runtime.command import command_parser, explained
+
 import argparse
 import sys
 from pathlib import Path
@@ -19,7 +21,6 @@ from pathlib import Path
 from stages.core.params import Params
 from stages.core.paths import PARAMS, write_text
 from stages.core.yaml_files import read_yaml
-from stages.runtime.runner import explained
 from tools._profile.keys import as_page, as_text, params_keys
 from tools._profile.profiles import Applied, apply, profile_names, read_profiles
 from tools._profile.yaml_lines import set_comments
@@ -60,13 +61,7 @@ def write_if_changed(path: Path, text: str) -> str:
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
-    intro, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.profile",
-        description=intro,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("tools.profile", __doc__)
     names = profile_names()
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"the profile to apply: {' or '.join(names)}")
     parser.add_argument("--dry-run", action="store_true", help="with NAME: print what would change, write nothing")

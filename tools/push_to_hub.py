@@ -9,6 +9,8 @@ where the working tree or the results (`dvc status`) differ from that commit. A 
 in HF_TOKEN, or comes from `hf auth login`.
 """
 
+from stages.runtime.command import command_parser, explained
+
 import argparse
 import json
 import os
@@ -17,7 +19,6 @@ import subprocess
 import sys
 
 from stages.runtime.errors import UserError
-from stages.runtime.runner import explained
 from tools._push_to_hub.files import FOLDERS, file_list, prepare_upload
 from tools._push_to_hub.hub import hub_errors, push
 
@@ -69,10 +70,8 @@ def main(options: argparse.Namespace) -> None:
 
 
 def read_options(given: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.push_to_hub", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", choices=FOLDERS)
+    parser = command_parser("tools.push_to_hub", __doc__)
+    parser.add_argument("model", choices=FOLDERS, help="which of the two models")
     parser.add_argument("repository", help="owner/name")
     parser.add_argument("--dry-run", action="store_true", help="list files and sizes, and send nothing")
     parser.add_argument("--public", action="store_true", help="make a new repository public, or write to a public one")

@@ -9,7 +9,8 @@ It is a failure where a gate failed, or where this commit's code, params and dat
 metrics.json.
 """
 
-import argparse
+from stages.runtime.command import command_parser
+
 import json
 import os
 import sys
@@ -225,7 +226,7 @@ def review(base: str, head: str) -> tuple[str, dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("tools.review", __doc__)
     parser.add_argument("--base", default="origin/main", help="the branch that it would be merged into")
     parser.add_argument("--head", default="HEAD", help="the commit that is reviewed")
     parser.add_argument("--output", type=Path, help="a file instead of the screen")

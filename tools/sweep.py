@@ -1,10 +1,14 @@
-"""Searches over params with Optuna. Each trial is a DVC experiment: python -m tools.sweep sweep.yaml
-(docs/experiments.md)
+"""Searches over params with Optuna. Each trial is a DVC experiment.
 
-A trial runs in a clone of the commit on which the sweep began, in .dvc/tmp/sweeps/NAME, with this repository's cache.
-`dvc exp run --temp` would take what the workspace holds at that moment. Two runs that start at the same time might even
-take each other's values.
+    python -m tools.sweep               # the search that sweep.yaml describes
+    python -m tools.sweep other.yaml    # docs/experiments.md says what the file holds
+
+Run it again to continue a search that was stopped. A trial runs in a clone of the commit on which the sweep began, in
+.dvc/tmp/sweeps/NAME, with this repository's cache. `dvc exp run --temp` would take what the workspace holds at that
+moment. Two runs that start at the same time might even take each other's values.
 """
+
+from stages.runtime.command import command_parser
 
 import contextlib
 import fcntl
@@ -214,12 +218,15 @@ def main(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    parser = command_parser("tools.sweep", __doc__)
+    parser.add_argument("file", nargs="?", type=Path, default="sweep.yaml", help="default: %(default)s", metavar="FILE")
+    options = parser.parse_args()
     os.environ["PATH"] = (
         f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for dvc, and the stages' python
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        print(main(Path(*sys.argv[1:] or ["sweep.yaml"])))
+        print(main(options.file))
     except (UserError, BlockingIOError, KeyboardInterrupt, subprocess.CalledProcessError) as error:
         why = {BlockingIOError: "runs already", KeyboardInterrupt: "stopped; run it again to continue"}
         sys.exit(f"sweep: {why.get(type(error), getattr(error, 'stderr', None) or error)}")

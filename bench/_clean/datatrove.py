@@ -3,7 +3,8 @@
 PYTHONPATH=. /path/to/python -m bench._clean.datatrove FOLDER BANDS HASHES WORKERS
 """
 
-import sys
+from stages.runtime.command import command_parser
+
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
@@ -33,4 +34,8 @@ def main(folder: Path, bands: int, hashes: int, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    parser = command_parser("bench._clean.datatrove", __doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the texts are")
+    for name in ("bands", "hashes", "workers"):
+        parser.add_argument(name, type=int, metavar=name.upper())
+    main(**vars(parser.parse_args()))

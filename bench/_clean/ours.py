@@ -3,8 +3,9 @@
 python -m bench._clean.ours FOLDER WORKERS
 """
 
+from stages.runtime.command import command_parser
+
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def removed(shards: list[Path], threshold: float | None, workers: int) -> set[in
 
 
 if __name__ == "__main__":
-    folder, workers = Path(sys.argv[1]), int(sys.argv[2])
-    found = removed(sorted((folder / RAW).glob("rows-*.jsonl")), THRESHOLD, workers)
-    (folder / "ours.json").write_text(json.dumps(sorted(found)))
+    parser = command_parser("bench._clean.ours", __doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the rows are")
+    parser.add_argument("workers", type=int, metavar="WORKERS", help="how many processes judge them")
+    options = parser.parse_args()
+    found = removed(sorted((options.folder / RAW).glob("rows-*.jsonl")), THRESHOLD, options.workers)
+    (options.folder / "ours.json").write_text(json.dumps(sorted(found)))

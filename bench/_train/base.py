@@ -1,8 +1,9 @@
 """What all contenders train: a base with its fresh adapter, and conversations."""
 
+from stages.runtime.command import command_parser
+
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -100,4 +101,6 @@ def masked(some: list[dict]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    random_7b(Path(sys.argv[1]))
+    parser = command_parser("bench._train.base", __doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the random base is written")
+    random_7b(parser.parse_args().folder)

@@ -40,4 +40,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if __spec__:  # sandbox.py passes this file as a text, which is no module
+        sys.exit("sandbox_runner: this is no command. stages/_evaluate/sandbox.py starts it in a sandbox")
     main()

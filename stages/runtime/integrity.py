@@ -11,7 +11,7 @@ from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stages.core.paths import BASE, read_json, sha256
+from stages.core.paths import BASE, PARAMS, read_json, sha256
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
 
@@ -98,6 +98,27 @@ def damaged_files(out: Path, deps: list[Path]) -> list[str]:
         name for name in recorded.keys() | present if any((out / name).is_relative_to(dep) for dep in deps)
     )
     return [str(out / name) for name in counted if name not in present or md5(out / name) != recorded.get(name)]
+
+
+def check_new_paths(paths: dict[str, str]) -> None:
+    """Checks that the paths in params.yaml exist.
+
+    One that dvc.lock has may be missing: a clone with the results needs no source.
+
+    Args:
+        paths: {key of params.yaml: its value}.
+
+    Raises:
+        UserError: one does not exist.
+    """
+    stages = read_yaml(LOCK)["stages"] if LOCK.exists() else {}
+    known = {dep["path"] for entry in stages.values() for dep in entry.get("deps", [])}
+    for key, path in paths.items():
+        if path not in known and not Path(path).exists():
+            raise UserError(
+                f"{key}: there is no file or folder {path}. Correct {PARAMS}, or put it there. It must exist "
+                f"whatever {key.partition('.')[0]}.source is, because DVC watches it"
+            )
 
 
 def check_inputs(deps: list[str]) -> None:

@@ -82,18 +82,3 @@ def batch_advice(workload: Workload, budget: int) -> str:
         if estimate_memory(smaller, fixed_plan("offload", smaller)).fits(budget):
             return f"None of them fits. train.batch_size: {rows} is the largest that does, with machine.memory: auto"
     return "None of them fits, with no train.batch_size. Lower tokenize.max_length, or take a smaller base"
-
-
-def parse_budget(arguments: list[str]) -> int | None:
-    """Bytes, from the arguments after --plan. None without any.
-
-    Raises:
-        UserError: they are not one number.
-    """
-    if not arguments:
-        return None
-    try:
-        (text,) = arguments
-        return int(float(text) * GIBIBYTE)
-    except ValueError:
-        raise UserError(f"--plan takes a number of GiB or nothing (it was given {' '.join(arguments)})") from None

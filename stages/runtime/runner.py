@@ -4,17 +4,16 @@ It checks params.yaml and the inputs first. It notices an edit while the stage r
 message and exit code 1. At the end it prints what was made and writes how long that took.
 """
 
-import contextlib
+from stages.runtime.command import explained
+
 import datetime
 import hashlib
-import logging
 import os
 import re
 import resource
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,17 +22,8 @@ from stages.core.params import Params, load_params
 from stages.core.paths import CODE, PARAMS, read_json, timing_file, write_json
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from stages.runtime.failures import explain_os_error
 from stages.runtime.integrity import check_inputs
 
-# No stage but the two downloads talks to the network, and nothing reports to anybody.
-QUIET = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 DOWNLOADS = ("download_model", "download_data")
 HASHED_BELOW = 1 << 20  # bytes; a larger file is known by its size, mtime and inode
 
@@ -62,14 +52,16 @@ def declaration(stage: str) -> tuple[list[str], list[str]]:
         values |= {"item": entry["foreach"][item], "key": item}
         entry = entry["do"]
 
-    def resolve(match: re.Match) -> str:
-        value = values
-        for part in match[1].split("."):
-            value = value[part]
-        return str(value)
-
-    deps = [re.sub(r"\$\{([\w.]+)\}", resolve, dep) for dep in entry["deps"]]
+    deps = [re.sub(r"\$\{([\w.]+)\}", lambda match: str(param_at(values, match[1])), dep) for dep in entry["deps"]]
     return deps, entry.get("params", [])
+
+
+def param_at(values: dict, key: str) -> object:
+    """The value at a key such as `data.path`, or None."""
+    value: object = values
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def file_state(path: Path) -> tuple:
@@ -120,7 +112,7 @@ def snapshot(stage: str) -> dict[str, object]:
         files = sorted(p for p in dep.rglob("*") if p.is_file()) if dep.is_dir() else [dep]
         state |= {str(path): file_state(path) for path in files if "__pycache__" not in path.parts}
     values = read_yaml(PARAMS)
-    return state | {f"{PARAMS}:{section}": values.get(section) for section in sections}
+    return state | {f"{PARAMS}:{section}": param_at(values, section) for section in sections}
 
 
 def check_unchanged(stage: str, before: dict[str, object]) -> None:
@@ -143,29 +135,17 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-@contextlib.contextmanager
-def explained(name: str, online: bool = False) -> Iterator[None]:
-    """Runs the work of the stage or tool `name`, without the network unless `online`.
+def say_that_dvc_does_not_know(stage: str, machines: int) -> None:
+    """Says it on the terminal of a person who starts a stage by hand.
 
-    A user's mistake and a full disk end the process with one message and exit code 1. Ctrl-C ends it with 130.
+    With several machines all but the first train along without DVC, and the processes of one training are no person's.
     """
-    os.environ |= QUIET
-    warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what TRL passes to it
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a CPU kernel from the hub
-    if not online:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        yield
-    except UserError as error:
-        sys.exit(f"{name}: {error}")
-    except OSError as error:
-        if not (text := explain_os_error(error)):
-            raise
-        sys.exit(f"{name}: {text}")
-    except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
-            print(f"\n{name}: stopped", file=sys.stderr)
-        sys.exit(130)
+    if "DVC_STAGE" not in os.environ and "RANK" not in os.environ and (stage != "train" or machines == 1):
+        print(
+            f"{stage}: started by hand, so DVC will not know of the result. `dvc repro {stage}` records it in dvc.lock",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
@@ -174,6 +154,7 @@ def run_stage(stage: str, main: Callable[[Params], Outcome]) -> None:
     with explained(stage, online=stage in DOWNLOADS):
         check_unhashed()
         params = load_params()
+        say_that_dvc_does_not_know(stage, params.machine.nodes)
         check_code(stage)
         before = snapshot(stage)
         check_inputs(declaration(stage)[0])

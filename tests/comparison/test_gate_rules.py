@@ -196,13 +196,11 @@ def test_an_unpaired_interval_combines_the_distances_to_the_ends():
     assert (low, high) == (1.0, 4.0)
 
 
-def test_a_merge_that_too_few_rows_judged_fails_every_gate_on_it():
-    merge = {"parity": {"kl": 0.0003, "judged": 0, "tokens": 56, "rows": 1}}
-    revision = FakeRevision(tuned=loss_of(1.0), merge=merge)
-    gate, other = gate_of("merge.parity.kl", bound=0.01), gate_of("evaluate.tuned.loss", bound=2.0)
-    failed, passed = judge_gates([gate, other], revision)
-    assert failed.failed
-    assert "measured on 56 tokens in 1 validation rows. These are too few to judge the merge" in failed.line
-    assert not passed.failed
-    merge["parity"]["judged"] = 1
-    assert not any(verdict.failed for verdict in judge_gates([gate, other], revision))
+@pytest.mark.parametrize(("judged", "failed"), [(0, [True, False]), (1, [False, False])])
+def test_a_merge_that_too_few_rows_judged_fails_every_gate_on_it(judged, failed):
+    merge = {"parity": {"kl": 0.0003, "judged": judged, "tokens": 56, "rows": 1}}
+    gates_of_both = [gate_of("merge.parity.kl", bound=0.01), gate_of("evaluate.tuned.loss", bound=2.0)]
+    verdicts = judge_gates(gates_of_both, revision(tuned=loss_of(1.0), merge=merge))
+    assert [verdict.failed for verdict in verdicts] == failed
+    too_few = "measured on 56 tokens in 1 validation rows. These are too few to judge the merge"
+    assert (too_few in verdicts[0].line) == failed[0]

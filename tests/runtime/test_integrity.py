@@ -1,6 +1,7 @@
 """What other stages made is compared with dvc.lock before a stage uses it."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
@@ -8,7 +9,7 @@ from dvc.repo import Repo
 from stages.core.paths import sha256, write_json
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from stages.runtime.integrity import check_inputs, dvc_md5
+from stages.runtime.integrity import check_inputs, check_new_paths, dvc_md5
 
 DVC_YAML = """stages:
   made:
@@ -81,3 +82,20 @@ def test_what_no_stage_made_what_is_not_needed_and_the_base_are_not_hashed(repos
     check_inputs(["folder", "other", "models/base", "stages/x.py"])
     monkeypatch.delenv("DVC_STAGE")
     check_inputs(["file"])  # run by hand, whatever is there is what was meant
+
+
+@pytest.mark.parametrize("key", ["data.path", "model.path"])
+def test_a_new_path_that_is_missing_is_named_by_its_key(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^{key}: there is no file or folder x/y. Correct params.yaml"):
+        check_new_paths({key: "x/y"})
+    Path("x/y").mkdir(parents=True)
+    check_new_paths({key: "x/y"})
+
+
+def test_a_clone_may_lack_the_data_that_dvc_lock_has_been_made_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.lock").write_text("stages: {download_data: {deps: [{path: x/y, md5: a}]}}\n")
+    check_new_paths({"data.path": "x/y"})
+    with pytest.raises(UserError, match="^data.path: there is no file or folder x/z"):
+        check_new_paths({"data.path": "x/z"})

@@ -14,7 +14,7 @@ from stages.core import code_hash
 from stages.core.code_hash import module_hash, stage_hashes
 from stages.core.paths import timing_file, write_json
 from stages.runtime.errors import UserError
-from stages.runtime.runner import Outcome, declaration, run_stage, snapshot
+from stages.runtime.runner import Outcome, declaration, run_stage, say_that_dvc_does_not_know, snapshot
 from tests.support.project import ROOT
 
 DVC_YAML = """
@@ -350,3 +350,33 @@ def test_operational_code_that_is_no_python_stops_the_first_stage_that_runs(tmp_
     lines = len(Path("stages/runtime/memory_table.py").read_text().splitlines())
     text = stopped(capsys, lambda params: pytest.fail("it ran"))
     assert text == f"clean: stages/runtime/memory_table.py:{lines} is not valid Python: invalid syntax"
+
+
+@pytest.mark.parametrize(
+    ("variables", "stage", "machines", "said"),
+    [
+        ({}, "clean", 1, True),
+        ({}, "evaluate@base", 2, True),
+        ({"DVC_STAGE": "clean"}, "clean", 1, False),
+        ({"RANK": "0"}, "train", 1, False),  # one of the processes that a training starts
+        ({}, "train", 2, False),  # on all machines but the first no DVC is wanted
+    ],
+)
+def test_a_stage_started_by_hand_says_that_dvc_will_not_know(capsys, monkeypatch, *, variables, stage, machines, said):
+    for name in ("DVC_STAGE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    say_that_dvc_does_not_know(stage, machines)
+    line = f"{stage}: started by hand, so DVC will not know of the result. `dvc repro {stage}` records it in dvc.lock\n"
+    assert capsys.readouterr().err == (line if said else "")
+
+
+def test_a_run_by_hand_says_so_before_its_work(capsys, monkeypatch):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+
+    def main(params):
+        assert "started by hand" in capsys.readouterr().err
+        return went_well(params)
+
+    run_stage("clean", main)

@@ -1,8 +1,12 @@
 """Compares installed libraries with requirements.txt, and with those of the training in dvc.lock."""
 
+from stages.runtime.command import environment_advice
+
 import importlib.metadata
 import json
 import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tools._doctor.finding import Finding
@@ -13,7 +17,7 @@ def pins(text: str) -> dict[str, str]:
     return dict(re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", text))
 
 
-def installed(names: list[str]) -> dict[str, str | None]:
+def installed(names: Iterable[str]) -> dict[str, str | None]:
     versions: dict[str, str | None] = {}
     for name in names:
         try:
@@ -26,6 +30,23 @@ def installed(names: list[str]) -> dict[str, str | None]:
 def describe_differing(wanted: dict[str, str], versions: dict[str, str | None]) -> str:
     pairs = [(name, versions.get(name), version.partition("+")[0]) for name, version in sorted(wanted.items())]
     return ", ".join(f"{name} {have or 'missing'} for {version}" for name, have, version in pairs if have != version)
+
+
+def check_installed(needed: Iterable[str]) -> Finding | None:
+    """A finding where one of the libraries that the doctor itself needs is missing, which then ends its work."""
+    missing = [name for name, version in installed(needed).items() if version is None]
+    if not missing:
+        return None
+    file = Path("requirements.txt")
+    wanted = list(pins(file.read_text(encoding="utf-8"))) if file.exists() else missing
+    absent = [name for name, version in installed(wanted).items() if version is None] or missing
+    which = f"none of the {len(wanted)}" if len(absent) == len(wanted) else f"{', '.join(absent)}:"
+    return Finding(
+        "libraries",
+        f"{which} not installed for {sys.executable}. Nothing else was checked, because that needs "
+        f"{', '.join(missing)}",
+        environment_advice(),
+    )
 
 
 def check_pins(wanted: dict[str, str], versions: dict[str, str | None]) -> Finding:

@@ -3,6 +3,7 @@
 import math
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from stages.core.params import Model, Params
@@ -44,6 +45,18 @@ def base_size(model: Model, base: Path = BASE) -> tuple[int, int] | None:
         return None
     count = sum(math.prod(shape) for shape in shapes.values())
     return count, sum((folder / name).stat().st_size for name in names)
+
+
+def check_paths(paths: dict[str, str]) -> Iterator[Finding]:
+    """A finding for each path of params.yaml that does not exist. paths: {key: its value}."""
+    for key, path in paths.items():
+        if not Path(path).exists():
+            yield Finding(
+                key,
+                f"there is no file or folder {path}, at which `dvc repro` ends",
+                "Put it there or correct params.yaml. A clone with the results needs none: dvc repro --pull "
+                "--allow-missing",
+            )
 
 
 def check_cores(usable: int, workers: int | None) -> Finding:

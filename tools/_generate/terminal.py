@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 # Characters that move the cursor, set colours or titles, or change the direction of writing. Line ends and tabs pass.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 REPLACEMENT = "\ufffd"  # stands for bytes that are not a whole character yet
-HELP = "A line that ends with \\ continues. /reset starts again; Ctrl-C stops an answer; Ctrl-D ends."
+HELP = """A line that ends with \\ continues on the next one.
+/reset starts the conversation again, /help shows this, exit or quit ends (Ctrl-D does too). Ctrl-C stops an answer."""
+ENDS = ("exit", "quit", "/exit", "/quit")
 
 
 def escaped(text: str) -> str:
@@ -106,10 +108,16 @@ def chat(speakers: list[Speaker], seed: int) -> None:
     talks: dict[str, list[dict[str, str]]] = {speaker.label: [] for speaker in speakers}
     turns = 0
     for text in typed_lines():
-        if text.strip() == "/reset":
+        word = text.strip()
+        if word in ENDS:
+            return
+        if word == "/reset":
             talks = {label: [] for label in talks}
             continue
-        if not text.strip():
+        if re.fullmatch(r"/\w+", word):
+            print(HELP if word == "/help" else f"there is no command {escaped(word)}\n{HELP}")
+            continue
+        if not word:
             continue
         for speaker in speakers:
             messages = [*talks[speaker.label], user(text)]
