@@ -40,9 +40,13 @@ def clean(shards: list[Path], params: Clean, layout: dict, folder: Path, workers
     Args:
         layout: the content of data/raw/format.json.
 
+    With clean.check_code: auto all answers must be Python only where `layout` says that they are.
+
     Raises:
         UserError: more than params.max_malformed_rows rows do not fit the format.
     """
+    if params.check_code == "auto" and layout["python"]:
+        params = params.model_copy(update={"check_code": True})
     work = folder / "work"
     work.mkdir()
     jobs = [ShardJob(path, work / f"{number:05}", params, layout) for number, path in enumerate(shards)]

@@ -3,7 +3,8 @@
 The shards data/raw/rows-00000.jsonl, rows-00001.jsonl… hold every row as it came, one JSON object a line:
 {"source": "file:line", "row": {…}}. For a line that is not JSON it is {"source": …, "unreadable": "the text"}, so that
 `clean` can count what it rejects. `clean` has one shard a worker in memory.
-data/raw/format.json names the format of the rows and the columns from which `clean` reads them.
+data/raw/format.json names the format of the rows and the columns from which `clean` reads them. It also says whether
+all answers are Python.
 
     dvc repro download_data
 """
@@ -85,7 +86,7 @@ def main(params: Params) -> Outcome:
         if not count:
             raise UserError(f"data.source: {data.source} gave no row at all")
         columns = data.columns.model_dump() if data.columns else None
-        layout = {"format": recognise(survey, data), "columns": columns}
+        layout = {"format": recognise(survey, data), "columns": columns, "python": data.source == "stdlib"}
         write_json(folder / "format.json", layout)
     return Outcome(f"{count} rows of the format {layout['format']} from {data.source} in {RAW}")
 

@@ -116,11 +116,12 @@ def json_lines(rows: list[dict]) -> str:
 def summary(metrics: dict) -> str:
     interval = " (95 %: {perplexity_lo:.2f} to {perplexity_hi:.2f})" if "perplexity_lo" in metrics else ""
     perplexity = f"{{perplexity:.2f}}{interval}".format(**metrics)
+    parses = f", {metrics['parses_share']:.0%} parse" if "parses_share" in metrics else ""
     passed = f", {metrics['pass_at_1']:.0%} of {metrics['tested_rows']} pass" if metrics["tested_rows"] else ""
     return (
         f"{metrics['rows']} rows, perplexity {perplexity}, {metrics['perplexity_after_8']:.2f} without the first "
-        f"{FORMAT_TOKENS} tokens; of {metrics['generated_rows']} answers {metrics['ended_share']:.0%} ended, "
-        f"{metrics['parses_share']:.0%} parse, chrF {metrics['chrf']:.1f}{passed}"
+        f"{FORMAT_TOKENS} tokens; of {metrics['generated_rows']} answers {metrics['ended_share']:.0%} ended"
+        f"{parses}, chrF {metrics['chrf']:.1f}{passed}"
     )
 
 

@@ -19,7 +19,7 @@ from stages._report.layout import spread
 from stages._report.metrics import collect_metrics
 from stages._report.model_card import card_values
 from stages._report.page import page_script, template_environment
-from stages._report.predictions import answer_pairs, read_predictions
+from stages._report.predictions import answer_pairs, read_predictions, verdict
 from stages._report.row_tables import KINDS, ROW_MEASURES, check_same_rows, plain_rows, read_evaluated_rows, row_lines
 from stages._report.sections import headline, sections
 from stages._report.times import write_times_page
@@ -87,6 +87,7 @@ def report(inputs: dict, samples: int) -> dict:
         "evaluated": len(inputs["rows"]["base"]),
         "kinds": KINDS,
         "measures": ROW_MEASURES,
+        "verdict": verdict,
         **page_script(),
     }
     environment = template_environment()
@@ -102,7 +103,7 @@ def closing_table(base: dict, tuned: dict) -> str:
     """A few lines for a terminal that compare base and tuned."""
     lines = [f"{'':32}{'base':>10}{'tuned':>10}"]
     for measure in SHOWN_MEASURES:
-        if measure.name in IN_CONSOLE:
+        if measure.name in IN_CONSOLE and measure.name in base and measure.name in tuned:
             before, after = measure.show(base[measure.name]), measure.show(tuned[measure.name])
             lines.append(f"{measure.label:32}{before:>10}{after:>10}")
     return "\n".join(f"  {line}" for line in lines)
@@ -126,10 +127,10 @@ def print_gates() -> None:
         verdicts = judge_gates(load_params().report.gates)
     except UserError as error:
         sys.exit(f"report: {error}")
-    for verdict in verdicts:
-        word = "FAILED" if verdict.failed else "passed" if verdict.judged else "skipped"
-        print(f"{word}: {verdict.line}")
-    if any(verdict.failed for verdict in verdicts):
+    for gate in verdicts:
+        word = "FAILED" if gate.failed else "passed" if gate.judged else "skipped"
+        print(f"{word}: {gate.line}")
+    if any(gate.failed for gate in verdicts):
         sys.exit(1)
 
 

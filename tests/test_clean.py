@@ -19,7 +19,7 @@ from stages.runtime.errors import UserError
 from tests.support.cleaning import clean_rows, write_raw
 
 CODE = "def double(number):\n    return 2 * number"
-LAYOUT = {"format": "prompt-completion", "columns": None}
+LAYOUT = {"format": "prompt-completion", "columns": None, "python": False}
 to_messages = message_reader(LAYOUT)
 LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write and UTF-8 cannot
 

@@ -17,7 +17,7 @@ from stages.clean import main
 from stages.core.paths import CLEAN, RAW, read_json, write_json
 from tests.support.cleaning import clean_rows, write_raw
 
-LAYOUT = {"format": "prompt-completion", "columns": None}
+LAYOUT = {"format": "prompt-completion", "columns": None, "python": False}
 CODE = "def double(number):\n    return 2 * number"
 OFF = {
     **{"min_characters": 0, "max_characters": 100_000, "check_code": False, "fix_text": False},
@@ -100,6 +100,36 @@ FENCED = "Here it is:\n\n```python\n{}\n```\n\nThat's all, isn't it?"
 def test_only_fenced_python_must_parse(cleaned, answer, passes):
     assert reasons(cleaned(answer, check_code=True)) == ([] if passes else ["code_does_not_parse"])
     assert reasons(cleaned(answer)) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ("Just prose, and no code.", True),
+        ("broken(", True),
+        ("```bash\n$ ls | sort\n```", True),
+        ("```\nls | sort\n```", True),
+        (FENCED.format(CODE), True),
+        (FENCED.format("def double(number"), False),
+        (FENCED.format(CODE) + FENCED.format("def f("), False),
+    ],
+)
+def test_auto_judges_only_blocks_that_are_fenced_as_python(cleaned, answer, passes):
+    assert reasons(cleaned(answer, check_code="auto")) == ([] if passes else ["code_does_not_parse"])
+
+
+@pytest.mark.parametrize(("all_python", "rejected"), [(True, 1), (False, 0)])
+def test_auto_judges_the_whole_answer_where_the_data_are_the_embedded_functions(
+    tmp_path, monkeypatch, params_of, *, all_python, rejected
+):
+    monkeypatch.chdir(tmp_path)
+    write_json(RAW / "format.json", LAYOUT | {"python": all_python})
+    rows = [pair(f"def f():\n    return {n}") for n in range(200)]
+    write_raw([{"source": f"x:{number}", "row": row} for number, row in enumerate([*rows, pair("broken(")])], RAW)
+    main(params_of(clean={**OFF, "check_code": "auto"}))
+    assert pyarrow.parquet.read_table(CLEAN / "rejected.parquet")["reason"].to_pylist() == (
+        ["code_does_not_parse"] * rejected
+    )
 
 
 @pytest.mark.parametrize(

@@ -420,13 +420,14 @@ MESSAGES = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant",
 def test_the_format_is_recognised_from_the_columns_that_hold_values(run, rows, expected):
     write_rows(*rows)
     assert [row["row"] for row in run()] == rows, "every row is kept as it came"
-    assert json.loads((RAW / "format.json").read_text()) == {"columns": None, "format": expected}
+    assert json.loads((RAW / "format.json").read_text()) == {"columns": None, "format": expected, "python": False}
 
 
 @pytest.mark.slow
 def test_the_standard_library_needs_no_format(run):
     run(source="stdlib", limit=20)
-    assert json.loads((RAW / "format.json").read_text())["format"] == "prompt-completion"
+    layout = json.loads((RAW / "format.json").read_text())
+    assert (layout["format"], layout["python"]) == ("prompt-completion", True)
 
 
 def refusal(run, **changes) -> str:
@@ -494,7 +495,7 @@ def test_any_columns_can_be_named(run):
     write_rows({"question": "q", "answer": "a", "rules": None}, {"question": "q", "answer": "a", "rules": "r"})
     columns = {"user": "question", "assistant": "answer", "system": "rules"}
     run(format="columns", columns=columns)
-    assert json.loads((RAW / "format.json").read_text()) == {"columns": columns, "format": "columns"}
+    assert json.loads((RAW / "format.json").read_text()) == {"columns": columns, "format": "columns", "python": False}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from stages._evaluate.predictions import (
     count_answers,
     fitting_prompts,
     is_code,
+    make_prediction,
     read_answers,
     with_test_outcomes,
 )
@@ -333,6 +334,31 @@ def test_a_prompt_that_leaves_no_room_is_skipped(model, encoder, section):
     assert [each.id for each in skipped] == [each.id for each in others]
 
 
+PROSE_AND_CODE = "Try this:\n\n```python\nx = 1\n```\n\nIt sets x."
+
+
+@pytest.mark.parametrize(
+    ("reference", "output", "parses"),
+    [
+        ("x = 1", "y = 2", True),
+        ("x = 1", "def f(", False),
+        ("x = 1", "word", False),
+        ("x = 1", PROSE_AND_CODE, True),
+        (PROSE_AND_CODE, "x = 1", True),
+        (PROSE_AND_CODE, PROSE_AND_CODE.replace("x = 1", "x ="), False),
+        ("Reset your password first.", "x = 1", None),
+        ("Yes", "No", None),
+        ("```bash\nls | sort\n```", "```python\nx = 1\n```", None),
+    ],
+)
+def test_only_an_answer_that_should_be_python_is_judged_as_python(encoder, reference, output, parses):
+    """The reference decides: whether an answer to a support ticket parses tells nothing."""
+    prediction = make_prediction(record("Help me", reference), output, True)
+    assert prediction.parses is parses
+    counts = count_answers([prediction])[prediction.id]
+    assert (counts["code"], counts["parses"]) == (int(parses is not None), int(parses is True))
+
+
 def test_what_the_answers_are_worth(encoder):
     pieces = encoder.pieces
     answers = {"x = 1": True, "def f(": True, "y = 2": False, "word": True}
@@ -341,20 +367,14 @@ def test_what_the_answers_are_worth(encoder):
     found = read_answers(records, ids, encoder)
     assert [each.output for each in found] == list(answers)
     assert [each.ended for each in found] == list(answers.values())
-    assert [each.parses for each in found] == [True, False, True, False]
     values = list(count_answers(found).values())
-    assert [(each["ended"], each["parses"], each["exact"]) for each in values] == [
-        (1, 1, 1),
-        (1, 0, 1),
-        (0, 1, 1),
-        (1, 0, 1),
-    ]
+    assert [(each["ended"], each["exact"]) for each in values] == [(1, 1), (1, 1), (0, 1), (1, 1)]
     assert [each["chrf"] for each in values] == pytest.approx([100] * 4)
     assert [each["rouge_l"] for each in values] == pytest.approx([1] * 4)
     ids[0] = pieces.encode("x = 1 + y")
     other = read_answers(records, ids, encoder)
     assert count_answers(other)[other[0].id] == {
-        **{"answers": 1, "ended": 0, "parses": 1, "exact": 0},
+        **{"answers": 1, "ended": 0, "code": 1, "parses": 1, "exact": 0},
         "chrf": pytest.approx(CHRF().sentence_score("x = 1 + y", ["x = 1"]).score),
         "rouge_l": pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1)),  # two words in order, of three and of two
         **{"tested": 0, "passed": 0},

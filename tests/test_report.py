@@ -61,7 +61,7 @@ def evaluated_row(number, loss):
     row |= {"tokens": tokens, "loss_sum": tokens * loss, "later_tokens": tokens - 8, "bytes": 3 * tokens}
     row |= {"later_loss_sum": (tokens - 8) * loss, "correct_tokens": tokens // 2, "chrf": 20.0, "rouge_l": 0.2}
     row |= {"body_bytes": 2 * tokens, "body_loss_sum": tokens * loss * 0.8, "tested": 0, "passed": 0}
-    row |= dict.fromkeys(("answers", "ended", "parses", "exact"), int(number < 40))
+    row |= dict.fromkeys(("answers", "ended", "code", "parses", "exact"), int(number < 40))
     plain = {name: row[name] for name in COLUMNS} | dict.fromkeys(set(COUNTS) - set(BODY), 0)
     slices = {"source": f"python-3.11/{number % 31}.py", "length": length_name(tokens)}
     return row | {"plain": plain, "slices": slices}

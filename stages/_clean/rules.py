@@ -9,7 +9,7 @@ from typing import NamedTuple
 from stages._clean.formats import Messages
 from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
 from stages.core.params import Clean
-from stages.core.python_syntax import parse, python_in
+from stages.core.python_syntax import fenced_python_parses, parse, python_in
 
 # Every match contains "as a". That is looked for first, because searching ASSISTANT takes many times as long.
 ASSISTANT = re.compile(
@@ -104,6 +104,8 @@ def is_python(answer: str) -> bool:
 
 
 def code_does_not_parse(messages: Messages, clean: Clean) -> bool:
+    if clean.check_code == "auto":  # the answers may be anything, such as prose
+        return not all(map(fenced_python_parses, answers(messages)))
     return clean.check_code and not all(map(is_python, answers(messages)))
 
 

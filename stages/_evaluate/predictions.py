@@ -8,7 +8,7 @@ from stages._evaluate.completion_prompts import CompletionPrompt, complete_answe
 from stages._evaluate.sandbox import Program, run_programs
 from stages.core.params import Evaluate
 from stages.core.prompts import Encoder
-from stages.core.python_syntax import parse, python_in
+from stages.core.python_syntax import PYTHON, fenced_blocks, fenced_python_parses, parse, python_in
 from stages.core.records import Record
 from stages.runtime.errors import UserError
 
@@ -17,6 +17,7 @@ from stages.runtime.errors import UserError
 class Prediction:
     """An answer that the model wrote, with the reference from the data.
 
+    parses: whether it is Python that parses. None where the reference is no Python.
     tests: the outcome of its tests, if it has any.
     """
 
@@ -26,7 +27,7 @@ class Prediction:
     reference: str
     output: str
     ended: bool
-    parses: bool
+    parses: bool | None
     tests: str | None = None
 
 
@@ -34,6 +35,16 @@ def is_code(text: str) -> bool:
     """Whether the text parses as Python and has more than expressions. Any single word is an expression."""
     tree = parse(text)
     return tree is not None and any(not isinstance(node, ast.Expr) for node in tree.body)
+
+
+def has_code(text: str) -> bool:
+    """Whether the text is Python, or has a fenced block of it."""
+    return bool(fenced_blocks(text, PYTHON)) or is_code(text)
+
+
+def code_parses(text: str) -> bool:
+    """Whether the blocks that are fenced as Python parse, or without any the whole text does."""
+    return fenced_python_parses(text) if fenced_blocks(text, PYTHON) else is_code(text)
 
 
 def fitting_prompts(records: list[Record], encoder: Encoder, params: Evaluate, context: int) -> dict[int, list[int]]:
@@ -58,7 +69,8 @@ def fitting_prompts(records: list[Record], encoder: Encoder, params: Evaluate, c
 
 def make_prediction(record: Record, text: str, ended: bool) -> Prediction:
     question, reference = record.messages[-2]["content"], record.messages[-1]["content"]
-    return Prediction(record.id, record.source, question, reference, text, ended, is_code(text))
+    parses = code_parses(text) if has_code(reference) else None
+    return Prediction(record.id, record.source, question, reference, text, ended, parses)
 
 
 def read_answers(records: list[Record], outputs: list[list[int]], encoder: Encoder) -> list[Prediction]:
@@ -129,7 +141,8 @@ def count_answers(predictions: list[Prediction]) -> dict[str, dict[str, float]]:
     chrf, rouge = CHRF(), RougeScorer(["rougeL"])
     return {
         prediction.id: {
-            **{"answers": 1, "ended": int(prediction.ended), "parses": int(prediction.parses)},
+            **{"answers": 1, "ended": int(prediction.ended)},
+            **{"code": int(prediction.parses is not None), "parses": int(prediction.parses is True)},
             "exact": int(prediction.output.strip() == prediction.reference.strip()),
             "chrf": chrf.sentence_score(prediction.output, [prediction.reference]).score,
             "rouge_l": rouge.score(prediction.reference, prediction.output)["rougeL"].fmeasure,

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from stages.runtime.errors import UserError
 
-PREDICTION = {"id": str, "source": str, "prompt": str, "reference": str, "output": str, "ended": bool, "parses": bool}
+PREDICTION = dict.fromkeys(("id", "source", "prompt", "reference", "output"), str) | {
+    "ended": bool,
+    "parses": bool | None,  # null where the reference is no Python
+}
 
 
 def parse_prediction(line: str, where: str) -> dict:
@@ -15,8 +18,8 @@ def parse_prediction(line: str, where: str) -> dict:
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON: {error}") from None
     for name, wanted in PREDICTION.items():
-        if not isinstance(row, dict) or not isinstance(row.get(name), wanted):
-            raise UserError(f"{where} lacks {name}, or it is not a {wanted.__name__}. Run `dvc repro evaluate` again")
+        if not isinstance(row, dict) or name not in row or not isinstance(row[name], wanted):
+            raise UserError(f"{where} lacks {name}, or it is of another type. Run `dvc repro evaluate` again")
     return row
 
 
@@ -27,6 +30,12 @@ def read_predictions(path: Path) -> list[dict]:
             return [parse_prediction(line, f"{path}:{number}") for number, line in enumerate(file, 1) if line.strip()]
     except FileNotFoundError:
         raise UserError(f"{path} is missing. `dvc repro evaluate` makes it") from None
+
+
+def verdict(answer: dict) -> str:
+    """How an answer ended and, where it should be Python, whether it parses."""
+    parses = {True: ", parses", False: ", does not parse", None: ""}[answer["parses"]]
+    return ("ended by itself" if answer["ended"] else "cut off at the limit") + parses
 
 
 def answer_pairs(base: Iterable[dict], tuned: Iterable[dict]) -> list[tuple[dict, dict]]:

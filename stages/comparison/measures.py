@@ -23,7 +23,7 @@ SHOWN_MEASURES = (
     Measure("loss", "Loss, nats a token", number, signed_difference, True),
     Measure("loss_after_8", "Loss after 8 tokens", number, signed_difference, True),
     Measure("bits_per_byte", "Bits a byte", number, signed_difference, True),
-    Measure("body_bits_per_byte", "Bits a byte behind signature and docstring", number, signed_difference, True),
+    Measure("body_bits_per_byte", "Bits a byte after signature and docstring", number, signed_difference, True),
     Measure("token_accuracy", "Tokens that were the likeliest", share, change_in_points, False, 100),
     Measure("ended_share", "Answers that end by themselves", share, change_in_points, False, 100),
     Measure("parses_share", "Answers that parse as Python", share, change_in_points, False, 100),

@@ -153,7 +153,9 @@ class Data(HubSource):
 class Clean(Section):
     min_characters: CountOrZero = Field(description="shortest answer; a shorter one teaches nothing")
     max_characters: Count = Field(description="longest conversation, all turns together")
-    check_code: bool = Field(description="answers must parse as Python, or the Python in their Markdown fences must")
+    check_code: Literal[True, False, "auto"] = Field(
+        description="answers must parse as Python; auto: all of data.source: stdlib, else only fenced Python"
+    )
     fix_text: bool = Field(description="repair wrongly decoded text (mojibake) and remove control characters")
     reject_refusals: bool = Field(description="reject answers such as: As an AI language model, I cannot…")
     secrets: Literal["reject", "redact", "keep"] = Field(

@@ -21,10 +21,16 @@ def parse(code: str) -> ast.Module | None:
         return None
 
 
+def fenced_blocks(answer: str, marks: tuple[str, ...]) -> list[str]:
+    """Returns the fenced blocks that are marked as one of `marks`, such as `python`. The mark may be empty."""
+    return [textwrap.dedent(match[4]) for match in FENCE.finditer(answer) if match[3].lower() in marks]
+
+
 def python_in(answer: str) -> list[str]:
     """Returns the fenced blocks that are marked as Python, or else the unmarked ones, or else the whole answer."""
-    blocks = [(match[3].lower(), textwrap.dedent(match[4])) for match in FENCE.finditer(answer)]
-    for marks in (PYTHON, ("",)):
-        if code := [block for mark, block in blocks if mark in marks]:
-            return code
-    return [answer]
+    return fenced_blocks(answer, PYTHON) or fenced_blocks(answer, ("",)) or [answer]
+
+
+def fenced_python_parses(answer: str) -> bool:
+    """Whether all fenced blocks that are marked as Python are Python. True where there are none."""
+    return all(parse(code) is not None for code in fenced_blocks(answer, PYTHON))

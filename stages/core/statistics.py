@@ -11,7 +11,7 @@ Sums = dict[str, np.ndarray]
 # its completion prompt does not contain. GENERATED is about the answer that the model wrote; 0 where there is none.
 BODY = ("body_bytes", "body_loss_sum")
 COUNTS = ("tokens", "loss_sum", "later_tokens", "later_loss_sum", "correct_tokens", "bytes", *BODY)
-GENERATED = ("answers", "ended", "parses", "exact", "chrf", "rouge_l", "tested", "passed")
+GENERATED = ("answers", "ended", "code", "parses", "exact", "chrf", "rouge_l", "tested", "passed")
 COLUMNS = (*COUNTS, *GENERATED)
 MEASURES: dict[str, Callable[[Sums], np.ndarray]] = {
     "loss": lambda sums: sums["loss_sum"] / sums["tokens"],
@@ -22,14 +22,14 @@ MEASURES: dict[str, Callable[[Sums], np.ndarray]] = {
     "body_bits_per_byte": lambda sums: sums["body_loss_sum"] / math.log(2) / sums["body_bytes"],
     "token_accuracy": lambda sums: sums["correct_tokens"] / sums["tokens"],
     "ended_share": lambda sums: sums["ended"] / sums["answers"],
-    "parses_share": lambda sums: sums["parses"] / sums["answers"],
+    "parses_share": lambda sums: sums["parses"] / sums["code"],
     "exact_share": lambda sums: sums["exact"] / sums["answers"],
     "chrf": lambda sums: sums["chrf"] / sums["answers"],
     "rouge_l": lambda sums: sums["rouge_l"] / sums["answers"],
     "pass_at_1": lambda sums: sums["passed"] / sums["tested"],
 }
 # Measures that some test splits do not have.
-OPTIONAL_MEASURES = ("body_bits_per_byte", "pass_at_1")
+OPTIONAL_MEASURES = ("body_bits_per_byte", "parses_share", "pass_at_1")
 SLICED = ("loss", "pass_at_1")  # the measures that are taken for each slice
 MOST_SLICES = 10  # values of one slice
 SLICE_LENGTHS = (32, 64, 128, 256, 512)  # tokens of a row's answers; the upper ends of the length slices

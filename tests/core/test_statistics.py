@@ -124,7 +124,8 @@ def test_each_measure_divides_its_own_columns():
     expected["body_bits_per_byte"] = totals["body_loss_sum"] / totals["body_bytes"] / math.log(2)
     expected["token_accuracy"] = totals["correct_tokens"] / totals["tokens"]
     expected["pass_at_1"] = totals["passed"] / totals["tested"]
-    of_answers = {"ended_share": "ended", "parses_share": "parses", "exact_share": "exact"}
+    expected["parses_share"] = totals["parses"] / totals["code"]
+    of_answers = {"ended_share": "ended", "exact_share": "exact"}
     for name, column in (of_answers | {"chrf": "chrf", "rouge_l": "rouge_l"}).items():
         expected[name] = totals[column] / totals["answers"]
     assert found == pytest.approx(expected)

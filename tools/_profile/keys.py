@@ -1,5 +1,6 @@
 """Every key of params.yaml with its legal values and its meaning, as the schema has them."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ def legal_values(schema: dict) -> list[str]:
     if "anyOf" in schema:
         return [value for option in options for value in legal_values(option)]
     if "const" in schema or "enum" in schema:
-        return [str(value) for value in schema.get("enum", [schema.get("const")])]
+        values = schema.get("enum", [schema.get("const")])
+        return [json.dumps(value) if isinstance(value, bool) else str(value) for value in values]
     if "$ref" in schema:
         return ["mapping"]
     kind = schema["type"]
