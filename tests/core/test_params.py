@@ -102,7 +102,7 @@ def test_a_misspelt_key_is_unknown_and_its_right_name_is_missing(renamed):
             ".inf",
             "train.learning_rate is inf: Input should be a finite number or a valid integer.",
         ),
-        ("clean.check_code", "1", "clean.check_code is 1: Input should be True, False or 'auto'."),
+        ("clean.fix_text", "1", "clean.fix_text is 1: Input should be a valid boolean."),
         ("clean.check_code", "yes", "clean.check_code is 'yes': Input should be True, False or 'auto'."),
         ("lora.dropout", "1.0", "lora.dropout is 1.0: Input should be less than 1."),
         (

@@ -44,7 +44,7 @@ def clean_rows(rows: list[dict], section: Clean, layout: str = "prompt-completio
     with TemporaryDirectory() as name:
         folder = Path(name)
         shards = write_raw(rows, folder / "raw", **options)
-        tally = clean(shards, section, {"format": layout, "columns": None}, folder, workers)
+        tally = clean(shards, section, {"format": layout, "columns": None, "python": False}, folder, workers)
         splits = {
             split: [record for some in read_records(folder / f"{split}.parquet") for record in some] for split in SPLITS
         }
