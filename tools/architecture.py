@@ -39,7 +39,7 @@ or folder. Words at an arrow name the files that the stage reads from a folder. 
 {data_flow}
 ```
 
-The picture leaves out two things. Every stage but `report` writes metrics, and `report` reads them all. The stage
+The picture leaves out two things. Most stages write files to metrics/ too, and `report` reads them all. The stage
 `hash_code` writes hashes of the code first, and each other stage depends on those of its own code.
 
 | stage | sections of params.yaml that run it again |
