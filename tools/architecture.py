@@ -6,7 +6,8 @@
 It reads dvc.yaml and the import statements. An import in a direction that must not occur is an error.
 """
 
-import argparse
+from stages.runtime.command import command_parser, explained
+
 import difflib
 import re
 import sys
@@ -15,7 +16,6 @@ from pathlib import Path
 from stages.core.paths import write_text
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from stages.runtime.runner import explained
 from tools._architecture.modules import SHARED, TOPS, Module, check_rules, package_of, read_modules
 from tools._architecture.pictures import data_flow, expand, rooms
 
@@ -39,7 +39,7 @@ or folder. Words at an arrow name the files that the stage reads from a folder. 
 {data_flow}
 ```
 
-The picture leaves out two things. Every stage but `report` writes metrics, and `report` reads them all. The stage
+The picture leaves out two things. Most stages write files to metrics/ too, and `report` reads them all. The stage
 `hash_code` writes hashes of the code first, and each other stage depends on those of its own code.
 
 | stage | sections of params.yaml that run it again |
@@ -112,7 +112,7 @@ def page(root: Path) -> str:
 
 
 def main(arguments: list[str]) -> str:
-    parser = argparse.ArgumentParser(prog="python -m tools.architecture", description=__doc__.partition("\n")[0])
+    parser = command_parser("tools.architecture", __doc__)
     parser.add_argument("--check", action="store_true", help=f"exit with 1 if {PAGE} is out of date; write nothing")
     options = parser.parse_args(arguments)
     before, after = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "", page(Path())
