@@ -27,6 +27,7 @@ from stages.core.params import Clean, Params
 from stages.core.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, sha256, whole_directory, write_json
 from stages.core.records import SPLITS, record_file
 from stages.core.workers import count_workers, ordered_map
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from stages.runtime.progress import progress
 from stages.runtime.runner import Outcome, run_stage
@@ -142,7 +143,9 @@ def main(params: Params) -> Outcome:
     write_json(METRICS / "clean.json", metrics)
     write_json(REJECTED_SAMPLES, tally.rejected_samples())
     counts = ", ".join(f"{count} {split}" for split, count in metrics["splits"].items())
-    return Outcome(f"{metrics['rows']['kept']} of {metrics['rows']['read']} rows kept: {counts}", {"workers": workers})
+    return Outcome(
+        f"{metrics['rows']['kept']} of {plural(metrics['rows']['read'], 'row')} kept: {counts}", {"workers": workers}
+    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from stages._download_data.stdlib import stdlib_rows
 from stages._download_data.url import fetch_url, file_name
 from stages.core.params import Data, Params
 from stages.core.paths import RAW, whole_directory, write_json
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from stages.runtime.runner import Outcome, run_stage
 
@@ -88,7 +89,7 @@ def main(params: Params) -> Outcome:
         columns = data.columns.model_dump() if data.columns else None
         layout = {"format": recognise(survey, data), "columns": columns, "python": data.source == "stdlib"}
         write_json(folder / "format.json", layout)
-    return Outcome(f"{count} rows of the format {layout['format']} from {data.source} in {RAW}")
+    return Outcome(f"{plural(count, 'row')} of the format {layout['format']} from {data.source} in {RAW}")
 
 
 if __name__ == "__main__":

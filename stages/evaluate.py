@@ -48,6 +48,7 @@ from stages.core.statistics import (
     slice_measures,
 )
 from stages.core.workers import count_workers
+from stages.runtime.counts import plural
 from stages.runtime.integrity import check_base
 from stages.runtime.runner import Outcome, run_stage
 
@@ -119,9 +120,9 @@ def summary(metrics: dict) -> str:
     parses = f", {metrics['parses_share']:.0%} parse" if "parses_share" in metrics else ""
     passed = f", {metrics['pass_at_1']:.0%} of {metrics['tested_rows']} pass" if metrics["tested_rows"] else ""
     return (
-        f"{metrics['rows']} rows, perplexity {perplexity}, {metrics['perplexity_after_8']:.2f} without the first "
-        f"{FORMAT_TOKENS} tokens; of {metrics['generated_rows']} answers {metrics['ended_share']:.0%} ended"
-        f"{parses}, chrF {metrics['chrf']:.1f}{passed}"
+        f"{plural(metrics['rows'], 'row')}, perplexity {perplexity}, {metrics['perplexity_after_8']:.2f} without the "
+        f"first {FORMAT_TOKENS} tokens; of {plural(metrics['generated_rows'], 'answer')} "
+        f"{metrics['ended_share']:.0%} ended{parses}, chrF {metrics['chrf']:.1f}{passed}"
     )
 
 

@@ -15,6 +15,7 @@ from stages.runtime.stage_options import stage_options
 from stages.core.code_hash import STAGES, stage_hashes
 from stages.core.params import Params
 from stages.core.paths import CODE, write_json
+from stages.runtime.counts import plural
 from stages.runtime.integrity import check_new_paths
 from stages.runtime.runner import Outcome, run_stage
 
@@ -29,7 +30,7 @@ def main(params: Params) -> Outcome:
     hashes = hash_code()
     for stage, files in hashes.items():
         write_json(CODE / f"{stage}.json", files)
-    return Outcome(f"{len(set().union(*hashes.values()))} files of {len(hashes)} stages")
+    return Outcome(f"{plural(len(set().union(*hashes.values())), 'file')} of {len(hashes)} stages")
 
 
 if __name__ == "__main__":

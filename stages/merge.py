@@ -33,6 +33,7 @@ from stages.core.paths import (
 )
 from stages.core.prompts import CHAT_TEMPLATES
 from stages.core.quantization import SAMPLE_SIZE, VALUE_HASHES, VALUE_SAMPLES, BaseValues
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import check_base
 from stages.runtime.machine_checks import GB, check_disk_for_merge
@@ -75,7 +76,7 @@ def describe_differences(different: list[ValueDifference], compared: int) -> str
     if not share:
         extent = f"so few values that none of the {SAMPLE_SIZE:,} of each that training kept is among them"
     return (
-        f"{len(different)} of {compared} modules have other 4-bit values here than in training, such as "
+        f"{len(different)} of {plural(compared, 'module')} have other 4-bit values here than in training, such as "
         f"{different[0].module}: {extent}"
     )
 
@@ -105,8 +106,8 @@ def main(params: Params) -> Outcome:
     with whole_directory(MERGED) as folder:  # this removes what a killed run left
         check_disk_for_merge(BASE.parent, size, parity_bytes)
         print(
-            f"merge: writes {size / GB:.2f} GB, then compares models on {len(rows)} rows, one in memory at a time. "
-            f"This takes up to {size / GB:.2f} GB and activations on {plan.device}, and for a while "
+            f"merge: writes {size / GB:.2f} GB, then compares models on {plural(len(rows), 'row')}, one in memory at a "
+            f"time. This takes up to {size / GB:.2f} GB and activations on {plan.device}, and for a while "
             f"{parity_bytes / GB:.2f} GB of the disk",
             flush=True,
         )
@@ -146,9 +147,10 @@ def main(params: Params) -> Outcome:
             "naive": {name: naive[name] for name in ("loss_gap", "loss_merged", "kl", "top1_agreement")},
         },
     )
+    loss = f"the loss differs by {parity['loss_gap']:+.5f} (merged onto 16 bits {naive['loss_gap']:+.5f})"
     return Outcome(
-        f"{len(plan.adapter)} modules merged onto the {params.merge.base} base; on {parity['tokens']} tokens the loss "
-        f"differs by {parity['loss_gap']:+.5f} (merged onto 16 bits {naive['loss_gap']:+.5f}), KL {parity['kl']:.5f}, "
+        f"{plural(len(plan.adapter), 'module')} merged onto the {params.merge.base} base; on "
+        f"{plural(parity['tokens'], 'token')} {loss}, KL {parity['kl']:.5f}, "
         f"top-1 agreement {parity['top1_agreement']:.2%}",
         timing,
     )

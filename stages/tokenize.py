@@ -30,6 +30,7 @@ from stages.core.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json, whole_
 from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, TokenArrays, check_tokenizer_of_base
 from stages.core.records import read_batches, record_file
 from stages.core.workers import count_workers, ordered_map
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from stages.runtime.progress import progress
 from stages.runtime.runner import Outcome, run_stage
@@ -179,7 +180,8 @@ def main(params: Params, size: int = SHARD_CONVERSATIONS) -> Outcome:
     write_json(METRICS / "tokenize.json", metrics)
     train = metrics["train"]
     return Outcome(
-        f"{train['rows']} conversations in {train['packed_rows']} rows, {train['tokens']} tokens, "
+        f"{plural(train['rows'], 'conversation')} in {plural(train['packed_rows'], 'row')}, "
+        f"{plural(train['tokens'], 'token')}, "
         f"{train['trained_tokens']} of them trained, {train['truncated']} truncated, {train['dropped']} dropped"
     )
 

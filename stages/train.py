@@ -41,6 +41,7 @@ from stages.core.params import Params, load_params
 from stages.core.paths import ADAPTER, BASE, METRICS, TOKENIZED, read_json, whole_directory, write_json, write_text
 from stages.core.quantization import VALUE_HASHES, VALUE_SAMPLES, BaseValues
 from stages.runtime.activations import shape_of
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from stages.runtime.failures import explained_failures
 from stages.runtime.integrity import check_base
@@ -161,7 +162,7 @@ def main(stop: Stop, params: Params) -> Outcome:
         leave_processes()
     metrics, timing = write_results(trainer, prepared, counts, params.train.early_stopping_patience is not None)
     return Outcome(
-        f"{metrics['steps']} steps, validation loss {metrics['validation_loss_start']:.3f} → "
+        f"{plural(metrics['steps'], 'step')}, validation loss {metrics['validation_loss_start']:.3f} → "
         f"{metrics['validation_loss']:.3f}, {timing['tokens_per_second']:.0f} tokens/s, adapter in {ADAPTER}",
         timing,
         checkpoints.remove,

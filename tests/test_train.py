@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -101,6 +102,17 @@ def test_training_lowers_the_loss_and_logs_both_curves(trainer_of, params):
     losses = [entry["loss"] for entry in history if "loss" in entry]
     assert losses[-1] < losses[0] - 0.3
     assert [entry["step"] for entry in history if "eval_loss" in entry] == list(range(13))
+
+
+def test_each_line_of_progress_has_the_loss_of_its_step_the_first_one_too(trainer_of, monkeypatch, capsys):
+    monkeypatch.setattr("stages.runtime.progress.LINE_SECONDS", 0)
+    trainer = trainer_of()
+    trainer.run(None)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    lines = re.findall(
+        r"(?m)^train: (\d+) of (\d+) steps, loss (\S*), tokens/s \d+, \d+ s to go$", capsys.readouterr().out
+    )
+    assert lines == [(str(step), str(len(losses)), f"{loss:.3f}") for step, loss in enumerate(losses, 1)]
 
 
 def test_adapters_are_trained_in_fp32_and_the_base_is_frozen(trainer_of):

@@ -23,6 +23,7 @@ from stages.core.decoding import Decoding
 from stages.core.models import free, make_deterministic
 from stages.core.params import Params, load_params
 from stages.core.prompts import Encoder
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from tools._generate.rows import AnswerJob, answer_rows
 from tools._generate.speakers import Speaker, folder_of, is_adapter, load_pair, load_speaker, prompts_for, weight_hashes
@@ -122,7 +123,7 @@ def answer_file(options: argparse.Namespace, params: Params, encoder: Encoder, d
     job = AnswerJob(options.input, options.output, options.field, options.batch_size, options.seed, settings)
     prompts = prompts_for(options.model, encoder, decoding)
     done, total = answer_rows(job, prompts, lambda: load_speaker(options.model, params, prompts))
-    print(f"generate: {total} rows in {options.output}, of which {done} were there already")
+    print(f"generate: {plural(total, 'row')} in {options.output}, of which {done} were there already")
 
 
 def main(options: argparse.Namespace, params: Params) -> None:

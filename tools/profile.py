@@ -21,6 +21,7 @@ from pathlib import Path
 from stages.core.params import Params
 from stages.core.paths import PARAMS, write_text
 from stages.core.yaml_files import read_yaml
+from stages.runtime.counts import plural
 from tools._profile.keys import as_page, as_text, params_keys
 from tools._profile.profiles import Applied, apply, profile_names, read_profiles
 from tools._profile.yaml_lines import set_comments
@@ -35,7 +36,7 @@ def report(name: str, applied: Applied, dry_run: bool) -> str:
         lines = [f"{name}: {PARAMS} has its values already"]
     else:
         verb = "would change" if dry_run else "changed"
-        lines = [f"{name}: {verb} {count} value{'s' * (count != 1)} of {PARAMS}"]
+        lines = [f"{name}: {verb} {plural(count, 'value')} of {PARAMS}"]
     lines += [f"  {line}" for line in applied.changed]
     if applied.kept:
         lines += [f"{'would keep' if dry_run else 'kept'} {len(applied.kept)}", *(f"  {line}" for line in applied.kept)]

@@ -27,6 +27,7 @@ from stages.comparison.visible_text import visible
 from stages.core.params import Gate
 from stages.core.paths import PARAMS, RESULT
 from stages.core.yaml_files import read_yaml_text
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from tools._review.changes import (
     Change,
@@ -37,7 +38,7 @@ from tools._review.changes import (
     reruns,
     staleness,
 )
-from tools._review.markdown import bounded, code, entities, foldable, list_names, markdown_table, plural
+from tools._review.markdown import bounded, code, entities, foldable, list_names, markdown_table
 from tools._review.outputs import from_outputs
 
 MARKER = "<!-- made by tools/review.py -->"

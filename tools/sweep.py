@@ -33,6 +33,7 @@ from pydantic import Field, ValidationError
 from stages.core.params import Count, CountOrZero, Section, describe, key_of
 from stages.core.paths import PARAMS, RESULT, VALIDATION_CURVE, read_json, write_json
 from stages.core.yaml_files import read_yaml, read_yaml_text
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from tools._doctor.processes import trials_below
 from tools.plan import leaves, with_overrides
@@ -115,7 +116,10 @@ class Search:
         new = {"study_name": sweep.name, "direction": "minimize" if self.lower else "maximize", "pruner": prune}
         self.study = optuna.create_study(storage=f"sqlite:///{folder}/study.db", load_if_exists=True, **new)
         self.stopped = [Trial(self.study, t._trial_id) for t in self.study.trials if t.state == TrialState.RUNNING]
-        print(f"{sweep.name}: on commit {self.commit[:9]}, {len(self.study.trials)} of {sweep.budget} trials so far")
+        print(
+            f"{sweep.name}: on commit {self.commit[:9]}, {len(self.study.trials)} of "
+            f"{plural(sweep.budget, 'trial')} so far"
+        )
 
     def value(self, revision: str) -> object:
         return leaves(json.loads(output_of_command("git", "show", f"{revision}:{RESULT}")), "").get(

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from stages.core.params import Data
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 
 # A row of the format has all of these columns. It may have more: stages/_clean/formats.py reads `input`, `history` and
@@ -55,9 +56,12 @@ class Survey:
     def columns_found(self) -> str:
         """Lists the columns, how many rows have them, and the samples, as lines of a message."""
         common = self.counts.most_common(SHOWN_COLUMN_SETS)
-        lines = [f"  {count} rows: {shorten(', '.join(sorted(columns))) or 'no column'}" for columns, count in common]
+        lines = [
+            f"  {plural(count, 'row')}: {shorten(', '.join(sorted(columns))) or 'no column'}"
+            for columns, count in common
+        ]
         hidden = len(self.counts) - len(common)
-        lines += [f"  {hidden} more combinations of columns"] if hidden else []
+        lines += [f"  {plural(hidden, 'more combination')} of columns"] if hidden else []
         samples = ["Rows, for example:", *(f"  {sample}" for sample in self.samples)] if self.samples else []
         return "\n".join(["Columns with a value:", *(lines or ["  no row has columns"]), *samples])
 
@@ -92,7 +96,7 @@ def recognise(survey: Survey, data: Data) -> str:
     whole = [name for name, rows in fitting.items() if rows == known]
     if len(whole) == 1:  # clean.max_malformed_rows decides about rows of no format
         return whole[0]
-    counted = ", ".join(f"{name} ({rows} rows)" for name, rows in fitting.items())
+    counted = ", ".join(f"{name} ({plural(rows, 'row')})" for name, rows in fitting.items())
     if whole:
         raise UserError(
             f"data.format: the rows can be read as {counted}. Set data.format to the one that you mean\n"

@@ -10,6 +10,7 @@ from stages.core.machine import ResolvedMachine
 from stages.core.models import free, load_model
 from stages.core.params import Merge
 from stages.core.paths import BASE, write_json
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def judge_loss_gap(parity: dict, merge: Merge) -> str:
 
     A gap is too large only where its interval leaves out merge.max_loss_gap: a few rows can differ by chance.
     """
-    tokens = f"{parity['tokens']:,} tokens of {parity['rows']} {'row' if parity['rows'] == 1 else 'rows'}"
+    tokens = f"{plural(parity['tokens'], 'token')} of {plural(parity['rows'], 'row')}"
     if not parity["judged"]:
         return f"measured on {tokens}: too few to judge the loss, KL {parity['kl']:.5f} is within merge.max_kl"
     low, high = parity["loss_gap_lo"], parity["loss_gap_hi"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from stages.core.params import Lora
 from stages.core.paths import BASE, read_json
 from stages.core.prompts import IGNORED
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 
 
@@ -77,8 +78,8 @@ def check_rows(path: Path) -> Rows:
     counts = count_rows(path, end_token())
     if counts.endless:
         raise UserError(
-            f"{counts.endless} of {counts.rows} rows of {path} have no </s> among their labels, so answers would not "
-            "learn to end. Write the rows again: dvc repro --force tokenize"
+            f"{counts.endless} of {plural(counts.rows, 'row')} of {path} have no </s> among their labels, so "
+            "answers would not learn to end. Write the rows again: dvc repro --force tokenize"
         )
     window = read_json(BASE / "config.json").get("sliding_window")
     if window and counts.longest_conversation > window:

@@ -13,6 +13,7 @@ from stages.comparison.revisions import MALFORMED, Outputs, Revision
 from stages.core.params import Gate
 from stages.core.paths import RESULT
 from stages.core.statistics import COLUMNS, FEWEST_CLUSTERS, MEASURES, paired_change
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 
 # Two evaluations are of the same answers only where these params of `evaluate` and these figures agree.
@@ -145,8 +146,8 @@ def unjudged_merge(gate: Gate, metrics: dict) -> Verdict | None:
         return None
     return Verdict(
         True,
-        f"{gate.metric} was measured on {parity['tokens']} tokens in {parity['rows']} validation rows. These are too "
-        "few to judge the merge. Raise clean.validation_fraction or merge.parity_rows",
+        f"{gate.metric} was measured on {plural(parity['tokens'], 'token')} in "
+        f"{plural(parity['rows'], 'validation row')}, too few to judge the merge. Raise clean.validation_fraction or merge.parity_rows",
     )
 
 

@@ -22,7 +22,7 @@ UNHASHED = (PACKAGE / "runtime", PACKAGE / "core" / "params.py", PACKAGE / "core
 HASHING = PACKAGE / "core" / "code_hash.py"
 TEMPLATES = (".j2", ".js")
 # Calls whose text only a person reads, with the number of arguments from the left that this holds for.
-MESSAGES = {"print": 99, "UserError": 99, "NoFigureError": 99, "Outcome": 1, "progress": 99}
+MESSAGES = {"print": 99, "UserError": 99, "NoFigureError": 99, "Outcome": 1, "progress": 99, "plural": 99}
 # Expressions that only put text together. Text inside any other expression may have an effect.
 TEXT = (ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.BinOp, ast.IfExp)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

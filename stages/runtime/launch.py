@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from stages.core.machine import ResolvedMachine
 from stages.core.params import Machine
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from stages.runtime.signals import PATIENCE
 
@@ -70,7 +71,8 @@ def check_processes(machine: Machine, resolved: ResolvedMachine, batches: int) -
     gpus = torch.cuda.device_count() if resolved.on_cuda else None
     if gpus is not None and machine.devices != "auto" and machine.devices > gpus:
         raise UserError(
-            f"machine.devices is {machine.devices}, but PyTorch sees {gpus} CUDA devices. Lower it, or set it to auto"
+            f"machine.devices is {machine.devices}, but PyTorch sees {plural(gpus, 'CUDA device')}. Lower it, "
+            "or set it to auto"
         )
     if machine.sharding != "none" and resolved.processes == 1:
         raise UserError("machine.sharding shares the base among several processes, and there is one: set it to none")

@@ -12,6 +12,7 @@ from pathlib import Path
 from stages.core.machine import LOGIT_ROWS, ResolvedMachine
 from stages.core.params import Lora, Quantization, Train
 from stages.runtime.activations import Shape, adapted_projections, is_dora, is_fused, layer_activations, state_bytes
+from stages.runtime.counts import plural
 
 GIBIBYTE = 1 << 30
 OVERHEAD = GIBIBYTE  # bytes of the CUDA context and its libraries' workspaces
@@ -36,7 +37,7 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         inputs = ", the layers' inputs in the host's memory" if self.offload else ""
-        return f"activations of {self.activations} layers, 16-bit weights of {self.weights}{inputs}"
+        return f"activations of {plural(self.activations, 'layer')}, 16-bit weights of {self.weights}{inputs}"
 
 
 @dataclass(frozen=True)

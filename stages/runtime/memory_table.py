@@ -6,6 +6,7 @@ from stages.core.machine import resolve_machine
 from stages.core.params import Params
 from stages.core.paths import BASE, read_json
 from stages.runtime.activations import shape_of
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from stages.runtime.memory import (
     FIXED_SETTINGS,
@@ -47,7 +48,7 @@ def plan_table(params: Params, budget: int | None = None) -> str:
     plans = {"auto": choose_plan("auto", workload, budget, on_gpu)}
     plans |= {setting: fixed_plan(setting, workload) for setting in FIXED_SETTINGS}
     lines = [
-        f"{params.train.batch_size} rows of {length} tokens in a forward pass, "
+        f"{plural(params.train.batch_size, 'row')} of {plural(length, 'token')} in a forward pass, "
         f"lora.r {params.lora.r}, {attention} attention; GiB",
         f"{'memory':<12}" + "".join(f"{column:>12}" for column in TABLE_COLUMNS),
         *table_lines(workload, plans, params.machine.memory, budget),

@@ -25,7 +25,7 @@ class Watch(TrainerCallback):
 
     def __init__(self, opened: float, stop: Stop, cuda: bool, memory: str):
         self.opened, self.stop, self.cuda, self.memory = opened, stop, cuda, memory
-        self.seconds, self.loss, self.began, self.progress = 0.0, "", 0.0, None
+        self.seconds, self.began, self.progress = 0.0, 0.0, None
         # Of this run only. tokens: counted by the shapes of its batches, which needs no waiting for the GPU.
         self.tokens, self.passed, self.steps = 0, 0.0, []
         self.before = {"stage_seconds": 0.0, "runs": 0, "peak_memory_bytes": 0}
@@ -67,10 +67,12 @@ class Watch(TrainerCallback):
         step = time.monotonic() - self.began
         self.steps.append(step)
         self.seconds, self.passed = self.seconds + step, self.passed + step
-        self.progress.advance(loss=self.loss, **{"tokens/s": f"{self.tokens / self.passed:.0f}"})
 
     def on_log(self, args, state, control, logs, **_):
-        self.loss = f"{logs['loss']:.3f}" if "loss" in logs else self.loss
+        """Comes right after each step, with its loss, and after each evaluation, without one."""
+        if "loss" in logs:
+            rate = self.tokens / self.passed
+            self.progress.advance(loss=f"{logs['loss']:.3f}", **{"tokens/s": f"{rate:.0f}"})
 
     def on_train_end(self, args, state, control, **_):
         self.stop.training = False

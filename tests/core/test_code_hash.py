@@ -92,6 +92,12 @@ def test_text_in_a_message_that_may_have_an_effect_is_a_change(call):
     assert hashed(call.format(text="'a'")) != hashed(call.format(text="'b'"))
 
 
+def test_the_noun_of_a_count_in_a_message_is_no_change_and_the_count_is_one():
+    text = """print(f"{plural(%s, %r)} read")"""
+    assert hashed(text % ("a", "row")) == hashed(text % ("a", "line"))
+    assert hashed(text % ("a", "row")) != hashed(text % ("b", "row"))
+
+
 def test_a_message_to_standard_error_is_no_change():
     assert hashed("print('a', file=sys.stderr)") == hashed("print('b', file=sys.stderr)")
 

@@ -14,6 +14,7 @@ ALLOWED = {
     "machine_checks.GB": "a unit in messages",
     "machine_checks.check_disk_for_merge": "ends the stage with a message, or does nothing",
     "command.explained": "turns an error into a message, for modes that only print",
+    "counts.plural": "text of a message",
     "errors.UserError": "ends the stage with a message",
     "errors.readable": "text for a terminal",
     "failures.explained_failures": "turns an error into a message",

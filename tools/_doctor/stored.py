@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from stages.core.params import holds_credentials
+from stages.runtime.counts import plural
 from tools._doctor.finding import Finding
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def check_cache(outputs: list[StoredOutput], deep: bool) -> list[Finding]:
     if findings:
         return findings
     how = "hashes" if deep else "sizes"
-    text = f"{len(outputs) - len(absent)} of {len(outputs)} outputs of dvc.lock, {how} compared"
+    text = f"{len(outputs) - len(absent)} of {plural(len(outputs), 'output')} of dvc.lock, {how} compared"
     return [Finding("cache", f"{text}; `dvc pull` or `dvc repro` brings the others" if absent else text)]
 
 

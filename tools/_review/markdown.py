@@ -8,6 +8,7 @@ import html
 import re
 
 from stages.comparison.visible_text import visible
+from stages.runtime.counts import plural
 
 MOST_CHARACTERS = 60_000  # GitHub refuses a comment of more than 65,536
 BARS = "▁▂▃▄▅▆▇█"
@@ -49,10 +50,6 @@ def foldable(summary: str, body: str) -> str:
 def list_names(names: list[str], most: int = 6) -> str:
     listed = ", ".join(code(name, 80) for name in names[:most])
     return f"{listed} and {len(names) - most} more" if len(names) > most else listed
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def sparkline(values: list[float], low: float, high: float, width: int = 32) -> str:

@@ -11,7 +11,8 @@ from stages.comparison.revisions import MALFORMED, Revision
 from stages.comparison.visible_text import visible
 from stages.core.paths import CLEAN, CURVE, VALIDATION_CURVE
 from stages.core.records import SPLITS
-from tools._review.markdown import block, code, entities, foldable, markdown_table, plural, sparkline
+from stages.runtime.counts import plural
+from tools._review.markdown import block, code, entities, foldable, markdown_table, sparkline
 
 CHARACTERS = 1200  # shown of a prompt or an answer
 EACH_WAY = 3  # so many best and worst answers are shown
