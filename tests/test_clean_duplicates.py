@@ -316,6 +316,43 @@ def test_every_pair_of_a_large_bucket_is_compared(originals, threshold, monkeypa
     assert len(expected) >= 99
 
 
+def in_one_bucket(texts: list[str], folder: Path) -> dict[int, int]:
+    """near_duplicates() at 0.6 of texts whose bands are all the same, so that each could be similar to each."""
+    (folder / "texts").write_text("".join(texts), "utf-8")
+    ends = np.cumsum([len(text.encode()) for text in texts])
+    stored = StoredTexts([folder / "texts"], np.zeros(len(texts), int), np.array([0, *ends[:-1]]), ends)
+    return duplicates.near_duplicates(np.zeros((len(texts), 2), np.uint32), stored, 0.6, workers=1)
+
+
+@pytest.mark.parametrize("first_round", [1, 4, 8])
+def test_the_similar_record_is_found_after_many_others_in_a_bucket(tmp_path, monkeypatch, first_round):
+    monkeypatch.setattr(duplicates, "FIRST_ROUND", first_round)
+    monkeypatch.setattr(duplicates, "PAIRS_PER_BATCH", 7)
+    others = ["".join(map(chr, range(start, start + 50))) for start in range(0x4E00, 0x4E00 + 60 * 50, 50)]
+    assert in_one_bucket([*others, others[40] + "!"], tmp_path) == {60: 40}
+
+
+def test_of_two_similar_records_the_lower_one_is_named_also_if_it_is_the_first_of_all(tmp_path, monkeypatch):
+    """The other one would be compared in a later round."""
+    monkeypatch.setattr(duplicates, "FIRST_ROUND", 1)
+    first, second, between = ("".join(map(chr, range(0x4E00 + n, 0x4E00 + n + 100))) for n in (0, 30, 15))
+    assert in_one_bucket([first, second, between], tmp_path) == {2: 0}
+
+
+def test_a_batch_has_about_as_many_pairs_as_a_worker_takes_and_all_pairs_of_a_record(monkeypatch):
+    monkeypatch.setattr(duplicates, "PAIRS_PER_BATCH", 10)
+    pairs = np.array([(higher, lower) for higher in range(1, 12) for lower in range(min(higher, 4))])
+    texts = StoredTexts([], *np.tile(np.arange(12), (3, 1)))  # a text's place says which it is
+    batches = [
+        [(int(b.texts.file[high]), int(b.texts.file[low])) for high, low in zip(b.higher, b.lower, strict=True)]
+        for b in duplicates.pair_batches(pairs, texts, 0.8)
+    ]
+    assert [pair for batch in batches for pair in batch] == list(map(tuple, pairs.tolist()))
+    assert all(10 - 4 < len(batch) < 10 + 4 for batch in batches)
+    records = [{higher for higher, _ in batch} for batch in batches]
+    assert all(one.isdisjoint(other) for one, other in zip(records, records[1:], strict=False))
+
+
 @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999])
 def test_the_bands_miss_at_most_the_promised_share_of_pairs_at_the_threshold(threshold):
     bands, hashes = banding(threshold)

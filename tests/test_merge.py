@@ -168,6 +168,17 @@ def test_a_weight_whose_columns_fill_no_quantized_block_keeps_its_values(tmp_pat
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_values_that_bf16_does_not_have_are_rounded_to_it_before_they_are_quantized(tmp_path, params_of, dtype):
+    weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
+    save_file({"x.weight": weight}, tmp_path / "x.safetensors")
+    layer = layer_of(weight.to(torch.bfloat16))
+    double_quantize(layer)
+    (stored,) = stored_tensors(tmp_path / "x.safetensors")
+    blocks = [rows for _, rows in FourBitWeight(stored, "cpu", params_of().quantization).blocks()]
+    assert torch.equal(torch.cat(blocks), dequantized(layer))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_a_base_in_another_dtype_stays_in_it_and_is_quantized_from_bf16(adapted, tmp_path, dtype, small_base):
     (tmp_path / "models/base").unlink()
     shutil.copytree(small_base, BASE)

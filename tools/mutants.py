@@ -17,6 +17,7 @@ from stages.runtime.command import command_parser
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,9 +28,10 @@ from stages.runtime.errors import UserError
 from tools._mutants.areas import AREAS, Area
 from tools._mutants.explained import why_left
 from tools._mutants.results import KILLED, TIMEOUT, Mutant, read_mutants
-from tools._mutants.sandbox import ENTRY, make_sandbox
+from tools._mutants.sandbox import ENTRY, failure, make_sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
+SPINNER = re.compile(r"\s*[\u2800-\u28ff]")  # the line that mutmut draws again and again
 RESULT = ROOT / "bench/results/mutants.json"
 
 
@@ -59,7 +61,8 @@ def run_mutmut(folder: Path, areas: list[Area]) -> None:
     with open(log, "w") as output:
         code = subprocess.run(command, cwd=folder, env=environment, stdout=output, stderr=output, check=False)  # noqa: S603
     if code.returncode:
-        raise UserError(f"mutmut failed:\n{log.read_text(errors='replace')[-3000:]}")
+        said = "\n".join(line for line in log.read_text(errors="replace").splitlines() if not SPINNER.match(line))
+        raise UserError(f"mutmut failed:\n{failure(folder, areas) or said[-3000:]}")
 
 
 def summary(mutants: list[Mutant]) -> dict:

@@ -4,8 +4,48 @@ CAST = "pyarrow casts the numbers to the types of row_schema()"
 SUMS = "the sums of whole numbers are the same in int64 and in fp64"
 STRICT = "both sides have the same length; strict only guards against a later mistake"
 WARNING = "only a warning of numpy about 0 / 0 or inf − inf is shown or not"
+CPU = "without a name the CPU is taken; the tests marked gpu notice the difference on a GPU"
+ROUNDS = "the rounds have other sizes, but the same pairs are compared in the end"
+BELOW = "any other number that no index or mark has does the same"
 # {file: {a part of the changed line after the change: the reason}}
 EXPLAINED: dict[str, dict[str, str]] = {
+    "stages/core/records.py": {
+        "dumps(messages, sort_keys=": "json's default is the same",
+    },
+    "stages/_clean/duplicates.py": {
+        "lru_cache(maxsize=": "it keeps more shingles in memory, and computes the same",
+        "prepend=-2": BELOW,
+        "prepend=+1": "the first record is always in batch 0, which differs from 1 as it does from −1",
+        "len(bands), -2)": BELOW,
+        "strict=": STRICT,
+        "len(is_first)], )": STRICT,
+        "cuts[1:], )": "zip's default is the same",
+        "reshape(-2, 2)": "numpy takes any negative size as the one to work out",
+        "most = 8": ROUNDS,
+        "most *= 9": ROUNDS,
+        "pyarrow.array(keys.sources, ": "pyarrow finds the type by itself, and sorts an empty column too",
+    },
+    "stages/core/quantization.py": {
+        "dynamic_map(None)": CPU,
+        "device=None": CPU,
+        "dtype=torch.float32, )": CPU,
+        ".to(None)]": CPU,
+        'cast("b")': "the bytes are the same, and nobody reads them as numbers",
+    },
+    "stages/_merge/nf4.py": {
+        "blocksize=None": "64 is bitsandbytes' default",
+        "quantize_4bit(rows, quant_type": "64 is bitsandbytes' default",
+    },
+    "stages/_merge/four_bit.py": {
+        "device=None": CPU,
+        "dtype=torch.uint8, )": CPU,
+        "FOUR_BIT_BLOCK), )": CPU,
+        "OriginalWeight(stored, None)": CPU,
+        ".to(None)].cpu()": CPU,
+        "(count + 2) // 2": "it allocates a byte that parts() never gives out",
+        "strict=": STRICT,
+        "len(rows)), )": STRICT,
+    },
     "stages/_tokenize/packing.py": {
         "from_arrays(starts.astype(None), values)": CAST,
         "nothing = numpy.empty(0, dtype=None)": CAST,

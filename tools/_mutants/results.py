@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 KILLED, TIMEOUT = "killed", "timeout"
-# mutmut's exit codes: of pytest, and of a process that took too long or was ended by a signal.
-STATUS = {1: KILLED, 3: KILLED, 2: KILLED, 36: TIMEOUT, -24: TIMEOUT, 24: TIMEOUT, 152: TIMEOUT, 255: TIMEOUT}
+# mutmut's exit codes: of pytest, of a process that crashed (-6, -11), and of one that took too long.
+STATUS = dict.fromkeys((1, 2, 3, -6, -11), KILLED) | dict.fromkeys((36, -24, 24, 152, 255), TIMEOUT)
 WORDS = re.compile(r"[A-Za-z,] [A-Za-z]")  # a text with a blank between words is for people
 
 

@@ -2,8 +2,10 @@
 
 import ast
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from tools._mutants.areas import Area
@@ -11,17 +13,16 @@ from tools._mutants.areas import Area
 MARK = "  # pragma: no mutate"
 ENTRY = "from mutmut.__main__ import cli; cli()"  # `python -m mutmut` would run its module twice
 # Words in the names of tests that are left out. The first two start processes, into which mutmut does not follow. The
-# others draw thousands of samples, which takes seconds.
-UNFIT = ("workers", "without_importing", "holds_the_truth", "promise_too_much")
+# third reads what git has committed, which the copy lacks. The others draw thousands of samples, which takes seconds.
+UNFIT = ("workers", "without_importing", "committed_run", "holds_the_truth", "promise_too_much")
+ARGUMENTS = ["-p", "no:cacheprovider", "-k", " and ".join(f"not {word}" for word in UNFIT), "--timeout=60"]
 SECONDS, TIMES = 10.0, 5.0  # a mutant may take so many times the tests' usual time and so many seconds
-# Imported once, before the forks. Otherwise each mutant would import them again.
-WARM = "import bitsandbytes, peft, torch\nfrom transformers import MistralForCausalLM\n"
 CONFIG = """
 [tool.mutmut]
 source_paths = ["stages"]
 only_mutate = {files}
 also_copy = {copied}
-pytest_add_cli_args = ["-p", "no:cacheprovider", "-k", "{unfit}", "--timeout=60"]
+pytest_add_cli_args = {arguments}
 pytest_add_cli_args_test_selection = {tests}
 process_isolation = "forkserver"  # a fork of a process in which torch has started threads could wait for ever
 timeout_constant = {constant}
@@ -57,6 +58,18 @@ def marked(source: str) -> str:
     return result
 
 
+def test_files(areas: list[Area]) -> list[str]:
+    return sorted({test for area in areas for test in area.tests})
+
+
+def failure(folder: Path, areas: list[Area]) -> str:
+    """What pytest says about the first failing test of the unchanged code; empty if all pass. mutmut hides it."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--rootdir=.", "--tb=short", *ARGUMENTS, *test_files(areas)]
+    environment = os.environ | {"MUTANT_UNDER_TEST": ""}
+    done = subprocess.run(command, cwd=folder / "mutants", env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout[-3000:] + done.stderr[-1000:] if done.returncode else ""
+
+
 def make_sandbox(root: Path, folder: Path, areas: list[Area]) -> None:
     """Copies the repository's files to `folder` and adds mutmut's settings."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
@@ -68,15 +81,12 @@ def make_sandbox(root: Path, folder: Path, areas: list[Area]) -> None:
     files = sorted({file for area in areas for file in area.code})
     for file in files:
         (folder / file).write_text(marked((folder / file).read_text("utf-8")), "utf-8")
-    (folder / "conftest.py").write_text(WARM)
+    shutil.copy2(Path(__file__).with_name("plugin.py"), folder / "conftest.py")
     settings = {
         "files": json.dumps(files),
         "copied": json.dumps(sorted(path.name for path in folder.iterdir())),
-        "tests": json.dumps(sorted({test for area in areas for test in area.tests})),
+        "arguments": json.dumps(ARGUMENTS),
+        "tests": json.dumps(test_files(areas)),
     }
     with open(folder / "pyproject.toml", "a", encoding="utf-8") as project:
-        project.write(
-            CONFIG.format(
-                **settings, unfit=" and ".join(f"not {word}" for word in UNFIT), constant=SECONDS, multiplier=TIMES
-            )
-        )
+        project.write(CONFIG.format(**settings, constant=SECONDS, multiplier=TIMES))
