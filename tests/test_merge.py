@@ -636,8 +636,7 @@ def test_training_records_the_values_of_every_module_that_was_in_4_bits(adapted)
         assert torch.equal(samples[name], each.flatten()[:: each.numel() // SAMPLE_SIZE][:SAMPLE_SIZE])
 
 
-def test_the_bounds_of_the_committed_run_are_under_a_third_of_its_naive_distances(tiny):
-    """The bounds are those of the tiny profile, and the distances are those of its own run in metrics.json."""
-    merge, bounds = json.loads(committed("metrics.json"))["merge"], read_yaml(tiny)["merge"]
-    for name in ("loss_gap", "kl"):
-        assert abs(merge["parity"][name]) < bounds[f"max_{name}"] < abs(merge["naive"][name]) / 3
+def test_the_bound_is_far_above_the_committed_merge_and_far_below_the_naive_one(tiny):
+    """The bound is the shipped one, and the distances are those of its own run in metrics.json."""
+    merge, bound = json.loads(committed("metrics.json"))["merge"], read_yaml(tiny)["merge"]["max_kl"]
+    assert 10 * merge["parity"]["kl"] < bound < merge["naive"]["kl"] / 2

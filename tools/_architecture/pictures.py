@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from stages.runtime.counts import plural
 from tools._architecture.modules import MAY_IMPORT, Module, room_of
 
 HASHES = ".code"  # the hashes of code that every stage depends on
@@ -108,7 +109,7 @@ def rooms(modules: dict[Path, Module]) -> str:
     lines = ["flowchart TD"]
     for room, text in ROOMS.items():
         count = sum(room_of(path) == room for path in modules)
-        lines.append(box(room, f"{text}<br>{count} modules", ("[", "]"), "room"))
+        lines.append(box(room, f"{text}<br>{plural(count, 'module')}", ("[", "]"), "room"))
     pairs = [(module.path, target) for module in modules.values() for target in module.imports]
     for room in MAY_IMPORT:
         for other in MAY_IMPORT:
