@@ -130,7 +130,7 @@ def test_the_summary_is_the_first_sentence_of_the_docstring(copy):
     path = copy / "tools/_review/extra.py"
     path.write_text('"""Makes `a|b`\nof <c>. More.\n\nMuch more.\n"""\n')
     tool.main([])
-    line = r"| [extra.py](../tools/_review/extra.py) | Makes `a\|b` of \<c\> | 50 |"
+    line = r"| [extra.py](../tools/_review/extra.py) | Makes `a\|b` of \<c\> | 100 |"
     assert line in (copy / tool.PAGE).read_text()
 
 
