@@ -45,8 +45,6 @@ def explained_failures(when: Callable[[], str], next_run: Callable[[], str]) -> 
 
 def explain_failure(error: Exception, when: str, next_run: str) -> UserError | None:
     """None for an error that nothing in params.yaml can mend."""
-    import torch
-
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
         return UserError(
@@ -54,7 +52,7 @@ def explain_failure(error: Exception, when: str, next_run: str) -> UserError | N
             "less with `python -m stages.train --plan`: changing that keeps the checkpoints. A smaller "
             "train.batch_size or tokenize.max_length needs less too, but starts the training afresh"
         )
-    if torch.are_deterministic_algorithms_enabled() and "deterministic" in text:
+    if "use_deterministic_algorithms" in text:  # PyTorch names it where it has no such operation
         return UserError(
             f"an operation {when} gives other bits each time on this device ({text.partition(', but')[0]}), and "
             "train.deterministic is true. Set it to false. That starts the training afresh, and two runs then end with "
