@@ -24,7 +24,10 @@ from tests.support.project import ROOT, committed
 from tools import generate, push_to_hub
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-OTHER_PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "models/README.md")]
+OTHER_PAGES = [
+    ROOT / name
+    for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "models/README.md", "data/source/README.md")
+]
 OWN_DATA = (ROOT / "docs/own-data.md").read_text()
 TRAINING = (ROOT / "docs/training.md").read_text()
 
