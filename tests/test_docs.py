@@ -1,9 +1,10 @@
-"""The pages in docs/: what they name exists.
+"""README.md and the pages in docs/: what they name exists, and figures are those of the committed run.
 
 tests/test_pipeline.py runs their code, and tests/test_serving.py the server in serving.md.
 """
 
 import ast
+import json
 import re
 import shlex
 import shutil
@@ -19,10 +20,14 @@ from stages._download_data.formats import NEEDED
 from stages.core.params import Clean, Lora, Params, Quantization, Train, load_params
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from tests.support.project import ROOT
+from tests.support.project import ROOT, committed
 from tools import generate, push_to_hub
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+OTHER_PAGES = [
+    ROOT / name
+    for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "models/README.md", "data/source/README.md")
+]
 OWN_DATA = (ROOT / "docs/own-data.md").read_text()
 TRAINING = (ROOT / "docs/training.md").read_text()
 
@@ -50,14 +55,55 @@ def test_every_key_of_params_that_a_page_names_is_one(page, tiny):
     assert not [f"{section}.{key}" for section, key in named if key not in values[section]]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def headings(page):
+    """The anchors of a page's headings."""
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text())
+    return [re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-") for line in re.findall("(?m)^#+(.*)", text)]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_of_a_page_leads_somewhere(page):
-    text = page.read_text()
-    headings = [
-        re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-") for line in re.findall("(?m)^#+(.*)", text)
-    ]
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert target.removeprefix("#") in headings if target[0] == "#" else (page.parent / target).exists(), target
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), link
+
+
+def test_the_index_and_the_readme_lead_to_every_page():
+    index = (ROOT / "docs/README.md").read_text()
+    assert not [page.name for page in PAGES if page.name != "README.md" and f"]({page.name})" not in index]
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"](docs/{name}.md)" in readme for name in ("README", "glossary", "own-data", "gpu-box", "serving"))
+
+
+def test_the_glossary_explains_ten_terms():
+    rows = re.findall(r"(?m)^\| \*\*(.+)\*\* \| (.+) \| (.+) \|$", (ROOT / "docs/glossary.md").read_text())
+    assert len(rows) == len(dict.fromkeys(term for term, _, _ in rows)) == 10
+
+
+def shown(text):
+    """The numbers in a cell, as floats."""
+    return [float(number.replace("−", "-")) for number in re.findall(r"[+−]?\d+(?:\.\d+)?", text)]
+
+
+def test_the_figures_of_the_readme_are_those_of_the_committed_run():
+    """If a new run changes them: put the figures of metrics.json into README.md, and run .github/scripts/picture.sh."""
+    readme, evaluate = (ROOT / "README.md").read_text(), json.loads(committed("metrics.json"))["evaluate"]
+    measures = {
+        "perplexity of the answers": ("perplexity", 1, 2),
+        "answers that end, in %": ("ended_share", 100, 1),
+        "chrF against the reference": ("chrf", 1, 1),
+    }
+    for label, (name, scale, places) in measures.items():
+        (row,) = re.findall(rf"(?m)^\| {re.escape(label)} \| (.+) \|$", readme)
+        figures = [evaluate["base"][name], evaluate["tuned"][name]]
+        change = [evaluate["change"][f"{name}_{end}"] for end in ("lo", "hi")]
+        interval_places = 2 if name == "perplexity" else 1
+        expected = [round(scale * value, places) for value in figures]
+        assert shown(row) == expected + [round(scale * value, interval_places) for value in change], label
+    assert f"| {evaluate['tuned']['rows']} test rows |" in readme
 
 
 NAMED_TESTS = {page.name: re.findall(r"`(test_\w+)::(\w+)`", page.read_text()) for page in PAGES}
