@@ -21,6 +21,7 @@ import pyarrow
 
 from stages._clean.contamination import read_benchmarks
 from stages._clean.duplicates import DuplicateKeys, StoredTexts, find_duplicates
+from stages._clean.empty_splits import check_splits
 from stages._clean.shards import JudgedShard, ShardJob, judge_shard, read_judged
 from stages._clean.tally import Tally
 from stages.core.params import Clean, Params
@@ -136,9 +137,7 @@ def main(params: Params) -> Outcome:
     with whole_directory(CLEAN) as folder:
         tally = clean(shards, params.clean, read_json(RAW / "format.json"), folder, workers)
         metrics = tally.metrics()
-        for split in SPLITS:
-            if not metrics["splits"][split]:
-                raise UserError(f"no row is left for the {split} split: {metrics['rows']}. See clean in params.yaml")
+        check_splits(metrics["splits"], metrics["rows"]["rejected"], folder, params.clean)
         metrics["sha256"] = {split: sha256(folder / f"{split}.parquet") for split in SPLITS}
     write_json(METRICS / "clean.json", metrics)
     write_json(REJECTED_SAMPLES, tally.rejected_samples())

@@ -147,10 +147,10 @@ def main(params: Params) -> Outcome:
             "naive": {name: naive[name] for name in ("loss_gap", "loss_merged", "kl", "top1_agreement")},
         },
     )
-    loss = f"the loss differs by {parity['loss_gap']:+.5f} (merged onto 16 bits {naive['loss_gap']:+.5f})"
     return Outcome(
         f"{plural(len(plan.adapter), 'module')} merged onto the {params.merge.base} base; on "
-        f"{plural(parity['tokens'], 'token')} {loss}, KL {parity['kl']:.5f}, "
+        f"{plural(parity['tokens'], 'token')} the loss differs by {parity['loss_gap']:+.5f} "
+        f"(merged onto 16 bits {naive['loss_gap']:+.5f}), KL {parity['kl']:.5f}, "
         f"top-1 agreement {parity['top1_agreement']:.2%}",
         timing,
     )

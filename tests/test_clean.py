@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from stages._clean.empty_splits import EXPLAINED
 from stages._clean.formats import message_reader
+from stages._clean.rules import RULES
 from stages._clean.shards import read_raw_rows
 from stages.clean import main
 from stages.core.paths import CLEAN, METRICS, RAW, read_json, write_json
@@ -292,11 +295,51 @@ def test_if_no_row_is_rejected_the_file_is_empty_with_the_same_columns(raw, para
 
 
 def test_a_split_without_rows_is_refused_before_anything_is_written(raw, params):
-    write_raw(numbered(1), RAW)
-    with pytest.raises(UserError, match="no row is left for the (train|validation|test) split"):
-        main(params())
+    write_raw(numbered(4), RAW)
+    with pytest.raises(UserError, match="no row is left for the .*(train|validation|test) split"):
+        main(params(validation_fraction=0.0001))
     assert not CLEAN.exists()
     assert not METRICS.exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "fractions"), [(4, {}), (30, {"validation_fraction": 0.001}), (12, {"test_fraction": 0.01}), (3, {})]
+)
+def test_the_fractions_that_the_message_names_give_each_split_rows(raw, params, count, fractions):
+    write_raw(numbered(count), RAW)
+    with pytest.raises(UserError) as caught:
+        main(params(**fractions))
+    named = dict(re.findall(r"clean\.(\w+_fraction): ([\d.]+)", str(caught.value)))
+    main(params(**fractions | {name: float(value) for name, value in named.items()}))
+    sizes = [pyarrow.parquet.read_metadata(CLEAN / f"{split}.parquet").num_rows for split in SPLITS]
+    assert "gives {} train, {} validation and {} test".format(*sizes) in str(caught.value)
+
+
+def test_when_no_row_is_kept_the_reasons_and_their_remedies_are_named(raw, params):
+    poems = [pair(f"Write poem {n}", f"Roses are red, and this is number {n}.") for n in range(5)]
+    write_raw(rows_of(*poems, pair("Short", "x"), *[{"prompt": 3} for _ in range(2)]), RAW)
+    with pytest.raises(UserError) as caught:
+        main(params())
+    assert str(caught.value).splitlines() == [
+        "none of 8 rows can be kept.",
+        "  5 rows: an answer is no Python (code_does_not_parse). If none should be, set clean.check_code: false",
+        "  2 rows: it does not fit the data's format (malformed). Correct data.format or data.columns",
+        "  1 row: an answer is shorter than clean.min_characters (too_short). To keep such rows, lower that",
+    ]
+
+
+def test_too_few_rows_of_which_none_was_rejected_ask_for_more(raw, params):
+    write_raw(numbered(1), RAW)
+    with pytest.raises(
+        UserError, match="^only 1 of 1 row can be kept, and three splits need more. Raise data.limit, or"
+    ):
+        main(params())
+
+
+def test_each_reason_to_reject_a_row_is_explained():
+    reasons = {rule.__name__ for rule in RULES} | {"secret", "personal_data"}
+    reasons |= {"tool_call", "malformed", "tests_do_not_parse", "contaminated", "duplicate", "near_duplicate"}
+    assert EXPLAINED.keys() == reasons
 
 
 def test_two_runs_write_the_same_bytes_without_importing_torch(raw, python_at, params):

@@ -35,13 +35,18 @@ def content_id(messages: list[dict[str, str]]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
+def split_position(record_id: str) -> float:
+    """Returns a number from 0 to 1 that decides the record's split."""
+    return int.from_bytes(hashlib.sha256(f"split:{record_id}".encode()).digest()[:8]) / 2**64
+
+
 def split_of(record_id: str, validation_fraction: float, test_fraction: float) -> str:
     """Returns the record's split, which depends only on its content, so that more data never moves it.
 
     The id is hashed again. Cleaning keeps the duplicate with the lowest id, so low ids are more frequent and would
     make one split too large.
     """
-    position = int.from_bytes(hashlib.sha256(f"split:{record_id}".encode()).digest()[:8]) / 2**64
+    position = split_position(record_id)
     if position < test_fraction:
         return "test"
     return "validation" if position < test_fraction + validation_fraction else "train"
