@@ -443,7 +443,7 @@ def test_an_unknown_format_shows_the_columns_and_the_nearest_formats(run):
     )
     lines = refusal(run).splitlines()
     assert lines[0] == "data.format: the rows are of no known format."
-    assert lines[1:5] == ["Columns with a value:", "  3 rows: text", "  1 rows: output, question", "  1 rows: prompt"]
+    assert lines[1:5] == ["Columns with a value:", "  3 rows: text", "  1 row: output, question", "  1 row: prompt"]
     assert lines[5] == "Rows, for example:"
     assert lines[6].startswith(r'  rows.jsonl:1 {"question": "q\u001b[31m\u2028", "output": "ooo')
     assert len(lines[6]) < 240
@@ -461,7 +461,7 @@ def test_at_most_three_rows_and_five_combinations_of_columns_are_shown(run):
     write_rows(*({f"column {n}": 1} for n in range(9)))
     text = refusal(run)
     assert text.count("rows.jsonl:") == 3
-    assert text.count(" 1 rows: ") == 5
+    assert text.count(" 1 row: ") == 5
     assert "4 more combinations of columns" in text
     assert "No format nearly fits." in text
 
@@ -474,13 +474,13 @@ def test_rows_without_columns_have_no_format(run):
 def test_a_format_that_changes_after_thousands_of_rows_is_noticed(run):
     write_rows(*[ROW] * 3000, ALPACA)
     text = refusal(run)
-    assert "the rows are of different formats: prompt-completion (3000 rows), alpaca (1 rows)" in text
+    assert "the rows are of different formats: prompt-completion (3,000 rows), alpaca (1 row)" in text
     assert 'rows.jsonl:3001 {"instruction": "i"' in text, "one row of each is shown"
 
 
 def test_rows_that_fit_two_formats_need_a_choice(run):
     write_rows({**MESSAGES, **ALPACA})
-    assert "can be read as messages (1 rows), alpaca (1 rows). Set data.format to the one" in refusal(run)
+    assert "can be read as messages (1 row), alpaca (1 row). Set data.format to the one" in refusal(run)
     run(format="alpaca")
     assert json.loads((RAW / "format.json").read_text())["format"] == "alpaca"
 
