@@ -9,6 +9,7 @@ import numpy
 
 from stages.core.params import Prompt
 from stages.core.tokenizer_files import wheel_file
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 
 IGNORED = -100  # the label of tokens that are not trained, as in torch.nn.CrossEntropyLoss
@@ -173,6 +174,7 @@ def check_tokenizer_of_base(encoder: Encoder, base: Path) -> None:
     if differing or own.get_vocab_size() != len(encoder.vocabulary):
         index, piece, expected = differing[0] if differing else (len(encoder.vocabulary), "more tokens", "none")
         raise UserError(
-            f"prompt.template encodes with another vocabulary than {path}: {len(differing)} tokens differ, the first "
-            f"is {index}, {piece!r} there and {expected!r} here. Set prompt.template to the one of that model"
+            f"prompt.template encodes with another vocabulary than {path}. They differ in "
+            f"{plural(len(differing), 'token')}; the first is {index}, {piece!r} there and "
+            f"{expected!r} here. Set prompt.template to the one of that model"
         )

@@ -267,9 +267,9 @@ def shortened(content):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (swapped, "2 tokens differ, the first is "),
-        (extended, "0 tokens differ, the first is 32{}, 'more tokens' there and 'none' here"),
-        (shortened, "1 tokens differ, the first is "),
+        (swapped, "They differ in 2 tokens; the first is "),
+        (extended, "They differ in 0 tokens; the first is 32{}, 'more tokens' there and 'none' here"),
+        (shortened, "They differ in 1 token; the first is "),
     ],
 )
 def test_another_vocabulary_is_refused(encoder, base, tmp_path, change, words):
