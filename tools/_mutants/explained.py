@@ -4,7 +4,7 @@ CAST = "pyarrow casts the numbers to the types of row_schema()"
 SUMS = "the sums of whole numbers are the same in int64 and in fp64"
 STRICT = "both sides have the same length; strict only guards against a later mistake"
 WARNING = "only a warning of numpy about 0 / 0 or inf − inf is shown or not"
-CPU = "without a name the CPU is taken; the tests marked gpu notice the difference on a GPU"
+CPU = "it differs only on a GPU, and the tests run on a CPU"
 ROUNDS = "the rounds have other sizes, but the same pairs are compared in the end"
 BELOW = "any other number that no index or mark has does the same"
 # {file: {a part of the changed line after the change: the reason}}
