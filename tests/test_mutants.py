@@ -6,11 +6,13 @@ import sys
 
 import pytest
 
+from stages.runtime.errors import UserError
 from tests.support.project import ROOT
 from tools._mutants.areas import AREAS
 from tools._mutants.explained import EXPLAINED
-from tools._mutants.results import function_of, functions, is_wording
+from tools._mutants.results import KILLED, Mutant, function_of, functions, is_wording
 from tools._mutants.sandbox import MARK, marked
+from tools.mutants import summary, updated
 
 
 def run(*arguments):
@@ -58,3 +60,26 @@ def test_only_a_changed_text_of_several_words_is_wording(before, after, wording)
 def test_mutmuts_names_of_functions_and_methods_are_understood():
     assert function_of("stages.core.prompts.xǁEncoderǁturns__mutmut_3") == "Encoder.turns"
     assert function_of("stages.core.records.x_split_of__mutmut_12") == "split_of"
+
+
+def mutant(number, status, before="x"):
+    return Mutant(f"f__mutmut_{number}", "f.py", "f", number, before, f"{before}{number}", status, is_wording=False)
+
+
+def test_survivors_that_are_tried_again_change_the_counts_and_the_list():
+    first = summary([mutant(1, KILLED), mutant(2, "survived (0)"), mutant(3, "survived (0)")])
+    untried = "survived (None)"
+    second = updated(first, [mutant(1, untried), mutant(2, KILLED), mutant(3, "survived (0)")])
+    assert {key: second[key] for key in ("mutants", "killed", "timeout", "survived")} == {
+        "mutants": 3,
+        "killed": 2,
+        "timeout": 0,
+        "survived": 1,
+    }
+    assert [survivor["mutant"] for survivor in second["survivors"]] == ["f__mutmut_3"]
+
+
+@pytest.mark.parametrize("now", [[mutant(1, KILLED, "y")], [mutant(1, KILLED), mutant(2, KILLED)], []])
+def test_survivors_of_other_code_cannot_be_tried_again(now):
+    with pytest.raises(UserError, match="without --again"):
+        updated(summary([mutant(1, "survived (0)")]), now)

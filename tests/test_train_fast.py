@@ -122,13 +122,10 @@ def test_flat_batches_have_the_states_and_gradients_of_padded_ones(window):
     some = rows(3)
     found = {}
     for name in ("sdpa", "varlen"):
-        model = small(name, window).model
-        batch = collate(some, name)
-        bounds = {key: batch[key] for key in ("cu_seq_lens_q", "max_length_q") if key in batch}
-        states = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, **bounds)
-        trained = states.last_hidden_state.flatten(0, 1)[batch["places"]]
+        model, batch = small(name, window), collate(some, name)
+        trained = trained_states(model, batch)
         trained.square().sum().backward()
-        gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
+        gradients = torch.cat([p.grad.flatten() for p in model.model.parameters()])
         found[name] = trained, batch["targets"], gradients
     assert torch.equal(found["sdpa"][1], found["varlen"][1])
     torch.testing.assert_close(found["varlen"][0], found["sdpa"][0], rtol=1e-4, atol=1e-4)

@@ -1,10 +1,11 @@
 """Mutation testing: changes the code a little, many times, and counts the changes that the tests do not notice.
 
     pip install -r bench/requirements-mutants.txt
-    python -m tools.mutants [--area NAME ...]
+    python -m tools.mutants [--area NAME ...] [--again]
 
 mutmut makes the changes in a copy of the repository. For each it runs the tests that reach the changed function. That
-takes one to two seconds a change. The result is bench/results/mutants.json.
+takes two to four seconds a change. The result is bench/results/mutants.json. After a new test, --again tries only the
+survivors that the result lists.
 
 Some changes do not count, since no test should assert wording. These are changes in `raise`, in `print`, in `progress`,
 and in a text with blanks between its words. mutmut does not change decorated functions or values at the top of a
@@ -48,13 +49,15 @@ def patterns(area: Area) -> list[str]:
     return names
 
 
-def run_mutmut(folder: Path, areas: list[Area]) -> None:
+def run_mutmut(folder: Path, areas: list[Area], names: list[str]) -> None:
     """Runs mutmut in the sandbox, one mutant at a time.
+
+    Args:
+        names: mutmut's names of the mutants, or patterns of them.
 
     Raises:
         UserError: It could not run, such as when the tests fail without any change.
     """
-    names = [name for area in areas for name in patterns(area)]
     command = [sys.executable, "-c", ENTRY, "run", "--max-children", "1", *names]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     log = folder / "mutmut.log"
@@ -74,8 +77,30 @@ def summary(mutants: list[Mutant]) -> dict:
         "killed": sum(mutant.status == KILLED for mutant in counted),
         "timeout": sum(mutant.status == TIMEOUT for mutant in counted),
         "survived": len(survivors),
-        "survivors": [{"file": mutant.file, "line": mutant.line, "change": mutant.change} for mutant in survivors],
+        "survivors": [
+            {"mutant": mutant.name, "file": mutant.file, "line": mutant.line, "change": mutant.change}
+            for mutant in survivors
+        ],
     }
+
+
+def updated(before: dict, mutants: list[Mutant]) -> dict:
+    """An area's result after its survivors were tried again.
+
+    Args:
+        before: Its last result.
+        mutants: All its mutants. Only the survivors have a status of this run.
+
+    Raises:
+        UserError: The code is another one than the last result is of.
+    """
+    counted = {mutant.name: mutant for mutant in mutants if not mutant.is_wording}
+    tried = [counted.get(survivor["mutant"]) for survivor in before["survivors"]]
+    same = [mutant.change if mutant else None for mutant in tried] == [each["change"] for each in before["survivors"]]
+    if not same or len(counted) != before["mutants"]:
+        raise UserError("the code has changed since the last result. Run the area without --again")
+    now = summary(tried)
+    return now | {"mutants": before["mutants"], **{key: before[key] + now[key] for key in ("killed", "timeout")}}
 
 
 def table(results: dict[str, dict]) -> str:
@@ -93,24 +118,36 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def main(names: list[str]) -> str:
+def main(names: list[str], again: bool = False) -> str:
     """Runs the named areas and updates the result file.
+
+    Args:
+        names: The areas.
+        again: Tries only the survivors of the last result.
 
     Raises:
         UserError: mutmut is missing or could not run.
     """
     if importlib.util.find_spec("mutmut") is None:
         raise UserError("mutmut is not installed: pip install -r bench/requirements-mutants.txt")
-    areas = {name: AREAS[name] for name in names}
+    results = read_json(RESULT) if RESULT.exists() else {}
+    areas = {name: AREAS[name] for name in names if not again or results.get(name, {}).get("survivors")}
+    if again:
+        wanted = [survivor["mutant"] for name in areas for survivor in results[name]["survivors"]]
+    else:
+        wanted = [name for area in areas.values() for name in patterns(area)]
+    if not wanted:
+        return "no survivors"
     with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
         folder = Path(temporary)
         make_sandbox(ROOT, folder, list(areas.values()))
-        run_mutmut(folder, list(areas.values()))
-        found = {
-            name: summary([m for file, functions in area.code.items() for m in read_mutants(folder, file, functions)])
+        run_mutmut(folder, list(areas.values()), wanted)
+        mutants = {
+            name: [mutant for file, members in area.code.items() for mutant in read_mutants(folder, file, members)]
             for name, area in areas.items()
         }
-    results = (read_json(RESULT) if RESULT.exists() else {}) | found
+    found = {name: updated(results[name], each) if again else summary(each) for name, each in mutants.items()}
+    results |= found
     for survivor in [survivor for result in results.values() for survivor in result["survivors"]]:
         survivor["why"] = why_left(survivor["file"], survivor["change"])
     RESULT.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +158,9 @@ def main(names: list[str]) -> str:
 if __name__ == "__main__":
     parser = command_parser("tools.mutants", __doc__)
     parser.add_argument("--area", nargs="+", choices=AREAS, default=list(AREAS), help="default: all")
+    parser.add_argument("--again", action="store_true", help="try only the survivors of the last result")
     options = parser.parse_args()
     try:
-        print(main(options.area))
+        print(main(options.area, options.again))
     except UserError as error:
         sys.exit(f"mutants: {error}")

