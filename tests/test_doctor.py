@@ -20,7 +20,7 @@ from stages.core.yaml_files import read_yaml
 from tests.support.project import ROOT
 from tests.support.repository import Repository
 from tools import doctor, sweep
-from tools._doctor import copies, libraries, locks, machine, processes, stored, torn
+from tools._doctor import checks, copies, libraries, locks, machine, processes, stored, torn
 from tools._doctor.finding import Finding
 
 
@@ -68,6 +68,8 @@ def test_the_base_is_measured_where_it_lies(params_of, small_base, tmp_path):
     assert machine.downloaded(model, tmp_path) is None
     hub = {"source": "hub", "path": "x", "id": "owner/name", "revision": "c" * 40}
     assert machine.base_size(params_of(model=hub).model, small_base) is None
+    known = params_of(model=hub | {"id": "mistralai/Mistral-7B-v0.3"}).model
+    assert machine.base_size(known, small_base) == (7_248_023_552, 2 * 7_248_023_552), "from the table"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,8 @@ def test_the_base_is_measured_where_it_lies(params_of, small_base, tmp_path):
             "not used, as machine.device is cpu, and the base has 7",
         ),
         (("auto", None, False, False, 7 * 10**9), "none, and the base has 7,000,000,000 parameters"),
+        (("cuda", None, False, False, 7 * 10**9), "Use or rent a machine with a GPU (docs/gpu-box.md), or rehearse"),
+        (("cpu", None, False, False, 7 * 10**9), "set machine.device to auto there"),
         (("auto", "Tesla T4, 550.54", True, False, 10**7), "without bfloat16"),
     ],
 )
@@ -87,6 +91,21 @@ def test_a_gpu_that_cannot_be_used_is_named_with_the_reason(seen, words):
     found = machine.check_gpu(*seen)
     assert words in str(found)
     assert found.remedy
+
+
+def test_a_base_of_unknown_size_is_not_said_to_train_on_the_cpu():
+    found = machine.check_gpu("auto", None, False, False, None)
+    assert str(found) == "✓ GPU: none; whether this base needs one is known after it is downloaded"
+
+
+def test_a_7b_that_is_not_downloaded_fails_where_there_is_no_gpu(params_of, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checks, "driver", lambda: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    seven = {"source": "hub", "id": "mistralai/Mistral-7B-v0.3", "revision": "c" * 40}
+    found = checks.find_gpu(params_of(model=seven))
+    assert str(found).startswith("✗ GPU: none, and the base has 7,248,023,552 parameters")
+    assert found.remedy.endswith("python -m tools.profile tiny")
 
 
 def test_a_gpu_that_works_and_a_small_base_on_the_cpu_are_well():

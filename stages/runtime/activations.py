@@ -48,6 +48,13 @@ class Shape:
             "down_proj": (i, h),
         }
 
+    @property
+    def parameters(self) -> int:
+        """All weights, with embeddings, head and norms."""
+        layer = sum(a * b for a, b in self.widths.values())
+        ends = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.layers * layer + ends + (2 * self.layers + 1) * self.hidden
+
 
 def shape_of(config: dict) -> Shape:
     """The shape that a config.json describes."""

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 
 from stages.core.machine import resolve_machine
 from stages.core.params import Params
-from stages.core.paths import BASE, read_json
-from stages.runtime.activations import shape_of
+from stages.runtime.base_shape import named_base
 from stages.runtime.counts import plural
-from stages.runtime.errors import UserError
 from stages.runtime.memory import (
     FIXED_SETTINGS,
     GIBIBYTE,
@@ -32,15 +30,13 @@ def plan_table(params: Params, budget: int | None = None) -> str:
         budget: bytes. None: the memory of this machine's device.
 
     Raises:
-        UserError: there is no models/base/config.json.
+        UserError: the sizes of the base that params.yaml names are not known (see named_base()).
     """
-    if not (BASE / "config.json").exists():
-        raise UserError(f"{BASE / 'config.json'} is missing. Run `dvc repro download_model` first")
+    base = named_base(params.model)
     machine = resolve_machine(params.machine, params.train.gradient_accumulation_steps)
     # A training looks at its longest row. The rows may not be there yet.
     length = params.tokenize.max_length
-    shape = shape_of(read_json(BASE / "config.json"))
-    workload = Workload(shape, params.quantization, params.lora, params.train, machine, length)
+    workload = Workload(base.shape, params.quantization, params.lora, params.train, machine, length)
     on_gpu = machine.on_cuda or budget is not None  # who names a budget asks about a GPU elsewhere
     source = "a budget" if budget is not None else "this GPU" if machine.on_cuda else "this machine's memory"
     budget = device_memory(machine) if budget is None else budget
@@ -48,6 +44,7 @@ def plan_table(params: Params, budget: int | None = None) -> str:
     plans = {"auto": choose_plan("auto", workload, budget, on_gpu)}
     plans |= {setting: fixed_plan(setting, workload) for setting in FIXED_SETTINGS}
     lines = [
+        base.origin,
         f"{plural(params.train.batch_size, 'row')} of {plural(length, 'token')} in a forward pass, "
         f"lora.r {params.lora.r}, {attention} attention; GiB",
         f"{'memory':<12}" + "".join(f"{column:>12}" for column in TABLE_COLUMNS),

@@ -8,17 +8,21 @@ from pathlib import Path
 
 from stages.core.params import Model, Params
 from stages.core.paths import BASE, read_json
+from stages.runtime.base_shape import FAMILY, is_named
 from tools._doctor.finding import Finding, in_bytes
 
-LARGE = 1_000_000_000  # parameters from which training on a CPU would take weeks
+# Parameters from which training on a CPU takes too long. Two cores train the tiny base, of 10 million parameters, at
+# 3,912 tokens/s (docs/performance.md). A token costs each parameter the same, so a base this large needs 7 hours for a
+# million tokens.
+LARGE = 1_000_000_000
+BYTES_ON_THE_HUB = 2  # a parameter, in bfloat16
 
 
 def downloaded(model: Model, base: Path = BASE) -> tuple[int, int] | None:
     """Parameters and bytes of models/base. None where it is missing, or is not the one that params.yaml names."""
-    origin = ("source", "id", "revision") if model.source == "hub" else ("source", "path")
     try:
         manifest = read_json(base / "manifest.json")
-        if all(manifest[key] == getattr(model, key) for key in origin):
+        if is_named(manifest, model):
             return manifest["parameters"], manifest["bytes"]
     except (OSError, ValueError, TypeError, KeyError):
         pass
@@ -26,14 +30,15 @@ def downloaded(model: Model, base: Path = BASE) -> tuple[int, int] | None:
 
 
 def base_size(model: Model, base: Path = BASE) -> tuple[int, int] | None:
-    """Parameters and bytes of the base that params.yaml names. None where it is not on this machine.
+    """Parameters and bytes of the base that params.yaml names. None where they are known only after its download.
 
-    A folder needs no manifest, since the headers of the files are read.
+    A folder needs no manifest, since the headers of the files are read. A model of the hub may be in a table.
     """
     if size := downloaded(model, base):
         return size
     if model.source == "hub":
-        return None
+        shape = FAMILY.get(model.id)
+        return (shape.parameters, BYTES_ON_THE_HUB * shape.parameters) if shape else None
     from stages._download_model.checks import tensor_shapes, weight_files
     from stages.runtime.errors import UserError
 
@@ -113,11 +118,18 @@ def driver() -> str | None:
     return said if done.returncode == 0 else f"nvidia-smi failed: {said[:200]}"
 
 
-def without_gpu(why: str, parameters: int | None) -> Finding:
-    if (parameters or 0) < LARGE:
+def without_gpu(why: str, parameters: int | None, device: str) -> Finding:
+    if parameters is None:
+        return Finding("GPU", f"{why}; whether this base needs one is known after it is downloaded")
+    if parameters < LARGE:
         return Finding("GPU", f"{why}; this base trains on the CPU")
-    advice = "Train on a machine with a GPU, with machine.device: auto; see docs/gpu-box.md"
-    return Finding("GPU", f"{why}, and the base has {parameters:,} parameters", advice)
+    there = "" if device == "auto" else ", and set machine.device to auto there"
+    return Finding(
+        "GPU",
+        f"{why}, and the base has {parameters:,} parameters, which a CPU would train for days",
+        f"Use or rent a machine with a GPU{there} (docs/gpu-box.md), or rehearse here with the small base: "
+        "python -m tools.profile tiny",
+    )
 
 
 def check_gpu(device: str, name: str | None, cuda: bool, bf16: bool, parameters: int | None) -> Finding:
@@ -131,7 +143,7 @@ def check_gpu(device: str, name: str | None, cuda: bool, bf16: bool, parameters:
         parameters: Of the base, if known.
     """
     if device == "cpu":
-        return without_gpu("not used, as machine.device is cpu", parameters)
+        return without_gpu("not used, as machine.device is cpu", parameters, device)
     if name is not None and not cuda:
         return Finding(
             "GPU",
@@ -139,10 +151,10 @@ def check_gpu(device: str, name: str | None, cuda: bool, bf16: bool, parameters:
             "Check CUDA_VISIBLE_DEVICES, and install a driver that is new enough for the CUDA of this PyTorch: "
             "python -c 'import torch; print(torch.version.cuda)'",
         )
-    if not cuda and device == "cuda":
+    if not cuda and device == "cuda" and (parameters or 0) < LARGE:
         return Finding("GPU", "none, and machine.device is cuda", "Set it to auto, or take a machine with a GPU")
     if not cuda:
-        return without_gpu("none", parameters)
+        return without_gpu("none", parameters, device="auto")
     if not bf16:
         return Finding("GPU", f"{name or 'there'}, without bfloat16", "Take one of the Ampere generation or later")
     return Finding("GPU", f"{name or 'there'}, with bfloat16")
