@@ -55,10 +55,11 @@ def test_a_comment_and_a_docstring_run_only_the_stage_that_hashes_code(repositor
 
 def test_a_constant_runs_exactly_the_stages_that_compute_with_it(repository):
     append(repository, "stages/_merge/stream.py", "ANOTHER = 1")
-    ran = repository.ran("repro")  # merge writes the same model again, and report reads how long that took
-    assert ran == ["hash_code", "merge", "report"]
+    assert repository.ran("repro") == ["hash_code", "merge"]  # it writes the same model again
     append(repository, "stages/core/statistics.py", "ANOTHER = 1")
-    assert repository.ran("repro") == ["hash_code", "evaluate@base", "evaluate@tuned", "report"]
+    ran = repository.ran("repro")
+    assert (ran[0], ran[-1]) == ("hash_code", "report")
+    assert sorted(ran[1:-1]) == ["evaluate@base", "evaluate@tuned", "merge"]
 
 
 def test_a_clone_with_git_only_notices_a_result_of_former_code(finished, tmp_path):
