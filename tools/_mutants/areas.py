@@ -37,7 +37,7 @@ AREAS = {
     "packing": Area({"stages/_tokenize/packing.py": ()}, ("tests/test_tokenize.py",)),
     "splits": Area(
         {
-            "stages/core/records.py": ("content_id", "split_of"),
+            "stages/core/records.py": ("content_id", "split_position", "split_of"),
             "stages/_clean/duplicates.py": ("first_similar", "near_duplicates", "find_duplicates", "pair_batches"),
         },
         ("tests/core/test_records.py", "tests/test_clean_duplicates.py"),

@@ -72,6 +72,14 @@ EXPLAINED: dict[str, dict[str, str]] = {
         "strict=": STRICT,
         "len(rows)), )": STRICT,
     },
+    "stages/_merge/stream.py": {
+        "stored.shape, None)": CPU,
+        "stored.shape, )": CPU,
+        "FourBitWeight(stored, None": CPU,
+        "OriginalWeight(stored, None)": CPU,
+        "BaseValues({}, None)": "without hashes nobody reads the samples",
+        'four_bit = ""': "an empty text counts as no 4-bit values, as None does",
+    },
     "stages/_tokenize/packing.py": {
         "from_arrays(starts.astype(None), values)": CAST,
         "nothing = numpy.empty(0, dtype=None)": CAST,
