@@ -32,6 +32,7 @@ from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from stages.runtime.progress import progress
 from stages.runtime.runner import Outcome, run_stage
+from stages.runtime.small_data import warn_of_small_splits
 
 REJECTED_SAMPLES = METRICS / "clean.rejected.json"
 
@@ -141,6 +142,7 @@ def main(params: Params) -> Outcome:
         metrics["sha256"] = {split: sha256(folder / f"{split}.parquet") for split in SPLITS}
     write_json(METRICS / "clean.json", metrics)
     write_json(REJECTED_SAMPLES, tally.rejected_samples())
+    warn_of_small_splits(metrics["splits"], tally.documents("test"))
     counts = ", ".join(f"{count} {split}" for split, count in metrics["splits"].items())
     return Outcome(
         f"{metrics['rows']['kept']} of {plural(metrics['rows']['read'], 'row')} kept: {counts}", {"workers": workers}

@@ -34,7 +34,15 @@ from stages._train.distributed import (
 from stages._train.fingerprint import LIBRARIES, training_fingerprint
 from stages._train.metrics import curves, losses, sizes, speed
 from stages._train.model import PreparedModel, prepare_model
-from stages._train.preflight import Rows, adapter_parameters, check_rows, check_validation, count_rows, end_token
+from stages._train.preflight import (
+    Rows,
+    adapter_parameters,
+    check_rows,
+    check_validation,
+    count_rows,
+    count_steps,
+    end_token,
+)
 from stages.core.machine import ResolvedMachine, resolve_machine
 from stages.core.models import make_deterministic
 from stages.core.params import Params, load_params
@@ -51,6 +59,7 @@ from stages.runtime.memory import Workload, pick_plan
 from stages.runtime.memory_table import plan_table
 from stages.runtime.runner import Outcome, run_stage
 from stages.runtime.signals import Stop, die_with_parent
+from stages.runtime.small_data import warn_of_few_steps
 from stages.runtime.trackers import prepare_trackers
 
 if TYPE_CHECKING:
@@ -109,6 +118,8 @@ def prepare(params: Params, machine: ResolvedMachine) -> "tuple[Rows, Checkpoint
         adapters = 1 + (params.lora.init in ("pissa", "olora")) + (params.train.early_stopping_patience is not None)
         check_disk(adapter_parameters(params.lora), checkpoints.folder, checkpoints.limit, adapters)
         checkpoint = checkpoints.newest()
+        if checkpoint is None:  # a training that continues has said it
+            warn_of_few_steps(count_steps(counts.rows, params.train), params.train)
     else:
         counts, checkpoints = count_rows(TOKENIZED / "train.arrow", end_token()), NoCheckpoints()
     check_same_training(parts)

@@ -13,6 +13,7 @@ from stages._train.adapter_io import save_adapter
 from stages._train.checkpointing import Checkpoints
 from stages._train.model import add_adapter
 from stages._train.objective import LinearCrossEntropy
+from stages._train.preflight import count_steps
 from stages.core.machine import resolve_machine
 from stages.core.models import load_model, make_deterministic, packed_batch
 from stages.core.quantization import quantized_modules
@@ -102,6 +103,17 @@ def test_training_lowers_the_loss_and_logs_both_curves(trainer_of, params):
     losses = [entry["loss"] for entry in history if "loss" in entry]
     assert losses[-1] < losses[0] - 0.3
     assert [entry["step"] for entry in history if "eval_loss" in entry] == list(range(13))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation", "epochs"), [(1, 1, 1.0), (3, 2, 1.0), (2, 4, 0.3), (3, 1, 2.5), (16, 4, 2.0)]
+)
+def test_steps_are_counted_as_the_trainer_counts_them(trainer_of, params, batch_size, accumulation, epochs):
+    changes = {"batch_size": batch_size, "gradient_accumulation_steps": accumulation, "epochs": epochs}
+    params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
+    trainer = trainer_of(params)
+    *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    assert count_steps(8, params.train) == steps
 
 
 def test_each_line_of_progress_has_the_loss_of_its_step_the_first_one_too(trainer_of, monkeypatch, capsys):

@@ -27,7 +27,7 @@ from stages.runtime.errors import UserError
 from stages.runtime.integrity import check_base
 from stages.runtime.machine_checks import check_bfloat16, check_disk
 from stages.runtime.signals import Stop
-from stages.train import main
+from stages.train import main, prepare
 from tests.support.data_files import write_rows
 from tests.support.project import ROOT
 from tests.support.training import rows
@@ -70,6 +70,17 @@ def test_rows_are_counted_as_by_reading_them_into_lists(count):
         longest_conversation=max(max(lengths) for lengths in dataset["seq_lengths"]),
         longest_row=max(map(len, labels)),
     )
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_few_steps_are_named_before_the_training_and_not_again_when_it_continues(params_of, capsys, monkeypatch, kept):
+    write("train", [ending(row) for row in rows(4)])
+    params = params_of(machine={"device": "cpu"}, train={"batch_size": 1, "gradient_accumulation_steps": 2})
+    monkeypatch.setattr(Checkpoints, "newest", lambda self: Path("step-1") if kept else None)
+    prepare(params, resolve_machine(params.machine, 2))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "warm up" in line]
+    assert len(lines) == (not kept)
+    assert all(line.startswith("train: only 2 optimizer steps") for line in lines)
 
 
 def test_rows_whose_answers_never_end_are_refused():

@@ -88,6 +88,10 @@ class Tally:
         counts = {"rows": rows, "splits": dict(self.splits), "characters": characters, "sources": self.largest()}
         return counts | repaired
 
+    def documents(self, split: str) -> list[str]:
+        """Returns the sources with rows in a split."""
+        return [name for name, outcomes in self.sources.items() if outcomes[split]]
+
     def largest(self) -> dict[str, dict[str, int]]:
         """Counts the sources with the most rows one by one, and the sum of the others."""
         order = sorted(self.sources, key=lambda name: (-self.sources[name].total(), name))

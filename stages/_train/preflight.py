@@ -1,9 +1,10 @@
 """Checks of the rows and the adapter before the model is loaded: what goes wrong should not show after hours."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.core.params import Lora
+from stages.core.params import Lora, Train
 from stages.core.paths import BASE, read_json
 from stages.core.prompts import IGNORED
 from stages.runtime.counts import plural
@@ -103,6 +104,16 @@ def check_validation(path: Path) -> None:
             f"no row of {path} has a token that is trained, so there is no validation loss. Give it more rows (raise "
             "clean.validation_fraction), or write them again: dvc repro --force tokenize"
         )
+
+
+def count_steps(rows: int, train: Train) -> int:
+    """The optimizer steps of the whole training, as transformers' Trainer counts them. Processes share a step's rows.
+
+    Args:
+        rows: packed rows.
+        train: the section of params.yaml.
+    """
+    return math.ceil(train.epochs * math.ceil(rows / (train.batch_size * train.gradient_accumulation_steps)))
 
 
 def linear_layers() -> dict[str, tuple[int, int]]:

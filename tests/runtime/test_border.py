@@ -41,6 +41,8 @@ ALLOWED = {
     "runner.run_stage": "calls main()",
     "signals.Stop": "when a training stops; a stopped one ends with the same bytes",
     "signals.die_with_parent": "when a training stops",
+    "small_data.warn_of_few_steps": "prints a line, or does nothing",
+    "small_data.warn_of_small_splits": "prints a line, or does nothing",
     "stage_options.stage_options": "whether the stage runs; evaluate's name and folder come from dvc.yaml",
     "trackers.prepare_trackers": "where a tracker writes",
     "url_errors.DOWNLOAD_BY_HAND": "a part of messages",
