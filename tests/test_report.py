@@ -813,6 +813,48 @@ def test_the_base_asked_plainly_stands_beside_both_others():
     assert {"chrf", "chrf_lo", "chrf_hi"} <= figures["change_plain"].keys()
 
 
+def of_prose():
+    """The inputs where no test row's answer is code."""
+    inputs = example()
+    for evaluated in (inputs["base"], inputs["tuned"], inputs["base"]["plain"]):
+        for ending in ("", "_lo", "_hi"):
+            del evaluated[f"parses_share{ending}"]
+    return inputs
+
+
+def test_figures_about_python_are_shown_only_where_answers_are_code():
+    python = ("Python", "signature", "docstring")
+    assert all(word in report(example(), 0)["markdown"].partition("## What was trained")[0] for word in python)
+    prose = report(of_prose(), 0)
+    compared = prose["markdown"].partition("## What was trained")[0]
+    assert not any(word in compared + prose["card"].partition("## Merge")[0] for word in python)
+    (plain,) = (table for caption, table in tables_of(of_prose()).items() if "plainly" in caption)
+    assert plain.rows[0][:4] == ["Bits a byte of the last answer’s text", "1.210", "1.300", "0.9000"]
+
+
+@pytest.mark.parametrize(("rows", "few"), [(4, True), (9, True), (10, False)])
+def test_a_report_of_fewer_rows_than_an_interval_needs_says_so(rows, few):
+    inputs = example()
+    for name in ("base", "tuned"):
+        inputs[name] |= {"rows": rows, "clusters": rows}
+    made = report(inputs, 0)
+    for page in (made["markdown"], made["html"], made["card"]):
+        assert (f"The split has only {rows} rows, too few to judge a model by." in page) == few
+        assert ("There are no intervals of tuned − base" in page) == few
+        assert ("drawing 10 clusters of rows anew" in page) != few
+
+
+def test_a_table_without_rows_is_its_caption_alone():
+    inputs = example()
+    for before, after in zip(inputs["rows"]["base"], inputs["rows"]["tuned"], strict=True):
+        after["loss_sum"] = before["loss_sum"] / 2
+    made = report(inputs, 0)
+    caption = "Rows that became worse: 0 of 190, by loss"
+    assert re.search(rf"\*\*{caption}\*\*\n+(?!\|)", made["markdown"])
+    assert f"<p>{caption}.</p>" in made["html"]
+    assert f"<caption>{caption}" not in made["html"]
+
+
 def test_slices_have_an_interval_or_a_dash_and_of_them_metrics_json_has_the_fields_that_were_named():
     inputs = example()
     tables = tables_of(inputs)

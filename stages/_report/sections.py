@@ -8,7 +8,11 @@ from stages._report.svg_charts import line_chart
 from stages.comparison.measures import SHOWN_MEASURES, Measure
 from stages.comparison.number_text import NOTHING, number, ratio, share, size
 from stages.core.model_card import base_name
-from stages.core.statistics import paired_change
+from stages.core.statistics import FEWEST_CLUSTERS, paired_change
+from stages.runtime.counts import plural
+
+BODY_MEASURE = "body_bits_per_byte"
+PROSE_LABEL = "Bits a byte of the last answer’s text"  # of BODY_MEASURE, where no answer is code
 
 
 def change_text(measure: Measure, before: float | None, after: float | None) -> str:
@@ -28,10 +32,27 @@ def interval_verdict(values: dict, measure: Measure) -> str:
     return interval_text(values, measure.name, measure.scale) + ("" if low > 0 or high < 0 else ", may be chance")
 
 
+def answers_are_code(evaluation: dict) -> bool:
+    """Whether any test row's answer is code."""
+    return "parses_share" in evaluation
+
+
+def interval_note(tuned: dict) -> str:
+    """What the last column is."""
+    if tuned["clusters"] < FEWEST_CLUSTERS:
+        return f"There are no intervals of tuned − base, since fewer than {FEWEST_CLUSTERS} rows have none."
+    return (
+        "The last column is the 95 % interval of tuned − base in pairs, by drawing "
+        f"{number(tuned['clusters'])} clusters of rows anew; shares in points."
+    )
+
+
 def comparison_section(base: dict, tuned: dict, differences: dict, rows: dict[str, list[dict]]) -> ReportSection:
     lines = []
     for measure in SHOWN_MEASURES:
         if measure.name not in base or measure.name not in tuned:
+            continue
+        if measure.name == BODY_MEASURE and not answers_are_code(tuned):  # the next table has it
             continue
         before, after = base[measure.name], tuned[measure.name]
         shown = [
@@ -45,8 +66,7 @@ def comparison_section(base: dict, tuned: dict, differences: dict, rows: dict[st
         f"Loss, perplexity, bits and likeliest tokens over the {number(tuned['tokens'])} answer tokens of "
         f"{number(tuned['rows'])} test rows; “after 8 tokens” leaves out the first 8 of each answer, which mostly "
         f"carry the format. The rows on answers are over {number(tuned['generated_rows'])} generated ones; chrF "
-        f"and ROUGE-L are means over them. The last column is the 95 % interval of tuned − base in pairs, by drawing "
-        f"{number(tuned['clusters'])} clusters of rows anew; shares in points."
+        f"and ROUGE-L are means over them. {interval_note(tuned)}"
     )
     lost = lost_tests_table(rows["base"], rows["tuned"])
     tables = [
@@ -71,8 +91,10 @@ def completions_table(base: dict, tuned: dict, rows: dict[str, list[dict]]) -> T
                 change_text(measure, values[0], values[2]),
                 interval_verdict(differences, measure),
             ]
-            lines.append([measure.label, *shown])
-    caption = "What is more than the format: the base asked plainly, by signature and docstring where there are any"
+            label = PROSE_LABEL if measure.name == BODY_MEASURE and not answers_are_code(tuned) else measure.label
+            lines.append([label, *shown])
+    form = "by signature and docstring where there are any" if answers_are_code(tuned) else "as the beginning of a text"
+    caption = f"What is more than the format: the base asked plainly, {form}"
     return Table(caption, ["", "Base, plainly", "Base", "Tuned", "Tuned to plainly", "95 % interval"], lines)
 
 
@@ -169,7 +191,10 @@ def versions_section(train: dict) -> ReportSection:
 def headline(base: dict, tuned: dict) -> str:
     before, after = base["perplexity"], tuned["perplexity"]
     verdict = change_text(SHOWN_MEASURES[0], before, after)
-    return f"Perplexity on the test split: {number(before)} before, {number(after)} after ({verdict})."
+    said = f"Perplexity on the test split: {number(before)} before, {number(after)} after ({verdict})."
+    if tuned["rows"] >= FEWEST_CLUSTERS:
+        return said
+    return f"{said} The split has only {plural(tuned['rows'], 'row')}, too few to judge a model by."
 
 
 def sections(inputs: dict) -> list[ReportSection]:
