@@ -4,6 +4,7 @@
 
 In a copy of the working tree, with DVC where it is installed and else stage by stage. Prints what the stages noted of
 themselves. Parts, in the order given:
+    plan      prints how much memory the training will take on GPUs of several sizes
     train
     kill      trains once more, is killed with SIGKILL behind a checkpoint, goes on, and compares the adapters' bytes
     devices   trains with one process and with two, replicated and sharded, the rows of an optimizer step being the
@@ -38,6 +39,7 @@ from tools._profile.profiles import profile_values
 
 BASE_FOLDER = "random-7b"
 DATA = ("hash_code", "download_model", "download_data", "clean", "tokenize")
+PLANNED = ("16", "24", "48", "80")  # GiB of GPUs
 ADAPTER = "models/adapter/adapter_model.safetensors"
 EVALUATED = {"base": "models/base", "tuned": "models/merged"}
 CHANGES = {  # of the profile mistral-7b: a local base, local data, few rows
@@ -124,6 +126,11 @@ def stage(copy: Copy, name: str) -> None:
     show(name, seconds, copy.notes(f"timing/{name}.json"), found)
 
 
+def plan(copy: Copy) -> None:
+    for gibibytes in PLANNED:
+        copy.bench("stages.train", "--plan", gibibytes)
+
+
 def train(copy: Copy) -> None:
     stage(copy, "train")
 
@@ -203,7 +210,7 @@ def evaluate(copy: Copy) -> None:
     copy.bench("bench.evaluate", "16", "--turns", "1")
 
 
-PARTS = {part.__name__: part for part in (train, kill, devices, merge, evaluate)}
+PARTS = {part.__name__: part for part in (plan, train, kill, devices, merge, evaluate)}
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
@@ -220,6 +227,8 @@ def main(options: argparse.Namespace) -> None:
     if options.write_merged:
         write_merged_on(options.write_merged[0], Path(options.write_merged[1]))
         return
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         copy = Copy(Path(temporary), options.config, options.steps)
         if options.config == "7b":

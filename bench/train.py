@@ -5,11 +5,11 @@
     python -m bench.train --curve SEEDS --steps 200 --only NAME...
 
 tiny: models/base and data/tokenized as they are (`dvc repro tokenize`), on whatever device there is. 7b: a base of
-Mistral-7B's shape with random weights, on a GPU; the rows are those of data/tokenized too, so make them of 2,048 tokens
-(tokenize.max_length). Each contender runs in a process of its own, by turns, and the faster of them counts. All
-get the same conversations, base, adapter and optimizer. The loss is that of held-out rows after all conversations were
-trained once, with the same number of trained tokens. On a GPU, MFU is the rate of useful operations beside that of a
-product of 8192 by 8192 matrices in bf16, which is measured first.
+Mistral-7B's shape with random weights, on a GPU. Its rows are those of data/clean at the length of the profile
+mistral-7b. Base and rows are made here. Each contender runs in a process of its own, by turns, and the faster of them
+counts. All get the same conversations, base, adapter and optimizer. The loss is that of held-out rows after all
+conversations were trained once, with the same number of trained tokens. On a GPU, MFU is the rate of useful operations
+beside that of a product of 8192 by 8192 matrices in bf16, which is measured first.
 
 --curve shows how the training's loss falls, by fifths of the run: its mean over SEEDS seeds and their range. The seed
 shapes the adapter's start, the order and dropout. On a GPU the seeds run at the same time.
@@ -28,10 +28,11 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core.params import Params, check_params, load_params
-from stages.core.paths import BASE
+from stages.core.paths import BASE, CLEAN, TOKENIZED
 from tools._profile.profiles import profile_values
 
 if TYPE_CHECKING:
@@ -65,13 +66,13 @@ def contender_name(text: str) -> str:
     return text
 
 
-def chosen(params: Params, steps: int) -> list[dict]:
+def chosen(params: Params, steps: int, rows_folder: Path) -> list[dict]:
     """Conversations that fill `steps` optimizer steps of packed rows, as good as full."""
     from bench._train.base import conversations, packed_rows
 
     train = params.train
     wanted = steps * train.batch_size * train.gradient_accumulation_steps
-    some = conversations("train", params.tokenize.max_length)
+    some = conversations("train", params.tokenize.max_length, rows_folder)
     rows = packed_rows(some, params.tokenize.max_length)
     random.Random(0).shuffle(rows)  # noqa: S311 the packing begins with the longest conversations
     rows = rows[:wanted]
@@ -87,17 +88,17 @@ def chosen(params: Params, steps: int) -> list[dict]:
 def one(name: str, config: str, steps: int, seed: int | None = None, profiled: bool = False) -> "Result | None":
     if name.startswith(UNSLOTH):
         import unsloth  # noqa: F401 first: it patches the libraries that follow
-    from bench._train.base import RANDOM, conversations
+    from bench._train.base import RANDOM, RANDOM_ROWS, conversations
     from bench._train.contenders import CONTENDERS, ON_A_GPU, Ours
     from bench._train.measure import run
     from bench._train.profiled import OneStep, breakdown
 
     params = settings(config, seed)
-    folder = RANDOM if config == "7b" else BASE
+    folder, rows_folder = (RANDOM, RANDOM_ROWS) if config == "7b" else (BASE, TOKENIZED)
     contender = (CONTENDERS | ON_A_GPU)[name]
     if isinstance(contender, Ours):
         params = contender.params(params)
-    trainer = contender.trainer(folder, chosen(params, steps), params)
+    trainer = contender.trainer(folder, chosen(params, steps, rows_folder), params)
     if profiled:
         step = OneStep()
         trainer.add_callback(step)
@@ -105,7 +106,7 @@ def one(name: str, config: str, steps: int, seed: int | None = None, profiled: b
         print(breakdown(step))
         return None
     length = params.tokenize.max_length
-    return run(trainer, conversations("validation", length)[:HELD], length)
+    return run(trainer, conversations("validation", length, rows_folder)[:HELD], length)
 
 
 def table(results: "dict[str, Result]", product: float | None) -> str:
@@ -212,22 +213,44 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def check_inputs(config: str) -> None:
+    """Ends the process with what to do where something is missing."""
+    import torch
+
+    if config == "7b" and not torch.cuda.is_available():
+        sys.exit("bench.train: --config 7b needs a CUDA GPU, and PyTorch sees none. Leave it out to rehearse")
+    folder, kind = (CLEAN, "parquet") if config == "7b" else (TOKENIZED, "arrow")
+    needed = [BASE / "manifest.json", *(folder / f"{split}.{kind}" for split in ("train", "validation"))]
+    if missing := [str(path) for path in needed if not path.exists()]:
+        sys.exit(f"bench.train: {', '.join(missing)} missing. Run `dvc repro tokenize` first")
+
+
+def make_seven() -> None:
+    """The base with random weights where it is not there yet, and rows of its length."""
+    from bench._train.base import RANDOM, RANDOM_ROWS, random_7b, tokenize_rows
+    from bench._train.measure import clear
+
+    tokenize_rows(settings("7b"), RANDOM_ROWS)
+    if not (RANDOM / "manifest.json").exists():
+        random_7b(RANDOM)
+        clear()
+
+
 def main(options: argparse.Namespace) -> None:
-    if options.profile:
-        one(options.profile, options.config, options.steps, profiled=True)
-        return
     if options.one:
         print(json.dumps(dataclasses.asdict(one(options.one, options.config, options.steps, options.seed))))
         return
+    check_inputs(options.config)
+    if options.config == "7b":
+        make_seven()
+    if options.profile:
+        one(options.profile, options.config, options.steps, profiled=True)
+        return
     import torch
 
-    from bench._train.base import RANDOM, random_7b
     from bench._train.contenders import CONTENDERS, ON_A_GPU
     from bench._train.measure import clear, product_rate
 
-    if options.config == "7b" and not RANDOM.exists():
-        random_7b(RANDOM)
-        clear()
     on_gpu = torch.cuda.is_available()
     product = product_rate() if on_gpu else None
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"

@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+from datasets import Dataset
 
+from bench import train
+from bench._train import base
+from stages.core.records import record_file
 from tests.support.data_files import write_rows
 from tests.support.project import ROOT
 from tests.support.training import rows
@@ -37,9 +42,44 @@ def test_the_script_for_a_gpu_asks_the_benchmarks_for_what_they_have(capfd):
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout))
     assert found[0]["unsloth"] == "/x y/python"
-    assert {"kill", "devices", "merge"} <= set(found[-1]["parts"])
-    plans = [float(gib) for module, *rest in calls if module == "stages.train" for gib in rest if gib != "--plan"]
-    assert 24 in plans
+    assert {"plan", "kill", "devices", "merge"} <= set(found[-1]["parts"])
+    assert len(asked) == len(calls)
+
+
+def test_the_7b_has_rows_of_its_own_length_though_the_small_base_reads_fewer_tokens(
+    small_base, params_of, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/base").symlink_to(small_base)
+    (tmp_path / "data/clean").mkdir(parents=True)
+    for split in ("train", "validation"):
+        with record_file(tmp_path / f"data/clean/{split}.parquet") as file:
+            answers = [f"{split} {number} " + "word " * 300 for number in range(20)]
+            messages = [
+                [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": each}] for each in answers
+            ]
+            columns = {"id": answers, "messages": messages, "source": ["a:1"] * 20}
+            file.write_table(pyarrow.table(columns, schema=file.schema))
+    params = params_of(tokenize={"max_length": 2048}, machine={"workers": 1})
+    base.tokenize_rows(params, tmp_path / "rows")
+    assert len(base.conversations("train", 2048, tmp_path / "rows")) == 20
+    context = json.loads((small_base / "config.json").read_text())["max_position_embeddings"]
+    assert max(map(len, Dataset.from_file(str(tmp_path / "rows/train.arrow"))["input_ids"])) > context
+
+
+def test_what_a_benchmark_of_the_training_lacks_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SystemExit, match=r"models/base/manifest\.json, data/tokenized/train\.arrow, .*`dvc repro tokenize"
+    ):
+        train.check_inputs("tiny")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--config 7b needs a CUDA GPU"):
+        train.check_inputs("7b")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(SystemExit, match=r"data/clean/train\.parquet, data/clean/validation\.parquet missing"):
+        train.check_inputs("7b")
 
 
 @pytest.mark.slow

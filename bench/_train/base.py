@@ -13,10 +13,12 @@ from stages._tokenize.packing import pack
 from stages.core.machine import ResolvedMachine
 from stages.core.models import load_model
 from stages.core.params import Params
-from stages.core.paths import BASE, TOKENIZED, read_json
+from stages.core.paths import BASE, TOKENIZED, read_json, whole_directory
 from stages.core.prompts import IGNORED
+from stages.core.records import record_file
 
 RANDOM = Path(".dvc/tmp/bench-7b")
+RANDOM_ROWS = Path(".dvc/tmp/bench-7b-rows")
 SEVEN = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -65,12 +67,24 @@ def load_base(folder: Path, params: Params, machine: ResolvedMachine, packed: bo
     return add_adapter(model, params.lora, read_json(folder / "manifest.json"))
 
 
-def conversations(split: str, longest: int) -> list[dict]:
-    """Of data/tokenized, one a row again: input_ids, labels."""
+def tokenize_rows(params: Params, folder: Path) -> None:
+    """The rows of data/clean as the stage tokenize would write them with `params`.
+
+    Those of data/tokenized may be shorter: a small base reads fewer tokens, and its stage refuses more.
+    """
+    from stages.tokenize import SHARD_CONVERSATIONS, tokenize_split
+
+    with whole_directory(folder) as made, record_file(made / "rejected.parquet", "reason") as rejected:
+        for split in ("train", "validation"):
+            tokenize_split(split, made / f"{split}.arrow", rejected, params, SHARD_CONVERSATIONS)
+
+
+def conversations(split: str, longest: int, folder: Path = TOKENIZED) -> list[dict]:
+    """Of a folder's packed rows, one a row again: input_ids, labels."""
     from datasets import Dataset
 
     found = []
-    for row in Dataset.from_file(str(TOKENIZED / f"{split}.arrow")):
+    for row in Dataset.from_file(str(folder / f"{split}.arrow")):
         start = 0
         for length in row["seq_lengths"]:
             part = {name: row[name][start : start + length] for name in ("input_ids", "labels")}

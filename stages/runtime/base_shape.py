@@ -60,9 +60,8 @@ def named_base(model: Model) -> NamedBase:
         return base_here(model)
     if model.source == "path":
         config = Path(model.path, "config.json")
-        return described(
-            read_shape(config, f"Set model.path to the folder of a Mistral, or copy {config} again"), config
-        )
+        advice = f"Set model.path to the folder of a Mistral, or copy {config} again"
+        return described(model, read_shape(config, advice), config)
     if model.id not in FAMILY:
         raise UserError(
             f"{model.id} is not downloaded, and its sizes are not in the table, which has Mistral 7B, Nemo 12B, "
@@ -94,14 +93,17 @@ def base_here(model: Model) -> NamedBase:
             f"{BASE} is {other}, but params.yaml names {name_of(model)}. Run `dvc repro download_model`, which puts it "
             f"there{from_table}"
         )
-    found = described(read_shape(config, advice), config)
+    found = described(model, read_shape(config, advice), config)
     if model.source == "hub" and model.id in FAMILY and (difference := describe_difference(model.id, found.shape)):
         return NamedBase(found.shape, f"{found.origin}\n{difference}")
     return found
 
 
-def described(shape: Shape, config: Path) -> NamedBase:
-    return NamedBase(shape, f"{config}: {shape.parameters:,} parameters")
+def described(model: Model, shape: Shape, config: Path) -> NamedBase:
+    return NamedBase(
+        shape,
+        f"{model.id if model.source == 'hub' else model.path}, {shape.parameters:,} parameters, counted from {config}",
+    )
 
 
 def read_shape(config: Path, advice: str) -> Shape:

@@ -76,7 +76,7 @@ def test_the_plan_of_a_7b_that_is_not_downloaded_is_the_plan_of_a_7b(hub, params
     put_base(tmp_path, hub(SEVEN))
     after = plan_table(params_of(model=model), 24 * GIBIBYTE).splitlines()
     assert before[1:] == after[1:]
-    assert after[0] == "models/base/config.json: 7,248,023,552 parameters"
+    assert after[0] == f"{SEVEN}, 7,248,023,552 parameters, counted from models/base/config.json"
 
 
 def test_a_hub_model_outside_the_table_says_what_to_do(hub):
@@ -92,7 +92,7 @@ def test_a_folder_is_read_where_it_is(params_of, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^mine/config\.json is missing, or has not the sizes .*Set model\.path"):
         named_base(model)
     write_json(tmp_path / "mine/config.json", CONFIG)
-    assert named_base(model).origin == "mine/config.json: 7,248,023,552 parameters"
+    assert named_base(model).origin == "mine, 7,248,023,552 parameters, counted from mine/config.json"
 
 
 @pytest.mark.parametrize("name", [SEVEN, "owner/name"])
