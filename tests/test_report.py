@@ -19,7 +19,7 @@ from stages._report.data_section import OTHER_SOURCES
 from stages._report.escaping import fenced, inline
 from stages._report.layout import spread
 from stages._report.predictions import answer_pairs
-from stages._report.row_tables import row_lines
+from stages._report.row_tables import interval_text, row_lines
 from stages._report.svg_charts import histogram, line_chart, thinned, tick_label, ticks
 from stages.comparison.number_text import duration, number, size
 from stages.comparison.visible_text import visible
@@ -842,6 +842,11 @@ def test_a_report_of_fewer_rows_than_an_interval_needs_says_so(rows, few):
         assert (f"The split has only {rows} rows, too few to judge a model by." in page) == few
         assert ("There are no intervals of tuned − base" in page) == few
         assert ("drawing 10 clusters of rows anew" in page) != few
+
+
+def test_the_ends_of_a_large_interval_are_written_in_full():
+    values = {"perplexity_lo": -29_431.7, "perplexity_hi": -9.4213}
+    assert interval_text(values, "perplexity") == "−29,400 to −9.42"
 
 
 def test_a_table_without_rows_is_its_caption_alone():

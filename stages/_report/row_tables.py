@@ -105,8 +105,13 @@ def interval_text(values: dict[str, float], name: str, scale: float = 1.0) -> st
     """The interval of a difference, such as +1.2 to +3.4. NOTHING where there were too few rows for one."""
     if f"{name}_lo" not in values:
         return NOTHING
-    low, high = (with_sign(f"{scale * values[f'{name}_{end}']:.3g}") for end in ("lo", "hi"))
-    return f"{low} to {high}"
+    low, high = (scale * values[f"{name}_{end}"] for end in ("lo", "hi"))
+    return f"{with_sign(three_digits(low))} to {with_sign(three_digits(high))}"
+
+
+def three_digits(value: float) -> str:
+    """A number to three digits, a large one in full: 4.25, or 29,400."""
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def row_line(base: dict, tuned: dict, answers: tuple[dict, dict] | None) -> RowLine:

@@ -9,8 +9,8 @@ FEW_ROWS = 20  # in a split: the figures of fewer rows say little
 LARGEST_FRACTION = 0.3  # of the rows, for a split; where that is not enough, only more rows help
 WARMUPS = 3  # a training shorter than this many warm-ups is hardly at its learning rate
 MEANING = {
-    "validation": "The validation loss and the check of the merge depend on which rows those are",
-    "test": "The report's figures depend on which rows those are",
+    "validation": "so the validation loss and the check of the merge say little",
+    "test": "so the report's figures say little",
 }
 
 
@@ -25,7 +25,7 @@ def warn_of_small_splits(splits: dict[str, int], test_documents: list[str]) -> N
     for split, meaning in MEANING.items():
         if splits[split] < FEW_ROWS:
             advice = enough_rows(split, sum(splits.values()))
-            print(f"clean: only {plural(splits[split], f'{split} row')}. {meaning}. {advice}", flush=True)
+            print(f"clean: only {plural(splits[split], f'{split} row')}, {meaning}. {advice}", flush=True)
     if len(test_documents) == 1:
         print(
             f"clean: all test rows come from one document, {test_documents[0]}, so the report counts each row as "
@@ -37,7 +37,7 @@ def warn_of_small_splits(splits: dict[str, int], test_documents: list[str]) -> N
 def enough_rows(split: str, rows: int) -> str:
     """Says what gives a split FEW_ROWS rows. rows: of all splits."""
     fraction = math.ceil(100 * FEW_ROWS / rows) / 100
-    larger = f"clean.{split}_fraction: {fraction} gives about {FEW_ROWS}; or add rows"
+    larger = f"Set clean.{split}_fraction to {fraction} for about {FEW_ROWS}, or add rows"
     return larger if fraction <= LARGEST_FRACTION else "Add rows"
 
 
