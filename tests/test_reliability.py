@@ -5,9 +5,7 @@ import hashlib
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import psutil
@@ -16,26 +14,9 @@ import pytest
 from stages.core.paths import TIMING
 from stages.core.yaml_files import read_yaml
 from tests.support.pipeline import ALL
-from tests.support.repository import PATIENCE, Repository, running, succeeds, without_network
+from tests.support.repository import PATIENCE, Repository, running, succeeds
 
 pytestmark = pytest.mark.slow
-
-CONNECT = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 5)"
-
-
-def test_a_whole_run_on_local_files_neither_needs_nor_tries_the_network(first_run):
-    assert (first_run.folder.parent / "attempts").read_text() == ""
-
-
-def test_an_attempt_to_reach_the_network_would_have_failed_and_shown(first_run, tmp_path):
-    log = tmp_path / "attempts"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-        assert succeeds(sys.executable, "-c", CONNECT, port)
-        assert "the network is cut off" in first_run.cut_off(log, "python", "-c", CONNECT, port, code=1)
-        if without_network():  # for what does not ask Python
-            assert not succeeds(*without_network(), sys.executable, "-I", "-c", CONNECT, port)
-    assert "socket.getaddrinfo" in log.read_text()
 
 
 @pytest.fixture(scope="module")

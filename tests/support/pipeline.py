@@ -1,11 +1,13 @@
 """The whole pipeline in a clone of the working tree, small enough for tests. It runs once for all that only read it."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.support.project import copy_project
 from tests.support.repository import Repository, running
@@ -55,13 +57,22 @@ def made(tmp_path_factory, small_base) -> Callable[[str], Repository]:
 
 
 @pytest.fixture(scope="session")
-def first_run(made) -> Repository:
+def first_run(tmp_path_factory, small_base) -> Repository:
     """A clone in which everything has run once, committed. Several files read it: change a clone of it.
 
+    The first worker of pytest-xdist that needs it makes it. The others wait for it, then use the same folder.
     Model and data come from files, so it ran without the network. test_reliability.py checks what tried to reach it.
     """
-    repository = made("first")
-    printed = repository.cut_off(repository.folder.parent / "attempts", "dvc", "repro")
-    assert sorted(running(printed)) == sorted(ALL)
-    repository.commit()
-    return repository
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "first"
+    with FileLock(f"{folder}.lock"):
+        if (folder / "done").exists():
+            return Repository(folder / "clone")
+        shutil.rmtree(folder, ignore_errors=True)  # another worker's attempt that failed
+        folder.mkdir()
+        repository = make(folder / "clone", small_base)
+        printed = repository.cut_off(folder / "attempts", "dvc", "repro")
+        assert sorted(running(printed)) == sorted(ALL)
+        repository.commit()
+        (folder / "done").touch()
+        return repository
