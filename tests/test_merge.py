@@ -301,18 +301,36 @@ def test_the_reference_takes_the_bytes_that_were_announced_and_leaves_no_file(ad
     assert sorted(ADAPTER.parent.rglob("*")) == before
 
 
-def test_an_adapter_on_the_head_is_compared_with_its_own_head(small_base, params_of, tmp_path, monkeypatch):
-    """The base's head is not tied to the embeddings; lm_head is never in 4 bits."""
+def tie_head(tied):
+    write_json(BASE / "config.json", read_json(BASE / "config.json") | {"tie_word_embeddings": tied})
+
+
+@pytest.fixture
+def with_head(small_base, params_of, tmp_path, monkeypatch):
+    """A base whose files have a head that is not tied to the embeddings, and an adapter on it. Returns the params."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(small_base, BASE)
-    config = read_json(BASE / "config.json")
-    write_json(BASE / "config.json", config | {"tie_word_embeddings": False})
+    tie_head(False)
     head = torch.randn(32768, 64, generator=torch.Generator().manual_seed(3)).to(torch.bfloat16) / 8
     save_file(tensors(small_base) | {"lm_head.weight": head}, BASE / "model.safetensors", {"format": "pt"})
     for path in [*BASE.glob("model-*.safetensors"), BASE / "model.safetensors.index.json"]:
         path.unlink()
     params = params_of(machine={"device": "cpu"})
     make_adapter(BASE, params, ADAPTER, std=0.3, target_modules=["lm_head", "q_proj"])
+    return params
+
+
+def test_an_adapter_on_a_head_that_the_base_ties_to_the_embeddings_is_refused(with_head):
+    """Its head in the file is not used then."""
+    assert "lm_head" in plan_of(with_head).tensors()
+    tie_head(True)
+    with pytest.raises(UserError, match="lm_head.*embeddings"):
+        plan_of(with_head).tensors()
+
+
+def test_an_adapter_on_the_head_is_compared_with_its_own_head(with_head, tmp_path):
+    """lm_head is never in 4 bits."""
+    params, head = with_head, tensors(BASE)["lm_head.weight"]
     folder = merged_folder(params, tmp_path / "merged")
     assert not torch.equal(tensors(folder)["lm_head.weight"], head)
     reference = Reference(BASE, ADAPTER, ROWS, resolve_machine(params.machine), params.quantization)
@@ -342,7 +360,10 @@ print(json.dumps([type(model).__name__, str(model.dtype), sorted(info["missing_k
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layers.7.mlp.up_proj.lora_A": (4, 64), "layers.7.mlp.up_proj.lora_B": (128, 4)}, r"layers\.7\.mlp\.up_proj"),
+        (
+            {"layers.7.mlp.up_proj.lora_A": (4, 64), "layers.7.mlp.up_proj.lora_B": (128, 4)},
+            r"layers\.7\.mlp.* base",
+        ),
         ({"layers.1.mlp.up_proj.lora_A": None}, r"no lora_A\.weight for the module model\.layers\.1\.mlp\.up_proj"),
         ({"layers.1.mlp.up_proj.lora_A": (3, 64)}, r"shape \[3, 64\], but .* make it \[4, 64\]"),
         ({"layers.1.mlp.up_proj.lora_B": (64, 4)}, r"shape \[64, 4\], but .* make it \[128, 4\]"),
