@@ -8,6 +8,8 @@ from stages.core.paths import BASE, read_json
 from stages.runtime.activations import Shape, shape_of
 from stages.runtime.errors import UserError
 
+MAKE_AGAIN = f"Run `rm -rf {BASE}` and `dvc repro download_model`"
+
 
 def family_shape(layers: int, hidden: int, intermediate: int, vocabulary: int) -> Shape:
     """A model of Mistral's family. They all have 32 heads of queries and 8 of keys, each 128 wide."""
@@ -54,46 +56,54 @@ def named_base(model: Model) -> NamedBase:
     """The base that params.yaml names, whether or not it is in models/base yet.
 
     Raises:
-        UserError: models/base is another model, or the sizes are not known before a download.
+        UserError: its sizes are not known before its download, or a file of models/base is damaged.
     """
-    if BASE.exists():
+    present = present_base() if BASE.exists() else None
+    if present and is_named(present, model):
         return base_here(model)
     if model.source == "path":
         config = Path(model.path, "config.json")
         advice = f"Set model.path to the folder of a Mistral, or copy {config} again"
         return described(model, read_shape(config, advice), config)
+    where = f"{BASE} is {name_in(present)}" if present else "It is not downloaded"
     if model.id not in FAMILY:
         raise UserError(
-            f"{model.id} is not downloaded, and its sizes are not in the table, which has Mistral 7B, Nemo 12B, "
-            "Ministral 8B and Small 24B. Run `dvc repro download_model`, then ask again"
+            f"{name_of(model)} is what params.yaml names. {where}, and its sizes are not in the table, which has "
+            "Mistral 7B, Nemo 12B, Ministral 8B and Small 24B. Run `dvc repro download_model`, then ask again"
         )
     shape = FAMILY[model.id]
     return NamedBase(
         shape,
-        f"{model.id}, {shape.parameters:,} parameters. It is not downloaded, so its sizes come from a table; after the "
-        "download they come from its config.json",
+        f"{model.id}, {shape.parameters:,} parameters. {where}, so its sizes come from a table; after the download "
+        "they come from its config.json",
     )
 
 
-def base_here(model: Model) -> NamedBase:
-    """The base in models/base.
+def present_base() -> dict:
+    """The manifest of models/base.
 
     Raises:
-        UserError: it is not the one that params.yaml names, or a file of it is damaged.
+        UserError: it is missing or damaged.
     """
-    config, advice = BASE / "config.json", f"Run `rm -rf {BASE}` and `dvc repro download_model`"
     try:
         manifest = read_json(BASE / "manifest.json")
-        named, other = is_named(manifest, model), manifest["path"] or f"{manifest['id']} at {manifest['revision']}"
+        return {name: manifest[name] for name in ("source", "id", "revision", "path")}
     except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{BASE / 'manifest.json'} is missing or damaged. {advice}") from None
-    if not named:
-        from_table = f", or `rm -rf {BASE}` to count it from a table" if model.id in FAMILY else ""
-        raise UserError(
-            f"{BASE} is {other}, but params.yaml names {name_of(model)}. Run `dvc repro download_model`, which puts it "
-            f"there{from_table}"
-        )
-    found = described(model, read_shape(config, advice), config)
+        raise UserError(f"{BASE / 'manifest.json'} is missing or damaged. {MAKE_AGAIN}") from None
+
+
+def name_in(manifest: dict) -> str:
+    return manifest["path"] or f"{manifest['id']} at {manifest['revision']}"
+
+
+def base_here(model: Model) -> NamedBase:
+    """The base in models/base, which is the one that params.yaml names.
+
+    Raises:
+        UserError: a file of it is damaged.
+    """
+    config = BASE / "config.json"
+    found = described(model, read_shape(config, MAKE_AGAIN), config)
     if model.source == "hub" and model.id in FAMILY and (difference := describe_difference(model.id, found.shape)):
         return NamedBase(found.shape, f"{found.origin}\n{difference}")
     return found

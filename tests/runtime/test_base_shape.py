@@ -81,7 +81,7 @@ def test_the_plan_of_a_7b_that_is_not_downloaded_is_the_plan_of_a_7b(hub, params
 
 def test_a_hub_model_outside_the_table_says_what_to_do(hub):
     with pytest.raises(
-        UserError, match=r"^owner/name is not downloaded, and .* table.* Run `dvc repro download_model`"
+        UserError, match=r"^owner/name at .* It is not downloaded, and .* table.* Run `dvc repro download_model`"
     ):
         named_base(hub("owner/name"))
 
@@ -95,21 +95,21 @@ def test_a_folder_is_read_where_it_is(params_of, tmp_path, monkeypatch):
     assert named_base(model).origin == "mine, 7,248,023,552 parameters, counted from mine/config.json"
 
 
-@pytest.mark.parametrize("name", [SEVEN, "owner/name"])
-def test_another_model_in_models_base_is_refused(hub, params_of, tmp_path, name):
+def test_another_model_in_models_base_is_never_counted_in_place_of_the_one_in_params_yaml(hub, params_of, tmp_path):
+    """As after the rehearsal with the tiny model: `make run`, then the profile of the 7B."""
     put_base(tmp_path, params_of().model)
-    with pytest.raises(UserError) as refused:
-        named_base(hub(name))
-    assert str(refused.value).startswith(
-        f"models/base is assets/tiny-mistral, but params.yaml names {name} at {REVISION}. Run `dvc repro"
-    )
-    assert ("`rm -rf models/base` to count it from a table" in str(refused.value)) == (name in FAMILY)
+    base = named_base(hub(SEVEN))
+    assert base.shape == shape_of(CONFIG)
+    assert "models/base is assets/tiny-mistral, so its sizes come from a table" in base.origin
+    with pytest.raises(UserError, match=r"^owner/name at .* models/base is assets/tiny-mistral, and its sizes are not"):
+        named_base(hub("owner/name"))
 
 
-def test_another_revision_in_models_base_is_refused(hub, tmp_path):
-    put_base(tmp_path, hub(SEVEN))
-    with pytest.raises(UserError, match=f"^models/base is {SEVEN} at {REVISION}, but params.yaml names {SEVEN} at d+"):
-        named_base(hub(SEVEN, "d" * 40))
+def test_another_revision_in_models_base_is_not_counted(hub, tmp_path):
+    put_base(tmp_path, hub(SEVEN), CONFIG | {"num_hidden_layers": 30})
+    base = named_base(hub(SEVEN, "d" * 40))
+    assert base.shape == shape_of(CONFIG)
+    assert f"models/base is {SEVEN} at {REVISION}, so its sizes come from a table" in base.origin
 
 
 @pytest.mark.parametrize("damaged", ["manifest.json", "config.json"])
