@@ -147,7 +147,7 @@ def main(names: list[str], again: bool = False) -> str:
             for name, area in areas.items()
         }
     found = {name: updated(results[name], each) if again else summary(each) for name, each in mutants.items()}
-    results |= found
+    results = (read_json(RESULT) if RESULT.exists() else {}) | found  # another run may have written meanwhile
     for survivor in [survivor for result in results.values() for survivor in result["survivors"]]:
         survivor["why"] = why_left(survivor["file"], survivor["change"])
     RESULT.parent.mkdir(parents=True, exist_ok=True)
