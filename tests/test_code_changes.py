@@ -21,11 +21,18 @@ def finished(first_run, tmp_path_factory) -> Repository:
 
 
 @pytest.fixture
-def repository(finished):
+def edited(finished):
+    """For edits after which no stage runs."""
     yield finished
     finished.run("git", "checkout", "--", ".")
-    assert set(finished.ran("repro")) <= {"hash_code"}
-    finished.run("git", "checkout", "--", ".")
+
+
+@pytest.fixture
+def repository(edited):
+    """For edits after which stages run."""
+    yield edited
+    edited.run("git", "checkout", "--", ".")
+    assert set(edited.ran("repro")) <= {"hash_code"}
 
 
 def append(repository, name, text):
@@ -81,17 +88,17 @@ def sections_of(stage: str) -> list[str]:
 
 
 @pytest.mark.parametrize("section", [name for name in Params.model_fields if name != "seed"])
-def test_a_new_key_in_a_section_concerns_only_the_stages_that_declare_the_section(repository, section):
-    schema = repository.folder / "stages/core/params.py"
+def test_a_new_key_in_a_section_concerns_only_the_stages_that_declare_the_section(edited, section):
+    schema = edited.folder / "stages/core/params.py"
     header = re.search(rf"(?m)^class {section.capitalize()}\(\w+\):\n(?:    \"\"\".*\"\"\"\n\n?)?", schema.read_text())[
         0
     ]
     schema.write_text(schema.read_text().replace(header, f"{header}    another: str\n\n", 1))
-    params = repository.folder / "params.yaml"
+    params = edited.folder / "params.yaml"
     text = params.read_text()
     params.write_text(re.sub(rf"(?m)^({section}:.*\n)", r"\1  another: key" + "\n", text))
-    repository.run("python", "-c", "from stages.core.params import load_params; load_params()")
-    stages = {name.partition("@")[0] for name in changed(repository)}
+    edited.run("python", "-c", "from stages.core.params import load_params; load_params()")
+    stages = {name.partition("@")[0] for name in changed(edited)}
     declaring = {stage for stage in read_yaml(ROOT / "dvc.yaml")["stages"] if section in sections_of(stage)}
     assert stages == declaring
     assert ("hash_code" not in stages) and (bool(stages) == (section != "machine"))
