@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: help run doctor test test-fast bubblewrap lint format clean
+.PHONY: help run doctor test test-all bubblewrap lint format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,11 +30,15 @@ bubblewrap:
 	{ [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes bubblewrap; } || \
 	{ echo "The tests need bubblewrap: apt-get install bubblewrap, or your system's package of that name"; exit 1; }
 
-test: .venv/installed-dev bubblewrap ## all tests that need no GPU
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not gpu"
+# A worker for each core, up to four. Each computes with one thread. Tests of one file share fixtures and a worker.
+PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	--numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-fast: .venv/installed-dev bubblewrap ## the tests without the slow ones
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+test: .venv/installed-dev bubblewrap ## the tests without the slow ones; one runs the whole pipeline
+	@$(PYTEST)
+
+test-all: .venv/installed-dev bubblewrap ## all tests that need no GPU
+	@$(PYTEST) -m "not gpu"
 
 lint: .venv/installed-dev ## ruff, as CI runs it
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -136,7 +136,7 @@ def own_data_commands() -> list[str]:
 
 
 def test_every_command_of_the_readme_is_run_here_or_by_ci():
-    run_by_ci = {"make run", "make test"}
+    run_by_ci = {"make run", "make test"}  # test-all has the tests of test
     clone = {"git clone <address of this repository> pipeline && cd pipeline"}
     the_same_without_make = {line for line in readme_commands() if line.startswith("python3 -m venv .venv && ")}
     assert len(the_same_without_make) == 2
@@ -232,7 +232,9 @@ def test_make_runs_the_commands_that_the_readme_gives_without_make():
         assert command in readme
     checked, repro = (makefile.index(command) for command in ("-m tools.plan", "dvc repro"))
     assert checked < repro, "dvc repro reads params.yaml only if a stage runs"
-    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "exec make test"
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "exec make test-all"
+    (recipe,) = re.findall(r"(?m)^test: .*\n(\t.*)\n", makefile)
+    assert re.search(rf'(?m)^test-all: .*\n{re.escape(recipe)} -m "not gpu"$', makefile), "what test runs, and more"
 
 
 def test_the_page_on_own_data_leads_to_tokenized_rows_and_to_what_was_rejected(made):
