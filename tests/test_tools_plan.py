@@ -301,6 +301,16 @@ def planned():
     return {name: stage.changed for name, stage in found.items()}
 
 
+def test_a_file_that_dvc_add_keeps_is_no_stage_that_could_run(three_stages):
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        repo.add("a")
+    with Repo() as repo:
+        assert tool.text_of(tool.plan(repo, {}), False) == "nothing to do for make, all, part"
+        assert repo.status() == {}
+
+
 def test_what_the_cache_has_is_taken_from_there_and_what_it_lacks_is_made_again(three_stages):
     """The plan's words against what DVC does."""
     from dvc.repo import Repo

@@ -148,8 +148,10 @@ def states(output: "Output") -> list[tuple[str, str]]:
 def plan(repo: "Repo", values: dict) -> list[Planned]:
     """Every stage in the order in which DVC would run them; `values` are those of params.yaml."""
     import networkx
+    from dvc.stage import PipelineStage
 
-    graph = repo.index.graph  # from a stage to those whose outputs it reads
+    # From a stage to those whose outputs it reads. A .dvc file, which `dvc add` makes, is no stage that could run.
+    graph = repo.index.graph.subgraph(stage for stage in repo.index.stages if isinstance(stage, PipelineStage))
     planned: dict[Stage, Planned] = {}
     for stage in networkx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: place(repo, stage)):
         after = sorted(planned[other].name for other in graph.successors(stage) if planned[other].runs)

@@ -75,6 +75,9 @@ class Survey:
         return "\n".join(["Nearly fits:", *lines]) if lines else "No format nearly fits."
 
 
+COLUMNS_ADVICE = "Correct it, or have the format recognised: -S data.format=auto -S data.columns=null"
+
+
 def recognise(survey: Survey, data: Data) -> str:
     """Returns the format that data.format names, or the one that the rows have if data.format is auto.
 
@@ -117,7 +120,7 @@ def check_columns(survey: Survey, data: Data) -> None:
     named = {role: column for role, column in data.columns.model_dump().items() if column is not None}
     absent = [f"{role}: {column}" for role, column in named.items() if not survey.rows_with({column})]
     if absent:
-        raise UserError(f"data.columns: no row has {', '.join(absent)}. Correct it\n{survey.columns_found()}")
+        raise UserError(f"data.columns: no row has {', '.join(absent)}. {COLUMNS_ADVICE}\n{survey.columns_found()}")
     if not survey.rows_with({data.columns.user, data.columns.assistant}):
         raise UserError(
             f"data.columns: no row has both {named['user']} and {named['assistant']}\n{survey.columns_found()}"
