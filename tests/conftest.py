@@ -16,6 +16,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 pytest_plugins = ["tests.support.hub", "tests.support.pipeline", "tests.support.small_run", "tests.support.training"]
 
+# They run first, so that no worker of pytest-xdist begins a long file when the others have ended. The first one makes
+# the run that others read; the second one does not wait for it.
+LONGEST = [
+    *("test_whole_run", "test_train_faults", "test_pipeline", "test_sweep", "test_bench_train", "test_train_several"),
+    *("test_reliability", "test_sharing", "test_code_changes", "test_experiments", "test_train_options"),
+    *("test_merge_options", "test_bench", "test_generate", "test_clean_duplicates", "test_workflows"),
+    *("test_train_resume", "test_tools_plan", "test_commands", "test_merge"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the files that are named above to the front."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():

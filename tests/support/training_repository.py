@@ -14,6 +14,7 @@ from tests.support.repository import Repository
 from tests.support.training import rows
 
 SMALLER = {
+    **{"model": {"path": "models/base"}, "data": {"path": "data/tokenized"}},  # each stage checks that they are there
     "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
     "train": {"epochs": 2, "batch_size": 2, "gradient_accumulation_steps": 2, "warmup_steps": 2, "eval_steps": 3},
     "machine": {"device": "cpu", "save_steps": 4},
