@@ -211,7 +211,7 @@ def test_the_page_on_pull_requests_leads_through_a_review_and_a_conflict(reposit
     clone.run("git", "switch", "--quiet", "slower-rate")
     merge, *rest = conflict.splitlines()
     said = clone.run(*merge.split(), code=1)
-    assert all(f"Merge conflict in {file}" in said for file in ("dvc.lock", "metrics.json"))
+    assert "Merge conflict in dvc.lock" in said  # metrics.json is merged: another bound changes no figure
     clone.run("bash", "-euc", "\n".join(rest))
     assert read_yaml(folder / "params.yaml")["merge"]["max_kl"] == 0.25
     assert read_yaml(folder / "params.yaml")["train"]["learning_rate"] == 1e-3

@@ -199,7 +199,7 @@ def test_a_folder_that_may_not_be_written_is_named_and_the_former_results_stay(r
         printed = repository.run(*unprivileged(), "python", "-m", "stages.clean", code=1)
     finally:
         folder.chmod(0o755)
-    assert printed.startswith(f"clean: Permission denied: {first}. Allow")
+    assert f"\nclean: Permission denied: {first}. Allow" in printed
     assert "Traceback" not in printed
     assert bytes_of(repository.folder) == before
 
