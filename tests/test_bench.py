@@ -136,7 +136,12 @@ def test_a_round_of_kills_is_counted_and_ends_with_the_same_bytes(monkeypatch, c
     faults.main(1, ["download_data"])
     lines = first_words(capsys.readouterr().out)
     counted = dict(zip(lines["stage"], map(int, lines["download_data"]), strict=True))
-    assert counted == {name: name in ("rounds", "kills", "same") for name in faults.COLUMNS}
+    left = {
+        "rwlock",
+        "index.lock",
+    }  # what a kill may leave: on a busy machine a tenth is late enough for DVC to have begun
+    assert {name for name, count in counted.items() if count} - left == {"rounds", "kills", "same"}
+    assert max(counted.values()) == 1
 
 
 @pytest.fixture
