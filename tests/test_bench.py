@@ -136,11 +136,9 @@ def test_a_round_of_kills_is_counted_and_ends_with_the_same_bytes(monkeypatch, c
     faults.main(1, ["download_data"])
     lines = first_words(capsys.readouterr().out)
     counted = dict(zip(lines["stage"], map(int, lines["download_data"]), strict=True))
-    left = {
-        "rwlock",
-        "index.lock",
-    }  # what a kill may leave: on a busy machine a tenth is late enough for DVC to have begun
-    assert {name for name, count in counted.items() if count} - left == {"rounds", "kills", "same"}
+    # On a busy machine DVC has begun after a tenth of the time, and the kill leaves its lock or Git's.
+    found = {name for name, count in counted.items() if count} - {"rwlock", "index.lock"}
+    assert found == {"rounds", "kills", "same"}
     assert max(counted.values()) == 1
 
 
