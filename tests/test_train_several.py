@@ -378,8 +378,9 @@ def test_two_machines_give_the_result_of_one_process_where_dvc_waits_for_it(made
 @pytest.mark.parametrize("sharding", ["none", "fsdp"])
 def test_two_processes_killed_or_stopped_go_on_to_the_bytes_of_two_that_were_not(made, sharding):
     whole = made("whole", devices=2, dropout=0.1, sharding=sharding)
-    printed = whole.finish(whole.begin())
-    assert [line.partition(":")[0] for line in printed.splitlines()] == ["train"] * 2  # what is kept, and the end
+    by_hand, *printed = whole.finish(whole.begin()).splitlines()
+    assert by_hand.startswith("train: started by hand")
+    assert [line.partition(":")[0] for line in printed] == ["train"] * 2  # what is kept, and the end
 
     stopped = made("stopped", devices=2, dropout=0.1, sharding=sharding)
     # Each process kills itself and nobody else in the fourth step, as if the machine went away.
