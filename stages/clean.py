@@ -40,10 +40,10 @@ REJECTED_SAMPLES = METRICS / "clean.rejected.json"
 def clean(shards: list[Path], params: Clean, layout: dict, folder: Path, workers: int) -> Tally:
     """Judges the rows in `shards` and writes {train,validation,test,rejected}.parquet to `folder`.
 
+    With clean.check_code: auto all answers must be Python only where `layout` says that they are.
+
     Args:
         layout: the content of data/raw/format.json.
-
-    With clean.check_code: auto all answers must be Python only where `layout` says that they are.
 
     Raises:
         UserError: more than params.max_malformed_rows rows do not fit the format.

@@ -6,7 +6,7 @@ reports/report.md and reports/report.html (one self-contained file) show the dat
 reports/model-card.md is for people who get the merged model.
 
     dvc repro report
-    python -m stages.report --show    # prints the last results
+    python -m stages.report --show    # prints the last results, writes metrics/timing/times.html
     python -m stages.report --gate    # checks report.gates, and exits with 1 where one failed
 """
 

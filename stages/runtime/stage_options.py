@@ -60,7 +60,7 @@ def stage_options(stage: str, doc: str) -> argparse.Namespace:
         parser.add_argument("weights", type=Path, metavar="FOLDER", help="the model: models/base or models/merged")
     if stage == "report":
         modes = parser.add_mutually_exclusive_group()
-        modes.add_argument("--show", action="store_true", help="print the last results, and write nothing")
+        modes.add_argument("--show", action="store_true", help="print the last results, and write the page of times")
         modes.add_argument(
             "--gate", action="store_true", help="check report.gates and exit with 1 where one failed; write nothing"
         )
