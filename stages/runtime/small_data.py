@@ -6,6 +6,7 @@ from stages.core.params import Train
 from stages.runtime.counts import plural
 
 FEW_ROWS = 20  # in a split: the figures of fewer rows say little
+ENOUGH_ROWS = 30  # what is advised: the number of rows that a fraction gives varies
 LARGEST_FRACTION = 0.3  # of the rows, for a split; where that is not enough, only more rows help
 WARMUPS = 3  # a training shorter than this many warm-ups is hardly at its learning rate
 MEANING = {
@@ -35,9 +36,9 @@ def warn_of_small_splits(splits: dict[str, int], test_documents: list[str]) -> N
 
 
 def enough_rows(split: str, rows: int) -> str:
-    """Says what gives a split FEW_ROWS rows. rows: of all splits."""
-    fraction = math.ceil(100 * FEW_ROWS / rows) / 100
-    larger = f"Set clean.{split}_fraction to {fraction} for about {FEW_ROWS}, or add rows"
+    """Says what gives a split ENOUGH_ROWS rows. rows: of all splits."""
+    fraction = math.ceil(100 * ENOUGH_ROWS / rows) / 100
+    larger = f"Set clean.{split}_fraction to {fraction} for about {ENOUGH_ROWS}, or add rows"
     return larger if fraction <= LARGEST_FRACTION else "Add rows"
 
 
