@@ -16,18 +16,7 @@ ENTRY = "from mutmut.__main__ import cli; cli()"  # `python -m mutmut` would run
 # others draw thousands of samples, which takes seconds.
 UNFIT = ("workers", "without_importing", "holds_the_truth", "promise_too_much")
 # Some tests read what is committed.
-COMMIT = (
-    "-c",
-    "user.name=mutants",
-    "-c",
-    "user.email=",
-    "-c",
-    "commit.gpgsign=false",
-    "commit",
-    "--quiet",
-    "-m",
-    "copy",
-)
+COMMIT = "git -c user.name=mutants -c user.email= -c commit.gpgsign=false commit --quiet --message copy"
 ARGUMENTS = ["-p", "no:cacheprovider", "-k", " and ".join(f"not {word}" for word in UNFIT), "--timeout=60"]
 SECONDS, TIMES = 10.0, 5.0  # a mutant may take so many times the tests' usual time and so many seconds
 CONFIG = """
