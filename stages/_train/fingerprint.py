@@ -31,9 +31,7 @@ def training_fingerprint(params: Params, machine: ResolvedMachine) -> dict[str, 
         **{file: HASH_PREFIX + value for file, value in stage_hashes("train").items()},
         **initial_adapter_hashes(params.lora.init_from),
         "seed": params.seed,
-        **flat_values(params.quantization.model_dump(), "quantization"),
-        **flat_values(params.lora.model_dump(), "lora"),
-        **flat_values(params.train.model_dump(), "train"),
+        **section_values(params, "quantization", "lora", "train"),
         "device": machine.device.type,
         "machine.attention": machine.packed_attention,
         "machine.sharding": machine.sharding,  # sharded, the adapters keep PEFT's forward, which rounds differently
@@ -57,12 +55,9 @@ def initial_adapter_hashes(name: str | None) -> dict[str, str]:
     return {str(path): content_hash(path) for path in files}
 
 
-def flat_values(values: dict, prefix: str) -> dict[str, object]:
-    """{dotted name: value} of nested dicts."""
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        flat |= flat_values(value, f"{prefix}.{name}") if isinstance(value, dict) else {f"{prefix}.{name}": value}
-    return flat
+def section_values(params: Params, *sections: str) -> dict[str, object]:
+    """{section.key: value} of sections of params."""
+    return {f"{name}.{key}": value for name in sections for key, value in getattr(params, name).model_dump().items()}
 
 
 def fingerprint_name(parts: dict[str, object]) -> str:
