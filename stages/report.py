@@ -37,7 +37,8 @@ from stages.core.paths import (
     write_json,
     write_text,
 )
-from stages.core.statistics import paired_change
+from stages.core.statistics import FEW_ROWS, paired_change
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from stages.runtime.runner import Outcome, run_stage
 
@@ -117,7 +118,9 @@ def print_results() -> None:
     except UserError as error:
         sys.exit(f"report: {error}")
     print(closing_table(evaluations["base"], evaluations["tuned"]))
-    print(f"  {evaluations['tuned']['rows']} test rows; the whole report: {REPORTS / 'report.html'}")
+    rows = evaluations["tuned"]["rows"]
+    few = ", too few to say much" if rows < FEW_ROWS else ""
+    print(f"  {plural(rows, 'test row')}{few}; the whole report: {REPORTS / 'report.html'}")
     print(f"  times and memory: {times or 'none, since no stage ran in this folder'}")
 
 

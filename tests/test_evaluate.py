@@ -24,6 +24,7 @@ from stages._evaluate.predictions import (
     fitting_prompts,
     is_code,
     make_prediction,
+    question_text,
     read_answers,
     with_test_outcomes,
 )
@@ -311,10 +312,22 @@ def test_predictions_follow_the_records(model, encoder, section):
         assert prediction.reference == each.messages[1]["content"]
 
 
+def test_what_was_asked_is_shown_with_the_system_prompt_and_the_last_turns_before_it():
+    talk = record("One", "1", "Two", "2", "Three", "3", "Four", "4")
+    assert question_text(talk.messages[:1]) == "One"
+    system = {"role": "system", "content": "Be brief."}
+    assert question_text([system, *talk.messages[:1]]) == "System: Be brief.\n\nUser: One"
+    assert question_text([system, *talk.messages[:-1]]).split("\n\n") == [
+        "System: Be brief.",
+        "(earlier turns that are not shown: 2)",
+        *("User: Two", "Assistant: 2", "User: Three", "Assistant: 3", "User: Four"),
+    ]
+
+
 def test_of_a_long_talk_the_last_answer_is_predicted(model, encoder, section):
     talk = record("One", "x = 1", "Two", "y = 2")
     (prediction,) = answers_of(model, [talk], encoder, section())
-    assert (prediction.prompt, prediction.reference) == ("Two", "y = 2")
+    assert (prediction.prompt, prediction.reference) == ("User: One\n\nAssistant: x = 1\n\nUser: Two", "y = 2")
     answer = one_by_one(model, encoder.prompt(talk.messages[:-1]), encoder.eos, 8)
     assert prediction.output == encoder.decode(answer)
 
@@ -649,7 +662,7 @@ REQUEST = "Write `f` of the module `m`.\n\ndef f(x: int, y=1) -> int:\n\nAdd the
 ANSWER = "@cache\ndef f(x: int,\n      y=1) -> int:\n    # both\n    return x + y\n"
 
 
-def test_a_function_is_asked_for_plainly_by_its_signature_and_docstring():
+def test_a_function_is_asked_for_in_plain_text_by_its_signature_and_docstring():
     form = completion_prompt(REQUEST, ANSWER)
     document = 'def f(x: int, y=1) -> int:\n    """Add them.\n\n        >>> f(1)\n        2\n    """\n'
     assert (form.prompt, form.head) == (document, "def f(x: int, y=1) -> int:\n")
@@ -689,7 +702,7 @@ def test_lines_end_as_python_sees_it(end):
         ('def f(x):\n\n"""Add"""', "def f(x):\n    return 1", "def f(x):\n    \"\"\"'''Add'''\n    \"\"\"\n"),
     ],
 )
-def test_what_else_is_asked_plainly(request_text, answer, prompt):
+def test_what_else_is_asked_in_plain_text(request_text, answer, prompt):
     form = completion_prompt(request_text, answer)
     assert form.prompt == prompt
     assert form.given + form.rest == answer

@@ -45,7 +45,7 @@ def evaluation(perplexity, **more):
     return values | {"slices": {"source": {"python-3.11/1.py": band}, "length": {"to_128": band}}}
 
 
-def asked_plainly():
+def asked_in_plain_text():
     """The base's figures under `plain`."""
     values = {"body_bits_per_byte": 1.21, "ended_share": 0.6, "parses_share": 0.5, "exact_share": 0.0, "chrf": 33.5}
     values |= {"rouge_l": 0.3}
@@ -124,7 +124,7 @@ def example():
         | {"values": {"compared": 28, "different": 3, "largest_difference": 0.0123}}
         | {"bytes": 2_470_111, "tensors": 39, "merged_modules": 28, "base": "dequantized"},
         "params": result_params(load_params(REPOSITORY / "tests/params.yaml")),
-        "base": evaluation(11.38, body_bits_per_byte=1.3) | asked_plainly(),
+        "base": evaluation(11.38, body_bits_per_byte=1.3) | asked_in_plain_text(),
         "tuned": evaluation(4.871, ended_share=0.95, parses_share=0.85, chrf=43.2, body_bits_per_byte=0.9),
         "curves": {
             "train": loss,
@@ -801,9 +801,9 @@ def tables_of(inputs) -> dict:
     return {table.caption: table for table in section.tables}
 
 
-def test_the_base_asked_plainly_stands_beside_both_others():
+def test_the_base_asked_in_plain_text_is_compared_with_both_others():
     inputs = example()
-    table = next(table for caption, table in tables_of(inputs).items() if "plainly" in caption)
+    table = next(table for caption, table in tables_of(inputs).items() if "in plain text" in caption)
     lines = {line[0]: line[1:] for line in table.rows}
     assert lines["chrF against the reference"][:3] == ["33.50", "21.75", "43.20"]
     assert "Perplexity" not in lines  # it is over other tokens
@@ -828,7 +828,7 @@ def test_figures_about_python_are_shown_only_where_answers_are_code():
     prose = report(of_prose(), 0)
     compared = prose["markdown"].partition("## What was trained")[0]
     assert not any(word in compared + prose["card"].partition("## Merge")[0] for word in python)
-    (plain,) = (table for caption, table in tables_of(of_prose()).items() if "plainly" in caption)
+    (plain,) = (table for caption, table in tables_of(of_prose()).items() if "in plain text" in caption)
     assert plain.rows[0][:4] == ["Bits a byte of the last answer’s text", "1.210", "1.300", "0.9000"]
 
 
@@ -842,6 +842,31 @@ def test_a_report_of_fewer_rows_than_an_interval_needs_says_so(rows, few):
         assert (f"The split has only {rows} rows, too few to judge a model by." in page) == few
         assert ("There are no intervals of tuned − base" in page) == few
         assert ("drawing 10 clusters of rows anew" in page) != few
+
+
+@pytest.mark.parametrize(("rows", "few"), [(10, True), (19, True), (20, False)])
+def test_a_report_of_few_rows_says_what_clean_warned_of(rows, few):
+    inputs = example()
+    for name in ("base", "tuned"):
+        inputs[name] |= {"rows": rows, "clusters": rows}
+    inputs["clean"]["splits"]["validation"] = rows
+    made = report(inputs, 0)
+    for page in (made["markdown"], made["html"], made["card"]):
+        assert (f"The split has only {rows} rows, so these figures say little." in page) == few
+    for page in (made["markdown"], made["html"]):
+        assert (f"The validation split has only {rows} rows, so its loss says little." in page) == few
+
+
+@pytest.mark.parametrize("documents", [1, 2])
+def test_a_report_of_one_document_says_that_its_intervals_may_be_too_narrow(documents):
+    inputs = example()
+    for rows in inputs["rows"].values():
+        for place, row in enumerate(rows):
+            row["source"] = f"faq-{place % documents}.csv:{place}"
+    made = report(inputs, 0)
+    said = "All test rows come from one document, faq-0.csv, and each counts as independent."
+    for page in (made["html"], *(re.sub(r"\\(.)", r"\1", made[name]) for name in ("markdown", "card"))):
+        assert (said in page) == (documents == 1)
 
 
 def test_the_ends_of_a_large_interval_are_written_in_full():

@@ -14,9 +14,10 @@ from stages.comparison.revisions import Outputs, Revision
 from tests.support.project import ROOT
 from tests.support.repository import Repository
 from tests.support.small_run import LOSSES, ROWS, rows_of
-from tools._review.changes import Tree, figures, flatten, reruns, staleness
+from tools._review.changes import Change, Figure, Tree, figures, flatten, reruns, staleness
 from tools._review.markdown import MOST_CHARACTERS, block, bounded, code, markdown_table, sparkline
 from tools._review.outputs import PARTS
+from tools.review import results_text
 
 HOSTILE = "@octocat #1 `tick` | <img src=http://x/y.png onerror=x()> \x1b[31m **b** [a](http://x) ``` \\| \u202e"
 # Nine copies of nine copies of …: less than a page, and 9^8 params.
@@ -341,6 +342,18 @@ def test_intervals_belong_to_their_figure_and_are_no_figures_themselves():
 TEXTS = ["plain", "a|b", "`", "``x``", "\\|", "a\\", "<b>", "@x", "**x**", " ", "x\ny", "&amp;"]
 
 
+@pytest.mark.parametrize(
+    ("code_rows", "label"),
+    [(True, "Bits a byte after signature and docstring"), (False, "Bits a byte of the last answer’s text")],
+)
+def test_the_page_calls_a_figure_of_prose_as_the_report_does(code_rows, label):
+    figure = Figure(0.5, None)
+    body = Change("evaluate.tuned.body_bits_per_byte", figure, figure, None, "")
+    # The rows before were code.
+    parses = Change("evaluate.tuned.parses_share", figure, figure if code_rows else None, None, "")
+    assert f"| {label} | 0.5000 | 0.5000 | = |" in results_text([body, parses], None)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_code_in_a_table_reads_as_the_text_it_is(text):
     rendered = MARKDOWN.render(markdown_table(["", ""], [[code(text), "end"]]))
@@ -352,6 +365,8 @@ def test_code_in_a_table_reads_as_the_text_it_is(text):
 def test_a_block_stays_on_one_line_and_is_cut():
     assert block("a\n\n<b>@c", 100) == "<pre>a&#10;&#10;&lt;b&gt;&#64;c</pre>"
     assert block("x" * 50, 10) == "<pre>" + "x" * 9 + "…</pre>"
+    assert block("x" * 49 + "y", 10, keep_end=True) == "<pre>…" + "x" * 8 + "y</pre>"
+    assert block("x" * 10, 10, keep_end=True) == "<pre>" + "x" * 10 + "</pre>"
 
 
 def test_a_page_too_long_for_a_comment_loses_the_sections_that_have_no_room():

@@ -482,7 +482,7 @@ def test_the_estimate_shares_a_sharded_base_out_and_counts_moments_in_8_bits(par
 def test_the_plan_counts_the_attention_that_the_training_takes(small_base, params_of, monkeypatch):
     monkeypatch.chdir(small_base.parents[1])
     model = {"path": str(small_base.parents[1] / "source")}
-    assert "varlen attention" in plan_table(params_of(model=model, machine={"device": "cpu"}))
+    assert "attention without padding" in plan_table(params_of(model=model, machine={"device": "cpu"}))
     found = plan_table(params_of(model=model, machine={"device": "cpu", "attention": "sdpa"}))
     assert "sdpa or eager attention" in found
 

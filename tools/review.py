@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from stages.comparison.gate import Verdict, judge_gates, why_incomparable
-from stages.comparison.measures import SHOWN_MEASURES
+from stages.comparison.measures import SHOWN_MEASURES, answers_are_code, label_of
 from stages.comparison.number_text import duration, number, size, with_sign
 from stages.comparison.revisions import DVC_LOCK, MALFORMED, Outputs, Revision, commit_of, git
 from stages.comparison.visible_text import visible
@@ -43,6 +43,7 @@ from tools._review.outputs import from_outputs
 
 MARKER = "<!-- made by tools/review.py -->"
 BY_NAME = {measure.name: measure for measure in SHOWN_MEASURES}
+TUNED = "evaluate.tuned."
 DATA_COUNTS = ("clean.rows.", "clean.splits.")
 MOST_DESCRIPTION = 140  # characters that GitHub accepts for a status
 
@@ -70,10 +71,11 @@ def number_format(name: str) -> Callable[[float], str]:
     return duration if last.endswith("seconds") else size if last.endswith("bytes") else number
 
 
-def metric_row(change: Change, compared: bool = True) -> list[str]:
+def metric_row(change: Change, of_code: bool, compared: bool = True) -> list[str]:
     """The cells for one figure. A measure has its label and number format; any other figure has its key."""
-    measure = BY_NAME.get(measure_of(change)) if change.name.startswith("evaluate.tuned.") else None
-    label, show = (measure.label, measure.show) if measure else (code(change.name), number_format(change.name))
+    measure = BY_NAME.get(measure_of(change)) if change.name.startswith(TUNED) else None
+    label = label_of(measure, of_code) if measure else code(change.name)
+    show = measure.show if measure else number_format(change.name)
     sides = [figure_text(change.before, show)] if compared else []
     return [label, *sides, figure_text(change.after, show), *([difference_text(change, show)] if compared else [])]
 
@@ -94,13 +96,15 @@ def results_text(changes: list[Change], reason: str | None) -> str:
     """
     same_test = reason is None
     order = list(BY_NAME)
-    measured = [change for change in changes if change.name.startswith("evaluate.tuned.") and is_measure(change)]
+    measured = [change for change in changes if change.name.startswith(TUNED) and is_measure(change)]
+    of_code = answers_are_code({measure_of(change) for change in measured if change.after})
     measured.sort(key=lambda change: order.index(measure_of(change)) if measure_of(change) in BY_NAME else len(order))
     text = "### Results\n\nThe tuned model on the test split, with 95 % intervals.\n\n"
     if not same_test:
         text += f"**Before and now are not compared, since {entities(reason)}.**\n\n"
     header = ["", "before", "now", "change"] if same_test else ["", "now"]
-    text += markdown_table(header, [metric_row(change, same_test) for change in measured if same_test or change.after])
+    shown = [change for change in measured if same_test or change.after]
+    text += markdown_table(header, [metric_row(change, of_code, same_test) for change in shown])
     elsewhere = [*measured, *(change for change in changes if change.name.startswith(DATA_COUNTS))]
     remaining = [change for change in changes if change.before != change.after and change not in elsewhere]
     if not same_test:
@@ -109,7 +113,7 @@ def results_text(changes: list[Change], reason: str | None) -> str:
     elif not any(change.name.startswith("evaluate.base.") for change in remaining):
         remaining = [change for change in remaining if not change.name.startswith("evaluate.change.")]
     if remaining:
-        rows = markdown_table(["", "before", "now", "change"], [metric_row(change) for change in remaining])
+        rows = markdown_table(["", "before", "now", "change"], [metric_row(change, of_code) for change in remaining])
         text += "\n" + foldable(f"Other figures that changed: {len(remaining)}", rows)
     return text
 

@@ -47,7 +47,10 @@ def is_plain_ascii(text: str) -> bool:
 
 
 def fixed_text(text: str) -> str:
-    """Removes mojibake and control characters. What may be meant, such as curly quotes or &amp; in code, stays."""
+    """Repairs wrongly decoded text and removes control characters.
+
+    What may be meant stays, such as curly quotes, or &amp; in code.
+    """
     if is_plain_ascii(text):
         return text
     fix = text_fixer()

@@ -12,11 +12,14 @@ from stages.core.python_syntax import PYTHON, fenced_blocks, fenced_python_parse
 from stages.core.records import Record
 from stages.runtime.errors import UserError
 
+SHOWN_TURNS = 5  # of the conversation before an answer: the question and two exchanges before it
+
 
 @dataclass(frozen=True)
 class Prediction:
     """An answer that the model wrote, with the reference from the data.
 
+    prompt: what was asked, as question_text() shows it.
     parses: whether it is Python that parses. None where the reference is no Python.
     tests: the outcome of its tests, if it has any.
     """
@@ -67,8 +70,20 @@ def fitting_prompts(records: list[Record], encoder: Encoder, params: Evaluate, c
     return fitting
 
 
+def question_text(messages: list[dict[str, str]]) -> str:
+    """What was asked: a single user turn as it is, else the system prompt and the last turns, each after its role."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    system = [message for message in messages if message["role"] == "system"]
+    turns = [message for message in messages if message["role"] != "system"]
+    texts = [f"{message['role'].capitalize()}: {message['content']}" for message in [*system, *turns[-SHOWN_TURNS:]]]
+    if hidden := turns[:-SHOWN_TURNS]:
+        texts.insert(len(system), f"(earlier turns that are not shown: {len(hidden)})")
+    return "\n\n".join(texts)
+
+
 def make_prediction(record: Record, text: str, ended: bool) -> Prediction:
-    question, reference = record.messages[-2]["content"], record.messages[-1]["content"]
+    question, reference = question_text(record.messages[:-1]), record.messages[-1]["content"]
     parses = code_parses(text) if has_code(reference) else None
     return Prediction(record.id, record.source, question, reference, text, ended, parses)
 

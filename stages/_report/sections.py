@@ -5,14 +5,13 @@ from stages._report.layout import ReportSection, Table, spread
 from stages._report.row_tables import interval_text, lost_tests_table, plain_rows, worse_rows_table
 from stages._report.slice_tables import slice_tables
 from stages._report.svg_charts import line_chart
-from stages.comparison.measures import SHOWN_MEASURES, Measure
+from stages.comparison.measures import SHOWN_MEASURES, Measure, answers_are_code, label_of
 from stages.comparison.number_text import NOTHING, number, ratio, share, size
 from stages.core.model_card import base_name
-from stages.core.statistics import FEWEST_CLUSTERS, paired_change
+from stages.core.statistics import FEW_ROWS, FEWEST_CLUSTERS, document_of, paired_change
 from stages.runtime.counts import plural
 
 BODY_MEASURE = "body_bits_per_byte"
-PROSE_LABEL = "Bits a byte of the last answer’s text"  # of BODY_MEASURE, where no answer is code
 
 
 def change_text(measure: Measure, before: float | None, after: float | None) -> str:
@@ -30,11 +29,6 @@ def interval_verdict(values: dict, measure: Measure) -> str:
     if low == high == 0:
         return NOTHING
     return interval_text(values, measure.name, measure.scale) + ("" if low > 0 or high < 0 else ", may be chance")
-
-
-def answers_are_code(evaluation: dict) -> bool:
-    """Whether any test row's answer is code."""
-    return "parses_share" in evaluation
 
 
 def interval_note(tuned: dict) -> str:
@@ -66,7 +60,7 @@ def comparison_section(base: dict, tuned: dict, differences: dict, rows: dict[st
         f"Loss, perplexity, bits and likeliest tokens over the {number(tuned['tokens'])} answer tokens of "
         f"{number(tuned['rows'])} test rows; “after 8 tokens” leaves out the first 8 of each answer, which mostly "
         f"carry the format. The rows on answers are over {number(tuned['generated_rows'])} generated ones; chrF "
-        f"and ROUGE-L are means over them. {interval_note(tuned)}"
+        f"and ROUGE-L are means over them. {interval_note(tuned)}{one_document_remark(rows['tuned'])}"
     )
     lost = lost_tests_table(rows["base"], rows["tuned"])
     tables = [
@@ -91,11 +85,10 @@ def completions_table(base: dict, tuned: dict, rows: dict[str, list[dict]]) -> T
                 change_text(measure, values[0], values[2]),
                 interval_verdict(differences, measure),
             ]
-            label = PROSE_LABEL if measure.name == BODY_MEASURE and not answers_are_code(tuned) else measure.label
-            lines.append([label, *shown])
+            lines.append([label_of(measure, answers_are_code(tuned)), *shown])
     form = "by signature and docstring where there are any" if answers_are_code(tuned) else "as the beginning of a text"
-    caption = f"What is more than the format: the base asked plainly, {form}"
-    return Table(caption, ["", "Base, plainly", "Base", "Tuned", "Tuned to plainly", "95 % interval"], lines)
+    caption = f"Beyond the chat format: the base is also asked in plain text, {form}"
+    return Table(caption, ["", "Base, plain text", "Base", "Tuned", "Change from plain text", "95 % interval"], lines)
 
 
 def origin_section(manifest: dict, tokenize: dict) -> ReportSection:
@@ -128,7 +121,7 @@ def size_section(train: dict, merge: dict) -> ReportSection:
     return ReportSection("Sizes", "", [Table("Models", ["", "Value", "Ratio"], sizes)])
 
 
-def training_section(train: dict, curves: dict) -> ReportSection:
+def training_section(train: dict, curves: dict, validation_rows: int) -> ReportSection:
     summary = [
         ["Optimizer steps", number(train["steps"])],
         ["Tokens seen", number(train["tokens"])],
@@ -148,7 +141,8 @@ def training_section(train: dict, curves: dict) -> ReportSection:
         line_chart("loss", "Loss, nats a token", loss, ["first", "second"]),
         line_chart("rate", "Learning rate", {"learning rate": curves["learning_rate"]}, ["first"], zero=True),
     )
-    return ReportSection("Training", "", tables, charts)
+    note = few_rows_remark("The validation split", validation_rows, "so its loss says little")
+    return ReportSection("Training", note, tables, charts)
 
 
 def merge_section(merge: dict) -> ReportSection:
@@ -176,8 +170,8 @@ def merge_section(merge: dict) -> ReportSection:
         if distance := merge["values"]["largest_difference"]:
             facts += [["Largest distance of the 1,024 sampled of each, of the largest", share(distance, 2)]]
     note = (
-        "Whether the merged model says what the trained one said, on rows of the validation split. Beside it the usual "
-        "merge, onto the 16-bit weights, which the adapter never saw."
+        "Whether the merged model says what the trained one said, on rows of the validation split. The last column is "
+        "the usual merge, onto the 16-bit weights, which the adapter never saw."
     )
     parity = Table("Merged against trained", ["", "This model", "Merged onto 16 bits"], rows)
     return ReportSection("Merge", note, [parity, Table("The merge", ["", "Value"], facts)])
@@ -192,9 +186,33 @@ def headline(base: dict, tuned: dict) -> str:
     before, after = base["perplexity"], tuned["perplexity"]
     verdict = change_text(SHOWN_MEASURES[0], before, after)
     said = f"Perplexity on the test split: {number(before)} before, {number(after)} after ({verdict})."
-    if tuned["rows"] >= FEWEST_CLUSTERS:
-        return said
-    return f"{said} The split has only {plural(tuned['rows'], 'row')}, too few to judge a model by."
+    remark = few_rows_remark("The split", tuned["rows"], "so these figures say little")
+    return f"{said} {remark}" if remark else said
+
+
+def few_rows_remark(split: str, rows: int, meaning: str) -> str:
+    """A sentence about a split with few rows, or an empty text.
+
+    Args:
+        split: How the sentence begins.
+        rows: Those of the split.
+        meaning: What is said of fewer than FEW_ROWS, if they are not too few for anything.
+    """
+    if rows >= FEW_ROWS:
+        return ""
+    too_few = "too few to judge a model by" if rows < FEWEST_CLUSTERS else meaning
+    return f"{split} has only {plural(rows, 'row')}, {too_few}."
+
+
+def one_document_remark(rows: list[dict]) -> str:
+    """A sentence about test rows of one document, or an empty text."""
+    documents = {document_of(row["source"]) for row in rows}
+    if len(documents) > 1:
+        return ""
+    return (
+        f" All test rows come from one document, {documents.pop()}, and each counts as independent. If they resemble "
+        "each other, the intervals are too narrow."
+    )
 
 
 def sections(inputs: dict) -> list[ReportSection]:
@@ -203,7 +221,7 @@ def sections(inputs: dict) -> list[ReportSection]:
         comparison_section(inputs["base"], inputs["tuned"], inputs["change"], inputs["rows"]),
         origin_section(inputs["manifest"], inputs["tokenize"]),
         data_section(inputs["clean"], inputs["rejected"]),
-        training_section(inputs["train"], inputs["curves"]),
+        training_section(inputs["train"], inputs["curves"], inputs["clean"]["splits"]["validation"]),
         merge_section(inputs["merge"]),
         size_section(inputs["train"], inputs["merge"]),
         versions_section(inputs["train"]),

@@ -1,6 +1,6 @@
 """The measures of an evaluation that people read: their labels, their number formats, and which way is better."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from stages.comparison.number_text import change_in_points, number, relative_change, share, signed_difference
@@ -32,3 +32,16 @@ SHOWN_MEASURES = (
     Measure("rouge_l", "ROUGE-L against the reference", number, signed_difference, False),
     Measure("pass_at_1", "Answers that pass their tests", share, change_in_points, False, 100),
 )
+
+CODE_MEASURE = "parses_share"  # only an evaluation with answers in code has it
+PROSE_LABELS = {"body_bits_per_byte": "Bits a byte of the last answer’s text"}  # where no answer is code
+
+
+def answers_are_code(evaluation: Container[str]) -> bool:
+    """Whether any test row's answer is code, by the names of an evaluation's measures."""
+    return CODE_MEASURE in evaluation
+
+
+def label_of(measure: Measure, of_code: bool) -> str:
+    """The measure's label in an evaluation of code or of prose."""
+    return measure.label if of_code else PROSE_LABELS.get(measure.name, measure.label)

@@ -156,7 +156,7 @@ class Clean(Section):
     check_code: Literal[True, False, "auto"] = Field(
         description="answers must parse as Python; auto: all of data.source: stdlib, else only fenced Python"
     )
-    fix_text: bool = Field(description="repair wrongly decoded text (mojibake) and remove control characters")
+    fix_text: bool = Field(description="repair wrongly decoded text, such as Ã¼ for ü, and remove control characters")
     reject_refusals: bool = Field(description="reject answers such as: As an AI language model, I cannot…")
     secrets: Literal["reject", "redact", "keep"] = Field(
         description="keys and tokens: reject the row, redact them or keep them"
@@ -274,7 +274,7 @@ class Merge(Section):
     )
     parity_rows: Count = Field(description="validation rows on which the merged model is compared with the trained one")
     max_loss_gap: Positive = Field(
-        description="the stage warns if their losses surely differ by more, in nats per token"
+        description="the stage warns if the whole 95 % interval of their losses' difference is beyond it"
     )
     max_kl: Positive = Field(
         description="the stage fails if the KL divergence of their predictions is more, in nats per token"
@@ -338,7 +338,7 @@ class Machine(Section):
         description="with several machines: the first one's address and a free port, such as 10.0.0.1:29500"
     )
     attention: Literal["auto", "varlen", "sdpa", "eager"] = Field(
-        description="in training; auto: varlen, which needs no padding; or sdpa, eager"
+        description="in training; auto or varlen: no padding between packed conversations; sdpa, eager: PyTorch's"
     )
     memory: Literal["auto", "both", "activations", "weights", "low", "offload"] = Field(
         description="train keeps activations, weights, both; low: none; offload: no inputs; auto: what fits"

@@ -36,6 +36,7 @@ SLICE_LENGTHS = (32, 64, 128, 256, 512)  # tokens of a row's answers; the upper 
 DRAWS = 2000
 LEVEL = 0.95
 BOOTSTRAP_SEED = 0  # seed of the draws
+FEW_ROWS = 20  # in a split: the figures of fewer rows say little
 FEWEST_CLUSTERS = 10  # the spread of fewer clusters says little; one has no spread
 
 

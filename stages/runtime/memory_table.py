@@ -40,13 +40,14 @@ def plan_table(params: Params, budget: int | None = None) -> str:
     on_gpu = machine.on_cuda or budget is not None  # who names a budget asks about a GPU elsewhere
     source = "a budget" if budget is not None else "this GPU" if machine.on_cuda else "this machine's memory"
     budget = device_memory(machine) if budget is None else budget
-    attention = "varlen" if machine.packed_attention == "varlen" else "sdpa or eager"
+    packed = machine.packed_attention == "varlen"
+    attention = "attention without padding" if packed else "sdpa or eager attention"
     plans = {"auto": choose_plan("auto", workload, budget, on_gpu)}
     plans |= {setting: fixed_plan(setting, workload) for setting in FIXED_SETTINGS}
     lines = [
         base.origin,
         f"{plural(params.train.batch_size, 'row')} of {plural(length, 'token')} in a forward pass, "
-        f"lora.r {params.lora.r}, {attention} attention; GiB",
+        f"lora.r {params.lora.r}, {attention}; GiB",
         f"{'memory':<12}" + "".join(f"{column:>12}" for column in TABLE_COLUMNS),
         *table_lines(workload, plans, params.machine.memory, budget),
         "Only the larger one of layer (while its gradients are computed) and logits counts, since they take turns\n"

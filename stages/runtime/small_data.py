@@ -3,9 +3,9 @@
 import math
 
 from stages.core.params import Train
+from stages.core.statistics import FEW_ROWS
 from stages.runtime.counts import plural
 
-FEW_ROWS = 20  # in a split: the figures of fewer rows say little
 ENOUGH_ROWS = 30  # what is advised: the number of rows that a fraction gives varies
 LARGEST_FRACTION = 0.3  # of the rows, for a split; where that is not enough, only more rows help
 WARMUPS = 3  # a training shorter than this many warm-ups is hardly at its learning rate

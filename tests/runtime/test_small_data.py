@@ -30,7 +30,7 @@ def test_each_small_split_has_its_own_line(capsys):
     assert [line.split()[3] for line in said(capsys, {"validation": 3, "test": 4})] == ["validation", "test"]
 
 
-def test_the_line_names_a_fraction_that_surely_gives_20_rows(capsys):
+def test_the_line_names_a_fraction_that_is_enough_for_20_rows(capsys):
     (line,) = said(capsys, {"train": 345, "validation": 13, "test": 42})
     assert line.endswith("Set clean.validation_fraction to 0.08 for about 30, or add rows")
 

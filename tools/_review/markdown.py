@@ -30,10 +30,16 @@ def code(text: object, most: int = 200) -> str:
     return f"<code>{entities(line)}</code>" if re.search(r"[`|\\]", line) else f"`{line}`"
 
 
-def block(text: str, most: int) -> str:
-    """Several lines of code as one line of HTML. An empty line would end a table of HTML."""
+def block(text: str, most: int, keep_end: bool = False) -> str:
+    """Several lines of code as one line of HTML. An empty line would end a table of HTML.
+
+    Args:
+        most: Characters that are shown.
+        keep_end: Whether a longer text loses its beginning, not its end.
+    """
     text = visible(text)
-    text = text if len(text) <= most else text[: most - 1] + "…"
+    if len(text) > most:
+        text = f"…{text[1 - most :]}" if keep_end else f"{text[: most - 1]}…"
     return f"<pre>{html.escape(text).replace('@', '&#64;')}</pre>".replace("\n", "&#10;")
 
 

@@ -111,7 +111,8 @@ def side_by_side(change: float, before: dict, after: dict) -> str:
     answers = "<table><tr><th>Reference</th><th>Before</th><th>Now</th></tr><tr>"
     answers += "".join(f'<td valign="top">{cell}</td>' for cell in cells) + "</tr></table>"
     summary = f"chrF {change:+.1f}: {block_name(after['source'])}"
-    return foldable(summary, f"{block(after['prompt'], CHARACTERS)}\n\n{answers}\n")
+    asked = block(after["prompt"], CHARACTERS, keep_end=True)  # the end of a conversation is the question
+    return foldable(summary, f"{asked}\n\n{answers}\n")
 
 
 def block_name(text: str) -> str:
