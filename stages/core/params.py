@@ -338,7 +338,7 @@ class Machine(Section):
         description="with several machines: the first one's address and a free port, such as 10.0.0.1:29500"
     )
     attention: Literal["auto", "varlen", "sdpa", "eager"] = Field(
-        description="in training; auto or varlen: no padding between packed conversations; sdpa, eager: PyTorch's"
+        description="in training; auto, varlen: packed conversations without padding; or sdpa, eager"
     )
     memory: Literal["auto", "both", "activations", "weights", "low", "offload"] = Field(
         description="train keeps activations, weights, both; low: none; offload: no inputs; auto: what fits"
