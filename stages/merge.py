@@ -101,14 +101,15 @@ def main(params: Params) -> Outcome:
     trained = trained_values(needed=dequantized)
     onto = trained if dequantized else BaseValues({}, {})
     plan = MergePlan(BASE, Adapter(ADAPTER), params.quantization, onto, machine.device)
+    conversations = sum(len(row["seq_lengths"]) for row in rows)
     parity_bytes = reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"])
     size = sum(path.stat().st_size for path in weight_shards(BASE))
     with whole_directory(MERGED) as folder:  # this removes what a killed run left
         check_disk_for_merge(BASE.parent, size, parity_bytes)
         print(
-            f"merge: writes {size / GB:.2f} GB, then compares models on {plural(len(rows), 'row')}, one in memory at a "
-            f"time. This takes up to {size / GB:.2f} GB and activations on {plan.device}, and for a while "
-            f"{parity_bytes / GB:.2f} GB of the disk",
+            f"merge: writes {size / GB:.2f} GB, then compares models on {plural(conversations, 'conversation')}, one "
+            f"model in memory at a time. This takes up to {size / GB:.2f} GB and activations on {plan.device}, and for "
+            f"a while {parity_bytes / GB:.2f} GB of the disk",
             flush=True,
         )
         started = time.monotonic()

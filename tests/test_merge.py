@@ -474,10 +474,9 @@ def test_a_base_that_is_not_what_its_manifest_says_is_not_merged(with_rows, smal
 def test_what_the_comparison_needs_is_said_beforehand(with_rows, capsys):
     main(changed_merge(with_rows, max_loss_gap=1.0, max_kl=1.0))
     size = sum(path.stat().st_size for path in BASE.glob("*.safetensors")) / 1e9
-    said = (
-        f"writes {size:.2f} GB, then compares models on 2 rows, one in memory at a time. This takes up to {size:.2f} GB"
-    )
-    assert said in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "then compares models on 2 conversations, one model in memory at a time. " in printed
+    assert f"writes {size:.2f} GB, then" in printed and f"This takes up to {size:.2f} GB" in printed
 
 
 def test_a_full_disk_is_said_before_anything_is_written(with_rows, monkeypatch):
@@ -606,7 +605,9 @@ def test_a_merge_that_few_rows_cannot_judge_passes_and_says_so(with_rows, capsys
     parity = read_json(merge_stage.METRICS / "merge.json")["parity"]
     assert (parity["judged"], parity["rows"], parity["tokens"]) == (False, 2, 2 * 39)
     assert "loss_gap_lo" not in parity
-    assert "merge: measured on 78 tokens of 2 rows: too few to judge the loss, KL 0." in capsys.readouterr().out
+    assert (
+        "merge: measured on 78 tokens of 2 conversations: too few to judge the loss, KL 0." in capsys.readouterr().out
+    )
 
 
 def test_the_interval_of_the_loss_gap_draws_conversations_not_packed_rows(adapted, tmp_path):

@@ -493,7 +493,19 @@ def test_the_plan_names_the_setting_and_every_alternative(small_base, params_of,
     assert all(
         sum(line.startswith(name + " ") for line in text.splitlines()) == 1 for name in ("auto", *FIXED_SETTINGS)
     )
-    assert text.count("← taken") == 1 and "budget of 24.0 GiB" in text
+    assert text.count("← taken") == 1 and "a GPU of 24.0 GiB" in text
+    assert "fits: " in text and "RAM" not in text
+
+
+def test_without_a_gpu_the_plan_says_that_it_counted_ram_and_promises_nothing(small_base, params_of, monkeypatch):
+    monkeypatch.chdir(small_base.parents[1])
+    monkeypatch.setattr("stages.runtime.memory_table.device_memory", lambda machine: 10 * GIBIBYTE)
+    params = params_of(model={"path": str(small_base.parents[1] / "source")}, machine={"device": "cpu"})
+    first, *lines = plan_table(params).splitlines()
+    assert "no GPU" in first and "all of its RAM" in first and first.endswith("python -m stages.train --plan 24")
+    assert not any("   fits" in line for line in lines)
+    assert sum("less than the RAM" in line for line in lines) == 6
+    assert "Compared with this machine's RAM of 10.0 GiB" in lines[-1]
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ stage.
     python -m tools.push_to_hub merged owner/name --dry-run     what would go where; needs no network
     python -m tools.push_to_hub merged owner/name
 
-The card is reports/model-card.md. The commit on the hub names the Git commit that made the model. So the upload stops
-where the working tree or the results (`dvc status`) differ from that commit. A new repository is private. The token is
-in HF_TOKEN, or comes from `hf auth login`.
+The card is reports/model-card.md. The commit on the hub names the Git commit that made the model. So the upload and
+its dry run end with 1 where the working tree or the results (`dvc status`) differ from that commit. A new repository is
+private. The token is in HF_TOKEN, or comes from `hf auth login`.
 """
 
 from stages.runtime.command import command_parser, explained
@@ -58,8 +58,8 @@ def reason_to_refuse() -> str | None:
 def main(options: argparse.Namespace) -> None:
     reason = reason_to_refuse()
     if reason and not options.force:
-        upload = prepare_upload(options.model, "", None) if options.dry_run else None
-        raise UserError(f"{file_list(upload)}\n{reason}, or use --force" if upload else f"{reason}, or use --force")
+        listed = f"\n{file_list(prepare_upload(options.model, '', None))}" if options.dry_run else ""
+        raise UserError(f"{reason}, or use --force{listed}")
     commit = output_of("git", "rev-parse", "HEAD").strip()
     upload = prepare_upload(options.model, commit, reason)
     print(f"{file_list(upload)}\n{upload.message} → {options.repository} ({'public' if options.public else 'private'})")

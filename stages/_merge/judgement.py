@@ -69,7 +69,7 @@ def judge_loss_gap(parity: dict, merge: Merge) -> str:
 
     A gap is too large only where its interval leaves out merge.max_loss_gap: a few rows can differ by chance.
     """
-    tokens = f"{plural(parity['tokens'], 'token')} of {plural(parity['rows'], 'row')}"
+    tokens = f"{plural(parity['tokens'], 'token')} of {plural(parity['rows'], 'conversation')}"
     if not parity["judged"]:
         return f"measured on {tokens}: too few to judge the loss, KL {parity['kl']:.5f} is within merge.max_kl"
     low, high = parity["loss_gap_lo"], parity["loss_gap_hi"]

@@ -6,6 +6,7 @@ memory. For a width of 4,096 and 32,768 tokens, the log-probabilities themselves
 
 import os
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from stages.core.params import Quantization
 from stages.core.prompts import IGNORED
 from stages.core.quantization import BaseValues, base_values
 from stages.core.statistics import ratio_interval
-from stages.runtime.progress import progress
+from stages.runtime.progress import Progress, progress
 
 if TYPE_CHECKING:
     import numpy
@@ -38,6 +39,11 @@ def conversations_of_targets(row: dict) -> "numpy.ndarray":
 
     conversations = numpy.repeat(numpy.arange(len(row["seq_lengths"])), row["seq_lengths"])
     return conversations[1:][numpy.array(row["labels"][1:]) != IGNORED]
+
+
+def parity_progress(label: str, rows: list[dict]) -> AbstractContextManager["Progress"]:
+    """Counts conversations, since a packed row holds several."""
+    return progress(f"parity: {label}", sum(len(row["seq_lengths"]) for row in rows), " conversations")
 
 
 def reference_bytes(rows: list[dict], width: int) -> int:
@@ -102,12 +108,12 @@ class Reference:
             os.posix_fallocate(file.fileno(), 0, reference_bytes(rows, model.config.hidden_size))
             self.states = torch.from_numpy(numpy.memmap(file, dtype="float32", shape=shape))
         done = 0
-        with progress("parity: as trained", len(rows), " rows") as shown, torch.no_grad(), self.autocast():
+        with parity_progress("as trained", rows) as shown, torch.no_grad(), self.autocast():
             for row in rows:
                 states, _ = trained_positions(model, row)
                 self.states[done : done + len(states)] = states.float().cpu()
                 done += len(states)
-                shown.advance()
+                shown.advance(len(row["seq_lengths"]))
 
     def autocast(self) -> "torch.autocast":
         import torch
@@ -134,7 +140,7 @@ def compare(reference: Reference, model: "PreTrainedModel") -> dict[str, float]:
     gaps, counts = [], []
     sums = dict.fromkeys(("loss_trained", "loss_merged", "kl", "top1_agreement"), 0.0)
     done = 0
-    with progress("parity: merged", len(reference.rows), " rows") as shown, torch.no_grad():
+    with parity_progress("merged", reference.rows) as shown, torch.no_grad():
         for row in reference.rows:
             states, targets = trained_positions(model, row)
             gap = torch.empty(len(states), dtype=torch.float64)
@@ -154,7 +160,7 @@ def compare(reference: Reference, model: "PreTrainedModel") -> dict[str, float]:
             conversations = conversations_of_targets(row)
             gaps += np.bincount(conversations, weights=gap.numpy()).tolist()
             counts += np.bincount(conversations).tolist()
-            shown.advance()
+            shown.advance(len(row["seq_lengths"]))
     means = {name: value / done for name, value in sums.items()}
     measured = [(gap, count) for gap, count in zip(gaps, counts, strict=True) if count]
     interval = ratio_interval(*np.array(measured).T)

@@ -147,8 +147,8 @@ def unjudged_merge(gate: Gate, metrics: dict) -> Verdict | None:
     return Verdict(
         True,
         f"{gate.metric} was measured on {plural(parity['tokens'], 'token')} in "
-        f"{plural(parity['rows'], 'validation row')}, too few to judge the merge. Raise clean.validation_fraction, or "
-        "merge.parity_rows if the split has more rows",
+        f"{plural(parity['rows'], 'validation conversation')}, too few to judge the merge. Raise "
+        "clean.validation_fraction, or merge.parity_rows if the split has more rows",
     )
 
 

@@ -49,7 +49,7 @@ def stage_options(stage: str, doc: str) -> argparse.Namespace:
             const=0,
             metavar="GIB",
             help="print how much memory each value of machine.memory takes, and train nothing. GIB: the memory of the "
-            "GPU (default: that of this machine)",
+            "GPU (default: the GPU of this machine, or its RAM if it has none)",
         )
     if stage == "tokenize":
         parser.add_argument(

@@ -202,5 +202,5 @@ def test_a_merge_that_too_few_rows_judged_fails_every_gate_on_it(judged, failed)
     gates_of_both = [gate_of("merge.parity.kl", bound=0.01), gate_of("evaluate.tuned.loss", bound=2.0)]
     verdicts = judge_gates(gates_of_both, revision(tuned=loss_of(1.0), merge=merge))
     assert [verdict.failed for verdict in verdicts] == failed
-    too_few = "measured on 56 tokens in 1 validation row, too few to judge the merge"
+    too_few = "measured on 56 tokens in 1 validation conversation, too few to judge the merge"
     assert (too_few in verdicts[0].line) == failed[0]
