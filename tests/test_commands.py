@@ -3,6 +3,8 @@
 The modules are found by their `if __name__ == "__main__"`, so a new command is tested too.
 """
 
+from stages.runtime.command import explained
+
 import ast
 import os
 import re
@@ -172,3 +174,10 @@ def test_dvc_repro_names_the_key_of_a_path_that_is_missing(key, given, tmp_path)
     assert done.returncode != 0
     assert f"hash_code: {key}: there is no file or folder {given}. Correct params.yaml" in done.stderr
     assert "Errno" not in done.stderr
+
+
+@pytest.mark.parametrize("test", ["first", "second"])
+def test_what_a_command_sets_in_this_process_is_gone_in_the_next_test(test, monkeypatch):
+    assert os.environ.get("DO_NOT_TRACK") != "1-of-an-earlier-test", f"{test}: conftest.same_environment"
+    with explained("x"):
+        os.environ["DO_NOT_TRACK"] = "1-of-an-earlier-test"

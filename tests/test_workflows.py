@@ -159,6 +159,22 @@ def test_the_workflow_linter_sees_a_misspelt_key_and_too_many_rights(flaw, tmp_p
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_a_script_explains_itself_and_refuses_what_it_does_not_know_before_it_starts(script, tmp_path):
+    def started(*arguments):
+        environment, command = {"PATH": "/usr/bin:/bin", "RUNNER_TEMP": str(tmp_path)}, [script, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+
+    head = [line.removeprefix("# ") for line in script.read_text().splitlines()[1:] if line.startswith("# ")]
+    explained = started("--help")
+    assert (explained.returncode, explained.stderr) == (0, "")
+    assert explained.stdout.splitlines()[0] == head[0]
+    assert "set -" not in explained.stdout
+    refused = started("--nonsense")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith(f"{script.stem}: ") and "--help explains it" in refused.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_a_script_parses_can_be_started_and_stops_at_its_first_failure(script):
     subprocess.run(["bash", "-n", script], check=True, timeout=60)
     assert os.access(script, os.X_OK)

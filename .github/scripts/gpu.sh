@@ -5,6 +5,8 @@
 #   gpu.sh push BRANCH COMMIT RESULTS   in the default branch's, with the token: the commit, and ci and review on it.
 #                                       COMMIT is what ran, RESULTS the folder with its two files
 set -euo pipefail
+# shellcheck source=.github/scripts/usage.sh
+source "$(dirname "$0")/usage.sh"
 
 run() {
   if [[ -z $(dvc config core.remote 2>/dev/null) ]]; then
@@ -21,7 +23,7 @@ run() {
 
 push() {
   local branch=$1 commit=$2 results=$3 name tree
-  git check-ref-format "refs/heads/$branch" || { echo "gpu: '$branch' is no name of a branch" >&2; exit 2; }
+  git check-ref-format "refs/heads/$branch" || refuse "'$branch' is no name of a branch"
   # The branch is only data here: no checkout, whose hooks and filters would run.
   GIT_INDEX_FILE=$(mktemp -d)/index
   export GIT_INDEX_FILE
@@ -49,8 +51,8 @@ push() {
     while read -r number; do gh workflow run review.yml -f "number=$number"; done
 }
 
-case ${1:-} in
-  run) run ;;
-  push) push "${2:?the branch}" "${3:?the commit that ran}" "${4:?the folder of its results}" ;;
-  *) echo "gpu: run, or push BRANCH COMMIT RESULTS" >&2; exit 2 ;;
+case "${1:-} $#" in
+  "run 1") run ;;
+  "push 4") push "$2" "$3" "$4" ;;
+  *) refuse "run, or push BRANCH COMMIT RESULTS" ;;
 esac

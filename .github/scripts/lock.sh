@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Fails where dvc.lock is not what this commit's code, params and data make. Needs no data: nothing is run or fetched.
 set -euo pipefail
+# shellcheck source=.github/scripts/usage.sh
+source "$(dirname "$0")/usage.sh"
+takes_nothing "$@"
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

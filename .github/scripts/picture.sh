@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Makes docs/report.png, the README's picture: the start of reports/report.html of the committed run, as Chromium shows it.
 set -euo pipefail
+# shellcheck source=.github/scripts/usage.sh
+source "$(dirname "$0")/usage.sh"
+takes_nothing "$@"
 cd "$(dirname "$0")/../.."
 
 chromium=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)

@@ -4,8 +4,10 @@
 #   review.sh make           without: the page, by this checkout's own code; the branch's is only read
 #   review.sh post NUMBER    with the token: one comment, new or updated, and the status of the commit
 set -euo pipefail
+# shellcheck source=.github/scripts/usage.sh
+source "$(dirname "$0")/usage.sh"
 
-work=${RUNNER_TEMP:?the folder that the steps share}
+work=${RUNNER_TEMP:-}
 comment_author=${REVIEW_AUTHOR:-github-actions[bot]}
 
 field() { # of what GitHub said of the pull request
@@ -67,9 +69,10 @@ post() {
     -f "target_url=${GITHUB_SERVER_URL:-https://github.com}/$GITHUB_REPOSITORY/pull/$number"
 }
 
-case ${1:-} in
-  fetch) fetch "${2:-}" ;;
-  make) make ;;
-  post) post "${2:-}" ;;
-  *) echo "review: fetch NUMBER, make or post NUMBER" >&2; exit 2 ;;
+if [[ -z $work ]]; then refuse "RUNNER_TEMP must name the folder that the steps share"; fi
+case "${1:-} $#" in
+  "fetch 2") fetch "$2" ;;
+  "make 1") make ;;
+  "post 2") post "$2" ;;
+  *) refuse "fetch NUMBER, make or post NUMBER" ;;
 esac

@@ -41,7 +41,6 @@ stages:
 def repository(tmp_path, monkeypatch, tiny):
     """A working directory with dvc.yaml, the tiny profile and the inputs of `clean`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # run_stage sets some, and the other tests need theirs
     Path("dvc.yaml").write_text(DVC_YAML)
     shutil.copy(tiny, "params.yaml")
     Path("data/folder").mkdir(parents=True)
