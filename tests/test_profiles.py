@@ -1,11 +1,13 @@
 """python -m tools.profile: sparse profiles, the comments of params.yaml, and the pages about its keys."""
 
 import json
+import re
 import subprocess
 import sys
 from typing import get_args
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from stages.core.params import Params, check_params, load_params
 from stages.core.yaml_files import read_yaml_text
@@ -109,9 +111,45 @@ def test_values_of_the_users_own_stay_and_are_named():
     assert (values["data"]["id"], values["data"]["revision"]) == (None, None), "a file has neither"
     assert applied.kept == [
         "data.source: file (your own value; the profile has hub)",
+        "data.limit: 1500 (it is about your own data; the profile has null)",
         "train.epochs: 5 (your own value; the profile has 2.0)",
     ]
     assert apply("tiny", applied.text).text == own
+
+
+@pytest.mark.parametrize("limit", ["null", "1500", "99"])
+@pytest.mark.parametrize("way", [["tiny"], ["mistral-7b", "tiny"], ["tiny", "mistral-7b", "tiny"]])
+def test_the_number_of_rows_of_the_users_own_data_stays(limit, way):
+    own = edited(("data.source", "file"), ("data.path", "data/mine.jsonl"), ("data.limit", limit))
+    text = own
+    for name in way:
+        text = apply(name, text).text
+    assert text == own
+
+
+def test_the_number_of_rows_of_a_profiles_data_is_the_profiles():
+    for own in (SHIPPED, edited(("data.path", "data/mine.jsonl"))):
+        assert read_yaml_text(apply("mistral-7b", own).text)["data"]["limit"] is None
+
+
+def squeezed(text):
+    return re.sub(r" +#", " #", text)
+
+
+def test_values_and_comments_survive_what_dvc_makes_of_the_file(tmp_path):
+    """`dvc exp run -S` writes blanks for null, and spreads lists over several lines."""
+    params = tmp_path / "params.yaml"
+    params.write_text(SHIPPED)
+    apply_overrides(params, ["seed=7"])
+    rewritten = params.read_text()
+    assert "  id:                         # owner/name on the hub" in rewritten
+    assert squeezed(tool.commented(rewritten)) == squeezed(rewritten)
+    there = apply("mistral-7b", rewritten).text
+    back = apply("tiny", there).text
+    for text in (there, back):
+        assert "# owner/name on the hub, for source: hub" in text
+        assert squeezed(tool.commented(text)) == squeezed(text)
+    assert read_yaml_text(back) == read_yaml_text(rewritten)
 
 
 def test_a_base_on_the_users_own_disk_stays_the_base():

@@ -8,7 +8,7 @@
     python -m tools.profile --docs                 # writes docs/params.md
     python -m tools.profile --comments             # writes the comments of params.yaml from the schema
 
-A profile holds only the values that it changes. A value in params.yaml that equals no profile's value is your own and
+A profile holds only the values that it changes. A value in params.yaml that no profile has is your own and
 stays. Nothing is written if the result would not be legal.
 """
 
@@ -40,6 +40,7 @@ def report(name: str, applied: Applied, dry_run: bool) -> str:
     lines += [f"  {line}" for line in applied.changed]
     if applied.kept:
         lines += [f"{'would keep' if dry_run else 'kept'} {len(applied.kept)}", *(f"  {line}" for line in applied.kept)]
+        lines += [f"to take the profile's value instead, write it into {PARAMS}"]
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ READ_BY_SOURCE = {
     "model": {"path": ("path",), "hub": ("id", "revision")},
     "data": {"stdlib": (), "file": ("path",), "url": ("url", "sha256"), "hub": ("id", "revision")},
 }
+ABOUT_SOURCE = ("data.limit",)  # keys about the source of their section: they stay with a source of the user's own
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def plan(profile: Profile, profiles: dict[str, Profile], values: object) -> tupl
     """Returns {key: new value} for params.yaml, and a line for each value that stays because it is the user's own.
 
     A value may change if it is missing or if any profile has it for that key. A key that the profile does not set gets
-    its usual value. A key that says where the model or the data come from gets no value that nothing would read.
+    its usual value. A key that says where the model or the data come from gets no value that nothing would read. A key
+    about a source stays if that source is the user's own.
     """
     changes, kept = {}, []
     goals = profiles[USUAL].values | profile.values
@@ -141,10 +143,13 @@ def plan(profile: Profile, profiles: dict[str, Profile], values: object) -> tupl
     for key, wanted in goals.items():
         now = value_at(values, key)
         source = f"{key.partition('.')[0]}.source"
-        if same(now, wanted) or (wanted is not None and is_unread(key, changes.get(source, value_at(values, source)))):
+        source_now = value_at(values, source)
+        if same(now, wanted) or (wanted is not None and is_unread(key, changes.get(source, source_now))):
             continue
         if key in sources:
             kept.append(f"{key}: {shown(now)} (it reads your own {sources[key]}; the profile has {shown(wanted)})")
+        elif key in ABOUT_SOURCE and now is not MISSING and (source in sources or is_own(source, source_now, profiles)):
+            kept.append(f"{key}: {shown(now)} (it is about your own data; the profile has {shown(wanted)})")
         elif is_own(key, now, profiles):
             kept.append(f"{key}: {shown(now)} (your own value; the profile has {shown(wanted)})")
         else:

@@ -45,6 +45,8 @@ def entries(text: str) -> dict[str, Entry]:
             line = text.rfind("\n", 0, key.start_mark.index) + 1
             end = max(colon, value_end(value))
             end = len(text[:end].rstrip())  # a block of text ends after its line break
+            if isinstance(value, ScalarNode) and not value.value and value.style is None:
+                end = colon  # the end mark of no value is after the comment
             yield f"{prefix}{key.value}", Entry(line, colon, value.start_mark.index, end)
             if isinstance(value, MappingNode) and value.start_mark.index >= colon:
                 yield from walk(value, f"{prefix}{key.value}.")
