@@ -89,7 +89,10 @@ def shown(text):
 
 
 def test_the_figures_of_the_readme_are_those_of_the_committed_run():
-    """If a new run changes them: put the figures of metrics.json into README.md, and run .github/scripts/picture.sh."""
+    """If a new run changes them: put the figures of metrics.json into README.md, and run picture.sh and session.py.
+
+    Both are in .github/scripts.
+    """
     readme, evaluate = (ROOT / "README.md").read_text(), json.loads(committed("metrics.json"))["evaluate"]
     measures = {
         "perplexity of the answers": ("perplexity", 1, 2),

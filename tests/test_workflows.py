@@ -3,12 +3,14 @@
 `gh` is a stand-in that keeps comments and statuses in a folder; Git, DVC and its remote are real.
 """
 
+import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -446,3 +448,45 @@ def test_without_a_remote_the_gpu_machine_does_not_begin(hub):
     done = hub.script("gpu.sh", "run", folder=hub.repository.folder, token=False, check=False)
     assert done.returncode == 1
     assert "no default DVC remote is set" in done.stderr
+
+
+SESSION = ROOT / ".github/scripts/session.py"
+
+
+def session(*arguments, script=SESSION, cwd=ROOT):
+    command = [sys.executable, script, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_recorder_of_the_terminal_explains_itself_and_refuses_what_it_does_not_know():
+    explained, refused = session("--help"), session("--nonsense")
+    assert (explained.returncode, explained.stderr) == (0, "") and "docs/session.svg" in explained.stdout
+    assert (refused.returncode, refused.stdout) == (2, "") and "--nonsense" in refused.stderr
+
+
+def test_the_terminal_is_recorded_only_of_committed_results(tmp_path):
+    script = tmp_path / ".github/scripts/session.py"
+    script.parent.mkdir(parents=True)
+    shutil.copy(SESSION, script)
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    author = ["-c", "user.name=a", "-c", "user.email=a@a"]
+    for command in (["init", "--quiet"], ["add", "."], [*author, "commit", "--quiet", "--message", "first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    stale = session(script=script)
+    assert stale.returncode == 1 and "not those of the committed dvc.lock. Run dvc repro" in stale.stderr
+    (tmp_path / "params.yaml").write_text("seed: 2\n")
+    dirty = session(script=script)
+    assert dirty.returncode == 1 and dirty.stderr == "session: params.yaml differs from the Git commit. Commit it\n"
+    assert not (tmp_path / "docs").exists()
+
+
+def test_the_recorded_terminal_loads_nothing_and_shows_the_commands_of_the_script():
+    spec = importlib.util.spec_from_file_location("session", SESSION)
+    recorder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recorder)
+    committed_picture = (ROOT / "docs/session.svg").read_text()
+    for picture in (committed_picture, recorder.draw({"true": "one <line>\n"})):
+        assert not re.search("@font-face|<image|<script|url\\(http|href=.http", picture)
+    assert "one\u00a0&lt;line&gt;" in picture or "one&#160;&lt;line&gt;" in picture
+    shown = re.sub(r"\s+", "", unescape(re.sub("<[^>]+>", "", committed_picture)))
+    assert all(re.sub(r"\s+", "", f"$ {command}") in shown for command in recorder.COMMANDS)
