@@ -126,7 +126,8 @@ def test_the_merged_model_loads_with_nothing_of_ours(repository, tmp_path):
 
 def readme_commands() -> list[str]:
     """The commands of README.md's code blocks, without their comments."""
-    return [line.partition(" #")[0].strip() for block in blocks("README.md", "bash") for line in block.splitlines()]
+    lines = (line for block in blocks("README.md", "bash") for line in block.splitlines())
+    return [line.partition(" #")[0].strip() for line in lines if not line.startswith("#")]
 
 
 def own_data_commands() -> list[str]:
