@@ -48,6 +48,7 @@ BENCHMARK = "held_out.jsonl"
 PINNED = {"datatrove": "datatrove[processing]==0.10.1 orjson==3.13.0 spacy==3.8.18", "text-dedup": "text-dedup==0.4.0"}
 SETTINGS = {
     **{"min_characters": 20, "max_characters": 20_000, "check_code": True, "fix_text": True, "reject_refusals": True},
+    "repair_turns": "trim",
     **{"secrets": "redact", "personal_data": "redact", "decontaminate": [BENCHMARK]},
     **{"near_duplicate_threshold": THRESHOLD, "max_malformed_rows": 0, "keep_fields": []},
 }

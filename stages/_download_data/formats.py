@@ -67,7 +67,7 @@ class Survey:
     def add(self, raw: dict) -> None:
         """Counts a row as download_data writes it. A row without columns is left for `clean` to reject."""
         row = raw.get("row")
-        if isinstance(row, list):  # a list of turns
+        if isinstance(row, list) and row and all(isinstance(said, dict) for said in row):  # a list of turns
             row = {"messages": row}
         if not isinstance(row, dict):
             return
