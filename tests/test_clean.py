@@ -545,6 +545,14 @@ def test_repaired_turns_and_unread_columns_are_counted_and_named(raw, params):
     assert read_json(METRICS / "clean.json")["turn_order"]["repaired"]["repeated_role"] == 1
 
 
+def test_columns_with_names_that_have_a_meaning_elsewhere_reject_no_ordinary_row(section):
+    odd = {"tests": {"mri": "none"}, "weight": "5 kg", "source": ["web", 3], "id": None, "reason": "x", "train": 1.5}
+    rows = [line | {"row": line["row"] | odd} for line in numbered(9)]
+    cleaned = clean_rows(rows, section(max_malformed_rows=0), layout_of("prompt-completion", tests=False))
+    assert cleaned.metrics["rows"]["kept"] == 9
+    assert cleaned.metrics["unread"] == dict.fromkeys(("tests", "weight", "source", "reason", "train"), 9)
+
+
 def test_only_the_most_frequent_unread_columns_are_counted_one_by_one(section):
     rows = [line | {"row": line["row"] | {f"column {n}": 1, "id": n}} for n, line in enumerate(numbered(120))]
     unread = clean_rows(rows, section()).metrics["unread"]

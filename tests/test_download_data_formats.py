@@ -215,3 +215,4 @@ def test_a_row_is_shown_without_its_secrets(refusal):
     text = refusal({"key": f"{KEY} of a@b.de", KEY: 1})
     assert '{"<SECRET>": 1, "key": "<SECRET> of <EMAIL>"}' in text
     assert KEY not in text
+    assert KEY[:-4] not in refusal({"note": "x" * 170 + f" {KEY}"}), "a key that is cut is none any more"

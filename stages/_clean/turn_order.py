@@ -57,7 +57,6 @@ def order_turns(messages: Messages, how: str) -> Ordered:
     system, spoken = turns[:start], turns[start:]
     begin, end = first_place(spoken, "assistant"), first_place(spoken[::-1], "user")
     trimmed = spoken[begin : max(begin, len(spoken) - end)]
-    merged = merge_neighbours(trimmed)
     found = {
         "empty_system": len(turns) < len(messages),
         "begins_with_assistant": begin > 0,
@@ -67,7 +66,7 @@ def order_turns(messages: Messages, how: str) -> Ordered:
         "no_answer": not trimmed,
     }
     flaws = [flaw for flaw, present in found.items() if present]
-    result = [*merge_neighbours(system), *merged] if how == "merge" else [*system, *trimmed]
+    result = [*merge_neighbours(system), *merge_neighbours(trimmed)]  # joins nothing where no role is repeated
     roles = [said["role"] for said in result]
     in_order = all(a != b for a, b in pairwise(roles))  # turns with different flags are not joined
     if found["no_answer"]:
