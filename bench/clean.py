@@ -33,7 +33,7 @@ from bench._clean.measure import Measured, measure
 from bench._clean.ours import removed
 from bench._clean.rows import LAYOUT, THRESHOLD, Rows, read_lines, read_planted, read_records, write_rows
 from stages._clean.contamination import contamination, read_benchmarks
-from stages._clean.formats import message_reader
+from stages._clean.formats import to_messages
 from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
 from stages._clean.rules import RULES, fixed_text
 from stages._clean.signatures import band_hashes, banding
@@ -48,6 +48,7 @@ BENCHMARK = "held_out.jsonl"
 PINNED = {"datatrove": "datatrove[processing]==0.10.1 orjson==3.13.0 spacy==3.8.18", "text-dedup": "text-dedup==0.4.0"}
 SETTINGS = {
     **{"min_characters": 20, "max_characters": 20_000, "check_code": True, "fix_text": True, "reject_refusals": True},
+    "repair_turns": "trim",
     **{"secrets": "redact", "personal_data": "redact", "decontaminate": [BENCHMARK]},
     **{"near_duplicate_threshold": THRESHOLD, "max_malformed_rows": 0, "keep_fields": []},
 }
@@ -107,8 +108,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def rule_times(lines: list[str], clean: Clean, folder: Path) -> dict[str, float]:
     """{rule: seconds of the processor for these lines of data/raw}. Every rule sees every row."""
-    to_messages, benchmarks = message_reader(LAYOUT), read_benchmarks(folder / DECONTAMINATE, clean.decontaminate)
-    rows = [to_messages(json.loads(text)["row"]) for text in lines]
+    benchmarks = read_benchmarks(folder / DECONTAMINATE, clean.decontaminate)
+    rows = [to_messages(json.loads(text)["row"], LAYOUT).messages for text in lines]
     texts = [message["content"] for messages in rows for message in messages]
     shard = folder / "examined.jsonl"
     shard.write_text("".join(lines), encoding="utf-8")

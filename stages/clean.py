@@ -28,10 +28,11 @@ from stages.core.params import Clean, Params
 from stages.core.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, sha256, whole_directory, write_json
 from stages.core.records import SPLITS, record_file
 from stages.core.workers import count_workers, ordered_map
-from stages.runtime.counts import plural
+from stages.runtime.counts import listed_counts, plural
 from stages.runtime.errors import UserError
 from stages.runtime.progress import progress
 from stages.runtime.runner import Outcome, run_stage
+from stages.runtime.shown import without_private_data
 from stages.runtime.small_data import warn_of_small_splits
 
 REJECTED_SAMPLES = METRICS / "clean.rejected.json"
@@ -70,7 +71,8 @@ def check_malformed(lines: list[str], most: int) -> None:
     if len(lines) > most:
         raise UserError(
             f"malformed rows: {len(lines)}, more than clean.max_malformed_rows ({most}). The "
-            f"first: {lines[0]}. Correct them, or raise the limit to have them rejected and counted"
+            f"first: {without_private_data(lines[0])}. Correct them, or raise the limit to have them rejected and "
+            "counted"
         )
 
 
@@ -144,9 +146,9 @@ def main(params: Params) -> Outcome:
     write_json(REJECTED_SAMPLES, tally.rejected_samples())
     warn_of_small_splits(metrics["splits"], tally.documents("test"))
     counts = ", ".join(f"{count} {split}" for split, count in metrics["splits"].items())
-    return Outcome(
-        f"{metrics['rows']['kept']} of {plural(metrics['rows']['read'], 'row')} kept: {counts}", {"workers": workers}
-    )
+    said = f"{metrics['rows']['kept']} of {plural(metrics['rows']['read'], 'row')} kept: {counts}"
+    said += listed_counts("turns repaired", metrics["turn_order"]["repaired"])
+    return Outcome(said + listed_counts("not read", metrics["unread"]), {"workers": workers})
 
 
 if __name__ == "__main__":

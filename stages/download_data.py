@@ -4,7 +4,7 @@ The shards data/raw/rows-00000.jsonl, rows-00001.jsonl… hold every row as it c
 {"source": "file:line", "row": {…}}. For a line that is not JSON it is {"source": …, "unreadable": "the text"}, so that
 `clean` can count what it rejects. `clean` has one shard a worker in memory.
 data/raw/format.json names the format of the rows and the columns from which `clean` reads them. It also says whether
-all answers are Python.
+`tests` are tests, which columns were left unread on purpose, and whether all answers are Python.
 
     dvc repro download_data
 """
@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from stages._download_data.files import READERS, file_rows, path_rows
-from stages._download_data.formats import Survey, recognise
+from stages._download_data.formats import Survey, describe_layout, recognise
 from stages._download_data.stdlib import stdlib_rows
 from stages._download_data.url import fetch_url, file_name
 from stages.core.params import Data, Params
@@ -73,7 +73,7 @@ def split_into_shards(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def main(params: Params) -> Outcome:
-    data, survey, count = params.data, Survey(), 0
+    data, survey, count = params.data, Survey(params.data.ignore_columns), 0
 
     def lines() -> Iterator[str]:
         for row in download_data(data):
@@ -86,10 +86,10 @@ def main(params: Params) -> Outcome:
             count += len(shard)
         if not count:
             raise UserError(f"data.source: {data.source} gave no row at all")
-        columns = data.columns.model_dump() if data.columns else None
-        layout = {"format": recognise(survey, data), "columns": columns, "python": data.source == "stdlib"}
+        layout = recognise(survey, data) | {"python": data.source == "stdlib"}
         write_json(folder / "format.json", layout)
-    return Outcome(f"{plural(count, 'row')} of the format {layout['format']} from {data.source} in {RAW}")
+    form, tests = describe_layout(layout, survey)
+    return Outcome(f"{plural(count, 'row')} of the format {form} from {data.source} in {RAW}{tests}")
 
 
 if __name__ == "__main__":

@@ -12,19 +12,23 @@ import pyarrow.parquet
 import pytest
 
 from stages._clean.empty_splits import EXPLAINED
-from stages._clean.formats import message_reader
+from stages._clean.formats import to_messages as read_row
 from stages._clean.rules import RULES
 from stages._clean.shards import read_raw_rows
 from stages.clean import main
 from stages.core.paths import CLEAN, METRICS, RAW, read_json, write_json
 from stages.core.records import SPLITS, content_id, read_records, split_of
 from stages.runtime.errors import UserError
-from tests.support.cleaning import clean_rows, write_raw
+from tests.support.cleaning import clean_rows, layout_of, write_raw
 
 CODE = "def double(number):\n    return 2 * number"
-LAYOUT = {"format": "prompt-completion", "columns": None, "python": False}
-to_messages = message_reader(LAYOUT)
+LAYOUT = layout_of("prompt-completion")
+SYSTEM, USER, ASSISTANT = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
 LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+
+
+def to_messages(row: dict) -> list[dict]:
+    return read_row(row, LAYOUT).messages
 
 
 def chat(*messages) -> dict:
@@ -70,7 +74,9 @@ def section(params):
         (pair(), None),
         (pair(prompt=" \n\t"), "empty_turn"),
         (pair(completion=" " * 50), "empty_turn"),
-        (chat({"role": "system", "content": ""}, *to_messages(pair())), "empty_turn"),
+        (chat({"role": "system", "content": ""}, *to_messages(pair())), None),
+        (chat(USER, USER, ASSISTANT), "turn_order"),
+        (chat(SYSTEM, USER), "no_answer"),
         (pair(completion="x = 1"), "too_short"),
         (pair(prompt="x" * 4000), "too_long"),
         (pair(completion="def double(number): return 2 *"), "code_does_not_parse"),
@@ -108,15 +114,11 @@ def test_prose_is_kept_if_check_code_is_off(section):
     assert not clean_rows(rows_of(row), section(check_code=False)).rejected
 
 
-SYSTEM, USER, ASSISTANT = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
-
-
 MALFORMED = [
     (None, "the row is NoneType"),
     ({"text": "x"}, "the columns are text; prompt is missing"),
-    ({"prompt": "x", "completion": None}, "the assistant text is NoneType, not a string"),
-    (chat({"role": f"user{LONE}", "content": "x"}, ASSISTANT), "a turn needs a role"),
-    (chat(USER, USER, ASSISTANT), "turns must go user, assistant"),
+    ({"prompt": "x", "completion": None}, "the assistant text is NoneType, not a text or a number"),
+    (chat({"role": f"user{LONE}", "content": "x"}, ASSISTANT), "a turn of prompt needs role"),
 ]
 TOOL_CALLS = [chat(USER, {"role": "tool", "content": "x"}, ASSISTANT)]
 
@@ -349,7 +351,16 @@ def test_too_few_rows_of_which_none_was_rejected_ask_for_more(raw, params):
 
 def test_each_reason_to_reject_a_row_is_explained():
     reasons = {rule.__name__ for rule in RULES} | {"secret", "personal_data"}
-    reasons |= {"tool_call", "malformed", "tests_do_not_parse", "contaminated", "duplicate", "near_duplicate"}
+    reasons |= {
+        "turn_order",
+        "no_answer",
+        "tool_call",
+        "malformed",
+        "tests_do_not_parse",
+        "contaminated",
+        "duplicate",
+        "near_duplicate",
+    }
     assert EXPLAINED.keys() == reasons
 
 
@@ -490,3 +501,59 @@ def test_a_secret_in_tests_is_found_like_one_in_an_answer(section):
     redacted = clean_rows(row, section(secrets="redact", validation_fraction=0.01, test_fraction=0.98))
     (record,) = redacted.splits["test"]
     assert record.tests == "key = '<SECRET>'\nassert double(1) == 2"
+
+
+def test_a_secret_in_a_kept_field_is_found_like_one_in_an_answer(section):
+    key = "AKIA" + "IOSFODNN7" + "EXAMPLF"
+    rows = [line | {"row": line["row"] | {"level": f"hard, {key}, a@b.de"}} for line in numbered(60)]
+    choose = {"keep_fields": ["level"], "test_fraction": 0.5}
+    assert clean_rows(rows, section(secrets="reject", **choose)).metrics["rows"]["rejected"] == {"secret": 60}
+    assert clean_rows(rows, section(personal_data="reject", **choose)).metrics["rows"]["rejected"] == {
+        "personal_data": 60
+    }
+    redacted = clean_rows(rows, section(secrets="redact", personal_data="redact", **choose))
+    assert redacted.metrics["redacted"] == {"SECRET": 60, "EMAIL": 60}
+    assert {record.fields["level"] for record in redacted.splits["test"]} == {"hard, <SECRET>, <EMAIL>"}
+
+
+def test_a_malformed_row_is_named_without_the_secret_in_it(section):
+    key = "AKIA" + "IOSFODNN7" + "EXAMPLF"
+    with pytest.raises(UserError) as caught:
+        clean_rows([*numbered(3), *rows_of({key: "x"})], section(max_malformed_rows=0))
+    assert "The first: rows.jsonl:1: the columns are <SECRET>; prompt is missing" in str(caught.value)
+
+
+def test_repaired_turns_and_unread_columns_are_counted_and_named(raw, params):
+    odd = [chat(ASSISTANT, USER, ASSISTANT), chat(USER, USER, ASSISTANT), chat(SYSTEM | {"content": " "}, USER, USER)]
+    rows = [pair(f"Return {n}", f"{CODE}  # {n}") | {"id": n, "level": "a", "": "x", "note": None} for n in range(90)]
+    write_raw(rows_of(*rows, *odd), RAW)
+    said = main(params(min_characters=1, check_code=False, keep_fields=["level"])).message
+    assert said.endswith("; turns repaired: begins_with_assistant (1); not read: '' (90), id (90)")
+    metrics = read_json(METRICS / "clean.json")
+    assert metrics["turn_order"] == {
+        "repaired": {"begins_with_assistant": 1},
+        "rejected": {"repeated_role": 1, "empty_system": 1, "ends_with_user": 1, "no_answer": 1},
+    }
+    assert metrics["rows"]["rejected"] == {"turn_order": 1, "no_answer": 1}
+    assert metrics["unread"] == {"": 90, "id": 90}
+    rejected = pyarrow.parquet.read_table(CLEAN / "rejected.parquet").to_pylist()
+    assert [row["detail"] for row in rejected] == [
+        "two turns of one role follow each other",
+        "an empty system turn, ends with the user, no answer of the assistant",
+    ]
+    main(params(min_characters=1, check_code=False, repair_turns="merge"))
+    assert read_json(METRICS / "clean.json")["turn_order"]["repaired"]["repeated_role"] == 1
+
+
+def test_columns_with_names_that_have_a_meaning_elsewhere_reject_no_ordinary_row(section):
+    odd = {"tests": {"mri": "none"}, "weight": "5 kg", "source": ["web", 3], "id": None, "reason": "x", "train": 1.5}
+    rows = [line | {"row": line["row"] | odd} for line in numbered(9)]
+    cleaned = clean_rows(rows, section(max_malformed_rows=0), layout_of("prompt-completion", tests=False))
+    assert cleaned.metrics["rows"]["kept"] == 9
+    assert cleaned.metrics["unread"] == dict.fromkeys(("tests", "weight", "source", "reason", "train"), 9)
+
+
+def test_only_the_most_frequent_unread_columns_are_counted_one_by_one(section):
+    rows = [line | {"row": line["row"] | {f"column {n}": 1, "id": n}} for n, line in enumerate(numbered(120))]
+    unread = clean_rows(rows, section()).metrics["unread"]
+    assert (len(unread), unread["id"]) == (100, 120)

@@ -4,22 +4,28 @@ import json
 
 import pytest
 
-from stages._clean.formats import FORMATS, ToolCallError, message_reader
-from stages._download_data.formats import NEEDED
+from stages._clean.formats import ROLES, ToolCallError, to_messages
+from stages._download_data.columns import FORMATS
+from tests.support.cleaning import COLUMNS, layout_of
 
 LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write and UTF-8 cannot
 SYSTEM, USER, ASSISTANT = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
 HUMAN, GPT = {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}
 CODE_ROW = {"instruction": "i", "input": "j", "output": "o", "prompt": "### Instruction:\ni\n### Output:\no"}
-PAIRS, COLUMNS = "prompt-completion", {"user": "question", "assistant": "answer", "system": "rules"}
+PAIRS, NAMED = "prompt-completion", {"user": ["q"], "assistant": ["a"], "system": ["rules"]}
 
 
 def read(name, row):
-    return message_reader({"format": name, "columns": COLUMNS if name == "columns" else None})(row)
+    return to_messages(row, layout_of(name, NAMED if name == "columns" else None))
+
+
+def part(text):
+    return {"type": "text", "text": text}
 
 
 def test_every_recognised_format_can_be_read():
-    assert FORMATS.keys() == NEEDED.keys()
+    assert FORMATS.keys() == COLUMNS.keys()
+    assert all(FORMATS[name].keys() <= parts.keys() for name, parts in COLUMNS.items())
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,16 @@ def test_every_recognised_format_can_be_read():
         ("messages", {"messages": [{**USER, "name": "x", "tool_calls": None}, ASSISTANT]}, ["user", "assistant"]),
         ("messages", {"messages": [HUMAN, GPT]}, ["h", "g"]),
         ("messages", {"messages": [USER, ASSISTANT], "system": "s"}, ["s", "user", "assistant"]),
+        ("messages", [USER, ASSISTANT], ["user", "assistant"]),
+        ("messages", {"messages": json.dumps([USER, ASSISTANT])}, ["user", "assistant"]),
+        ("messages", {"messages": str([USER, {**ASSISTANT, "name": None}])}, ["user", "assistant"]),
+        ("messages", {"messages": [{"user": "u", "assistant": "a"}, ["v", "b"]]}, ["u", "a", "v", "b"]),
+        ("messages", {"messages": [{"role": "prompter", "text": "u"}, {"role": "assistant", "text": 2}]}, ["u", "2"]),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": [part("a"), part(""), part("b")]}, ASSISTANT]},
+            ["a\n\nb", "assistant"],
+        ),
         ("sharegpt", {"conversations": [HUMAN, GPT, HUMAN, GPT], "id": 7}, ["h", "g", "h", "g"]),
         (
             "sharegpt",
@@ -46,33 +62,77 @@ def test_every_recognised_format_can_be_read():
         (PAIRS, {"prompt": "p", "completion": "c", "extra": None}, ["p", "c"]),
         (PAIRS, {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}, ["system", "user", "assistant"]),
         (PAIRS, {"prompt": [USER, ASSISTANT, USER], "completion": "c"}, ["user", "assistant", "user", "c"]),
+        (PAIRS, {"prompt": [part("p")], "completion": [part("c")]}, ["p", "c"]),
+        (PAIRS, {"prompt": json.dumps([USER]), "completion": "c"}, [json.dumps([USER]), "c"]),
         (PAIRS, {"prompt": f"a{LONE}b", "completion": "c"}, ["a?b", "c"]),
         (PAIRS, {"prompt": "a\x00b", "completion": "c"}, ["a\x00b", "c"]),
+        (PAIRS, {"prompt": 7, "completion": True}, ["7", "true"]),
+        (PAIRS, {"prompt": "p", "completion": 0}, ["p", "0"]),
+        (PAIRS, {"prompt": "p", "completion": 0.5}, ["p", "0.5"]),
         ("alpaca", CODE_ROW, ["i\n\nj", "o"]),
         ("alpaca", {"instruction": "i", "input": "", "output": "o"}, ["i", "o"]),
         ("alpaca", {"instruction": "i", "input": None, "output": "o"}, ["i", "o"]),
+        ("alpaca", {"instruction": "", "input": "j", "output": "o"}, ["j", "o"]),
+        ("alpaca", {"instruction": "i", "input": 4, "output": "o"}, ["i\n\n4", "o"]),
         ("alpaca", {"instruction": "i", "output": "o", "system": "s"}, ["s", "i", "o"]),
-        (
-            "alpaca",
-            {"instruction": "i", "output": "o", "history": [["a", "b"], ["c", "d"]]},
-            ["a", "b", "c", "d", "i", "o"],
+        *(
+            ("alpaca", {"instruction": "i", "output": "o", "history": history}, ["a", "b", "i", "o"])
+            for history in (
+                [["a", "b"]],
+                [{"user": "a", "assistant": "b"}],
+                [{"human": "a", "gpt": "b"}],
+                [{"instruction": "a", "output": "b"}],
+                [{"prompt": "a", "response": "b"}],
+                [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+                '[["a", "b"]]',
+                "[('a', 'b')]",
+            )
         ),
-        ("columns", {"question": "q", "answer": "a", "rules": "r", "messages": "m"}, ["r", "q", "a"]),
-        ("columns", {"question": "q", "answer": "a", "rules": None, "system": "unread"}, ["q", "a"]),
+        *(
+            ("alpaca", {"instruction": "i", "output": "o", "history": history}, ["i", "o"])
+            for history in (None, "", "[]", [])
+        ),
+        ("question-answer", {"question": "q", "context": "c", "answer": 4}, ["q\n\nc", "4"]),
+        ("input-output", {"input": "q", "output": "a"}, ["q", "a"]),
+        ("inst", {"text": "<s>[INST] q [/INST] a </s>"}, ["q", "a"]),
+        ("inst", {"text": "[INST] q[/INST]  a</s>"}, ["q", " a"]),
+        ("inst", {"text": "<s>[INST] q\n[/INST] a\nb</s>[INST] r [/INST] c"}, ["q\n", "a\nb", "r", "c"]),
+        ("inst", {"text": "<s> [INST] q [/INST] a [INST] r [/INST] c </s>\n"}, ["q", "a", "r", "c"]),
+        ("inst", {"text": "<s>[INST] <<SYS>>\ns\n<</SYS>>\n\nq [/INST] a </s><s>[INST] r [/INST] c </s>"}, [*"sqarc"]),
+        ("columns", {"q": "q", "a": "a", "rules": "r", "messages": "m"}, ["r", "q", "a"]),
+        ("columns", {"q": "q", "a": "a", "rules": None, "system": "unread"}, ["q", "a"]),
     ],
 )
 def test_each_known_format_becomes_messages(name, row, texts):
-    messages = read(name, row)
+    messages = read(name, row).messages
     assert [message["content"] for message in messages] == texts
     spoken = ["user", "assistant"] * (len(texts) // 2)
     assert [message["role"] for message in messages] == (["system"] if len(texts) % 2 else []) + spoken
     assert all(message.keys() == {"role", "content"} for message in messages)
 
 
-def test_a_system_column_that_is_null_in_the_mapping_is_not_read():
-    columns = {"user": "q", "assistant": "a", "system": None}
-    row = {"q": "x", "a": "y", "system": "unread"}
-    assert [m["content"] for m in message_reader({"format": "columns", "columns": columns})(row)] == ["x", "y"]
+@pytest.mark.parametrize(
+    ("given", "role"),
+    [
+        *((name, "assistant") for name in ("Assistant", "gpt", "ChatGPT", "bot", "MODEL", "ai", " assistant ")),
+        *((name, "user") for name in ("Human", "USER", "prompter")),
+        *((name, "system") for name in ("System", "developer")),
+    ],
+)
+def test_a_role_may_have_another_name_and_any_case(given, role):
+    assert read("messages", {"messages": [{"role": given, "content": "x"}]}).messages == [
+        {"role": role, "content": "x"}
+    ]
+    assert set(ROLES.values()) == {"system", "user", "assistant"}
+
+
+def test_columns_and_keys_of_turns_that_are_not_read_are_counted():
+    turns = [{**USER, "name": "x", "id": None}, {**ASSISTANT, "name": "y", "score": 0}]
+    row = {"messages": turns, "system": "", "category": "qa", "note": "", "tests": "assert x", "seen": f"{LONE}"}
+    assert read("messages", row).unread == {"messages[].name": 2, "messages[].score": 1, "category": 1, "seen": 1}
+    untested = layout_of("messages", tests=False, ignored=["category"])
+    assert to_messages(row, untested).unread.keys() == {"messages[].name", "messages[].score", "tests", "seen"}
+    assert read("messages", {"messages": [USER], f"a{LONE}": 1}).unread == {"a?": 1}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +151,9 @@ def test_a_conversation_with_tools_raises_its_own_error(name, row):
         read(name, row)
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "x.png"}}
+
+
 @pytest.mark.parametrize(
     ("name", "row", "words"),
     [
@@ -99,39 +162,36 @@ def test_a_conversation_with_tools_raises_its_own_error(name, row):
         (PAIRS, ["prompt", "completion"], "the row is list"),
         (PAIRS, {}, "the columns are none; prompt is missing"),
         (PAIRS, {"prompt": "x", "label": 1}, "the columns are label, prompt; completion is missing"),
-        (PAIRS, {"prompt": "x", "completion": None}, "the assistant text is NoneType, not a string"),
-        (PAIRS, {"prompt": 7, "completion": "x"}, "the user text is int"),
-        (PAIRS, {"prompt": [], "completion": "x"}, "prompt is not a list of turns"),
-        ("alpaca", {"instruction": "x", "input": {"deep": [[]]}, "output": "y"}, "the user text is dict"),
+        (PAIRS, {"prompt": "x", "completion": None}, "the assistant text is NoneType, not a text or a number"),
+        (PAIRS, {"prompt": "x", "completion": {"a": 1}}, "the assistant text is dict"),
+        (PAIRS, {"prompt": "x", "completion": float("nan")}, "Out of range float values"),
+        (PAIRS, {"prompt": ["x"], "completion": "x"}, "prompt has str where a turn is expected"),
+        ("alpaca", {"instruction": "x", "input": {"deep": [[]]}, "output": "y"}, "input is dict"),
         ("alpaca", {"instruction": "x", "input": "y"}, "the columns are input, instruction; output is missing"),
-        ("alpaca", {"instruction": "x", "output": "y", "history": ["a"]}, "history is not a list of pairs"),
-        ("alpaca", {"instruction": "x", "output": "y", "system": ["a"]}, "the system text is list"),
-        ("columns", {"question": "x"}, "the columns are question; answer is missing"),
-        ("messages", {"messages": None}, "messages is not a list"),
-        ("messages", {"messages": "user: hello"}, "messages is not a list"),
-        ("messages", {"messages": []}, "messages is not a list"),
-        ("messages", {"messages": ["hello"]}, "a turn needs a role (system, user, human, assistant, gpt) and content"),
+        ("alpaca", {"instruction": "x", "output": "y", "history": ["a"]}, "history has str where a turn is expected"),
+        ("alpaca", {"instruction": "x", "output": "y", "history": "first I said"}, "history is a text that holds no"),
+        ("alpaca", {"instruction": "x", "output": "y", "system": ["a"]}, "the system text has a part that is str"),
+        ("columns", {"q": "x"}, "the columns are q; a is missing"),
+        ("messages", {"messages": None}, "messages is NoneType, not a list of turns"),
+        ("messages", {"messages": "user: hello"}, "messages is a text that holds no list of turns in JSON"),
+        ("messages", {"messages": '{"role": "user"}'}, "messages is dict, not a list of turns"),
+        ("messages", {"messages": ["hello"]}, "messages has str where a turn is expected: role (system"),
         ("messages", {"messages": [{"role": "user"}, ASSISTANT]}, "the user text is NoneType"),
-        ("messages", {"messages": [{"role": ["user"], "content": "x"}]}, "a turn needs a role"),
-        ("messages", {"messages": [{"role": f"user{LONE}", "content": "x"}]}, "a turn needs a role"),
+        ("messages", {"messages": [{"role": ["user"], "content": "x"}]}, "a turn of messages needs role (system, user"),
+        ("messages", {"messages": [{"role": f"user{LONE}", "content": "x"}]}, "a turn of messages needs role"),
+        ("messages", {"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "the user text has a part that is"),
         (
             "messages",
-            {"messages": [USER, {"role": "assistant", "content": [{"text": "x"}]}]},
-            "the assistant text is list",
+            {"messages": [{"role": "user", "content": [part("x"), IMAGE]}]},
+            "the user text has a part that is image_url. Only text can be read",
         ),
-        ("sharegpt", {"conversation": [HUMAN, GPT]}, "conversations is not a list"),
+        ("messages", {"messages": [{**USER, "images": ["x.png"]}]}, "a turn has images. Only text can be read"),
+        ("sharegpt", {"conversation": [HUMAN, GPT]}, "conversations is NoneType"),
         *(
-            ("messages", {"messages": turns}, "turns must go user, assistant")
-            for turns in (
-                [USER],
-                [SYSTEM],
-                [ASSISTANT, USER],
-                [USER, USER, ASSISTANT],
-                [USER, SYSTEM, ASSISTANT],
-                [SYSTEM, SYSTEM, USER, ASSISTANT],
-            )
+            ("inst", {"text": text}, "text does not read [INST] … [/INST] … </s> from its beginning to its end")
+            for text in ("q a", "x [INST] q [/INST] a", "[INST] q [/INST] a </s> b", "[INST] q [/INST] a [/INST]")
         ),
-        ("messages", {"messages": [SYSTEM, USER, ASSISTANT], "system": "s"}, "turns must go user, assistant"),
+        ("inst", {"text": None}, "text is NoneType"),
     ],
 )
 def test_a_row_that_does_not_fit_its_format_is_explained(name, row, words):

@@ -15,9 +15,9 @@ from stages._clean.private_data import DETECTORS, PERSONAL_KINDS, may_match, red
 from stages._clean.rules import ASSISTANT, OPENING_CHARACTERS, fixed_text, is_refusal
 from stages.clean import main
 from stages.core.paths import CLEAN, RAW, read_json, write_json
-from tests.support.cleaning import clean_rows, write_raw
+from tests.support.cleaning import clean_rows, layout_of, write_raw
 
-LAYOUT = {"format": "prompt-completion", "columns": None, "python": False}
+LAYOUT = layout_of("prompt-completion")
 CODE = "def double(number):\n    return 2 * number"
 OFF = {
     **{"min_characters": 0, "max_characters": 100_000, "check_code": False, "fix_text": False},

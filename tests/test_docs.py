@@ -14,9 +14,11 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
+from stages._clean.formats import ROLES
 from stages._clean.rules import RULES
+from stages._clean.turn_order import FLAWS
+from stages._download_data.columns import CONTEXT, FORMATS, HISTORY, MEANINGFUL, SYSTEM
 from stages._download_data.files import READERS
-from stages._download_data.formats import NEEDED
 from stages.core.params import Clean, Lora, Params, Quantization, Train, load_params
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
@@ -130,16 +132,32 @@ def test_every_fault_of_the_page_on_reliability_names_its_tests():
 def test_the_page_on_own_data_explains_every_key_of_clean_and_every_reason():
     table = OWN_DATA[OWN_DATA.index("## What each key") : OWN_DATA.index("**Secrets")]
     assert set(re.findall("`([a-z_]+)`", table)) >= Clean.model_fields.keys()
-    reasons = {"malformed", "secret", "personal_data", "contaminated", "duplicate", "near_duplicate"}
+    reasons = {
+        "malformed",
+        "turn_order",
+        "no_answer",
+        "tool_call",
+        "secret",
+        "personal_data",
+        "contaminated",
+        "duplicate",
+        "near_duplicate",
+    }
     reasons.add("tests_do_not_parse")
     reasons |= {rule.__name__ for rule in RULES}
     assert reasons <= set(re.findall("`([a-z_]+)`", table))
 
 
 def test_the_page_on_own_data_names_every_format_and_ending():
-    assert all(f"| `{name}` |" in OWN_DATA for name in NEEDED)
+    assert all(f"| `{name}` |" in OWN_DATA for name in FORMATS)
+    names = {name for parts in FORMATS.values() for names in parts.values() for name in names} | MEANINGFUL.keys()
+    assert not [name for name in (*names, *ROLES, *SYSTEM, *CONTEXT, *HISTORY) if f"`{name}`" not in OWN_DATA]
     endings = {ending for name in READERS for ending in re.findall(r"\.\w+", name)}
     assert not [ending for ending in endings if f"`{ending}`" not in OWN_DATA]
+
+
+def test_the_page_on_own_data_explains_every_flaw_in_the_order_of_turns():
+    assert not [flaw for flaw in FLAWS if f"| `{flaw}` |" not in OWN_DATA]
 
 
 def test_the_page_on_training_explains_every_key_and_every_choice_of_its_sections():

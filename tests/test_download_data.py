@@ -420,7 +420,8 @@ MESSAGES = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant",
 def test_the_format_is_recognised_from_the_columns_that_hold_values(run, rows, expected):
     write_rows(*rows)
     assert [row["row"] for row in run()] == rows, "every row is kept as it came"
-    assert json.loads((RAW / "format.json").read_text()) == {"columns": None, "format": expected, "python": False}
+    layout = json.loads((RAW / "format.json").read_text())
+    assert (layout["format"], layout["python"], layout["tests"]) == (expected, False, False)
 
 
 @pytest.mark.slow
@@ -439,21 +440,23 @@ def refusal(run, **changes) -> str:
 
 def test_an_unknown_format_shows_the_columns_and_the_nearest_formats(run):
     write_rows(
-        {"question": "q\x1b[31m\u2028", "output": "o" * 500}, *[{"text": "é", "prompt": None}] * 3, {"prompt": "p"}
+        {"asked": "q\x1b[31m\u2028", "output": "o" * 500}, *[{"texte": "é", "prompt": None}] * 3, {"prompt": "p"}
     )
     lines = refusal(run).splitlines()
     assert lines[0] == "data.format: the rows are of no known format."
-    assert lines[1:5] == ["Columns with a value:", "  3 rows: text", "  1 row: output, question", "  1 row: prompt"]
+    assert lines[1:5] == ["Columns with a value:", "  3 rows: texte", "  1 row: asked, output", "  1 row: prompt"]
     assert lines[5] == "Rows, for example:"
-    assert lines[6].startswith(r'  rows.jsonl:1 {"question": "q\u001b[31m\u2028", "output": "ooo')
+    assert lines[6].startswith(r'  rows.jsonl:1 {"asked": "q\u001b[31m\u2028", "output": "ooo')
     assert len(lines[6]) < 240
-    assert lines[7:9] == ['  rows.jsonl:2 {"text": "é", "prompt": null}', '  rows.jsonl:5 {"prompt": "p"}']
-    assert lines[9:12] == [
+    assert lines[7:9] == ['  rows.jsonl:2 {"texte": "é", "prompt": null}', '  rows.jsonl:5 {"prompt": "p"}']
+    assert lines[9:14] == [
         "Nearly fits:",
-        "  prompt-completion: completion is missing",
+        "  prompt-completion: prompt is missing",
         "  alpaca: instruction is missing",
+        "  question-answer: question or query is missing",
+        "  input-output: input is missing",
     ]
-    assert lines[12].startswith("Set data.format: columns and name the columns in data.columns, such as {user: ")
+    assert lines[14].startswith("Set data.format: columns and name the columns in data.columns, such as {user: ")
     assert "".join(lines).isprintable()
 
 
@@ -495,7 +498,9 @@ def test_any_columns_can_be_named(run):
     write_rows({"question": "q", "answer": "a", "rules": None}, {"question": "q", "answer": "a", "rules": "r"})
     columns = {"user": "question", "assistant": "answer", "system": "rules"}
     run(format="columns", columns=columns)
-    assert json.loads((RAW / "format.json").read_text()) == {"columns": columns, "format": "columns", "python": False}
+    layout = json.loads((RAW / "format.json").read_text())
+    named = {"user": ["question"], "assistant": ["answer"], "system": ["rules"]}
+    assert layout == {"columns": named, "format": "columns", "python": False, "tests": False, "ignored": []}
 
 
 @pytest.mark.parametrize(
@@ -557,7 +562,7 @@ def test_rows_go_to_shards_by_number_and_by_size(tmp_path, monkeypatch, params_o
     monkeypatch.setattr(download_data, "SHARD_ROWS", 40)
     monkeypatch.setattr(download_data, "SHARD_CHARACTERS", 3000)
     lengths = [1] * 90 + [4000, 1, 1500, 1500, 1]
-    rows = [ROW | {"output": "x" * length} for length in lengths]
+    rows = [ROW | {"note": "x" * length} for length in lengths]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     download_data.main(params_of(data={"source": "file", "path": "rows.jsonl", "limit": None}))
     shards = sorted(RAW.glob("rows-*.jsonl"))

@@ -18,7 +18,7 @@ from stages.core.params import Params, load_params
 from stages.core.paths import read_json
 from stages.core.yaml_files import read_yaml
 from stages.runtime.errors import UserError
-from tests.support.cleaning import write_raw
+from tests.support.cleaning import layout_of, write_raw
 from tests.support.project import ROOT
 
 PAGE = (ROOT / "docs/security.md").read_text()
@@ -170,7 +170,7 @@ def test_a_data_set_colours_no_terminal_through_an_error(tmp_path, params_of):
     section = params_of(clean={"max_malformed_rows": 0}).clean
     (tmp_path / "clean").mkdir()
     with pytest.raises(UserError) as error:
-        clean(shards, section, {"format": "prompt-completion", "columns": None, "python": False}, tmp_path / "clean", 1)
+        clean(shards, section, layout_of("prompt-completion"), tmp_path / "clean", 1)
     assert "\\x1b[31mcolumn" in str(error.value)
     assert "a\\x1b]0;title\\x07.jsonl:1" in str(error.value)
     assert "\x1b" not in str(error.value)

@@ -20,7 +20,7 @@ from stages.core.workers import ordered_map
 NO_RULE = {
     **{"min_characters": 0, "max_characters": 1_000_000, "check_code": False, "fix_text": False},
     **{"reject_refusals": False, "secrets": "keep", "personal_data": "keep", "decontaminate": []},
-    "keep_fields": [],
+    **{"keep_fields": [], "repair_turns": "drop"},
     **{"max_malformed_rows": 0, "validation_fraction": 0.04, "test_fraction": 0.1},
 }
 

@@ -24,7 +24,11 @@ from stages.core.python_syntax import parse
 from stages.core.records import Record, content_id
 
 THRESHOLD = 0.8  # a near-duplicate that is planted is at least so similar to its original, and a related row is less
-LAYOUT = {"format": "prompt-completion", "columns": None}
+LAYOUT = {
+    "format": "prompt-completion",
+    "columns": {"user": ["prompt"], "assistant": ["completion"]},
+    **{"tests": False, "ignored": []},
+}
 EXACT, NEAR, RELATED = 0.05, 0.05, 0.1  # shares of the rows
 # Shares of the other rows that give the rules for one row some work.
 OUTSIDE_ASCII, PRIVATE = 0.1, 0.01

@@ -15,6 +15,8 @@ MORE_ROWS = "Raise data.limit, or bring more data"
 EXPLAINED = {
     "malformed": ("it does not fit the data's format", "Correct data.format or data.columns"),
     "tool_call": ("it calls tools", "Only conversations without tools can be trained"),
+    "turn_order": ("its turns are not in order", "To have more of them repaired, set clean.repair_turns: merge"),
+    "no_answer": ("it has no answer to learn from", "Add the answers in the data"),
     "secret": ("it holds a key or token", "To keep such rows, set clean.secrets: redact"),
     "personal_data": ("it holds personal data", "To keep such rows, set clean.personal_data: redact"),
     "empty_turn": ("a turn is empty", "Fill it in the data"),

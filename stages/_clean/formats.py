@@ -1,123 +1,236 @@
-"""Reads the conversation in a row: one function for each format that download_data recognises."""
+"""Reads the conversation in a row, from the columns that download_data recognised: one function for each part of it."""
 
+import ast
+import json
+import re
+from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from typing import NamedTuple
 
 Messages = list[dict[str, str]]
-# {a role as data sets name it: our name for it}.
-ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+# {a role as data sets name it, in any case: our name for it}.
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing", "bard"), "assistant"),
+}
 TOOL_ROLES = {"tool", "function", "tool_call", "tool_response", "function_call", "function_response", "observation"}
+# The keys of a turn. The first one with a value is read.
+ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value", "text")
+# The keys of an exchange, which is a user's text with the answer to it.
+ASKED_KEYS, ANSWER_KEYS = ("user", "human", "instruction", "prompt", "question"), ("assistant", "gpt", "bot", "output")
+ANSWER_KEYS = (*ANSWER_KEYS, "response", "answer", "completion")
+MEDIA_KEYS = {"image", "images", "image_url", "audio", "audios", "video", "videos"}
+EMPTY = (None, "", [], {})
+TEXT_PARTS = ("text", "input_text", "output_text")
+MEDIA_ADVICE = "Only text can be read. Take such rows out"
+INST = re.compile(
+    r"\s*(?:<s>)?\s*\[INST\]((?:(?!\[/?INST\]).)*)\[/INST\]((?:(?!\[/?INST\]|</?s>).)*)(?:</s>\s*|(?=(?:<s>)?\s*\[INST\])|\Z)",
+    re.DOTALL,
+)
+INST_SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>\s*(.*)", re.DOTALL)
 
 
 class ToolCallError(ValueError):
     """The conversation uses a tool, which messages of a role and a text cannot express."""
 
 
+def printable(text: str) -> str:
+    """Returns the text as UTF-8 can write it: JSON's \\ud800 escapes can bring in half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def text_of(name: str, value: object) -> str:
+    """Returns a text, the JSON text of a number or boolean, or the joined texts of a list of parts.
+
+    Raises:
+        TypeError, ValueError: the value is something else; the message begins with `name`.
+    """
+    if isinstance(value, list) and value:
+        return join_parts(name, value)
+    if isinstance(value, bool | int | float):
+        value = json.dumps(value, allow_nan=False)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {type(value).__name__}, not a text or a number")
+    return printable(value)
+
+
+def join_parts(name: str, parts: list) -> str:
+    """Joins the texts of a list of parts with a blank line, as mistral-common does."""
+    texts = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in TEXT_PARTS or any(part.get(key) for key in MEDIA_KEYS):
+            raise TypeError(f"{name} has a part that is {kind or type(part).__name__}. {MEDIA_ADVICE}")
+        texts.append(text_of(name, part.get("text")))
+    return "\n\n".join(text for text in texts if text)
+
+
 def turn(role: str, content: object) -> dict[str, str]:
-    if not isinstance(content, str):
-        raise TypeError(f"the {role} text is {type(content).__name__}, not a string")
-    # JSON's \ud800 escapes can bring in a lone surrogate, which cannot be written as UTF-8.
-    return {"role": role, "content": content.encode("utf-8", "replace").decode("utf-8")}
+    return {"role": role, "content": text_of(f"the {role} text", content)}
 
 
-def column_turn(row: dict, column: str, role: str) -> dict[str, str]:
-    """Makes a turn of the text in a column that every row of the format needs."""
-    if column not in row:
-        raise ValueError(f"the columns are {', '.join(sorted(map(str, row))) or 'none'}; {column} is missing")
-    return turn(role, row[column])
+def first_of(said: dict, keys: tuple[str, ...]) -> str | None:
+    """Returns the first of the keys that has a value."""
+    return next((key for key in keys if said.get(key) is not None), None)
 
 
-def turns_of_list(name: str, value: object) -> Messages:
-    """Reads a list of turns, each with the keys role and content, or from and value."""
-    if not isinstance(value, list) or not value:
-        raise TypeError(f"{name} is not a list of turns")
-    turns = []
-    for said in value:
-        role = (said.get("role") or said.get("from")) if isinstance(said, dict) else None
+class Reader:
+    """Reads one row and notes the keys of turns that it does not read."""
+
+    def __init__(self):
+        self.unread: Counter[str] = Counter()
+
+    def leave_columns(self, row: dict, read: set[str]) -> None:
+        """Notes the columns that hold a value and are not read."""
+        self.unread.update(printable(name) for name, value in row.items() if name not in read and value not in EMPTY)
+
+    def leave(self, name: str, said: dict, *read: str | None) -> None:
+        """Notes the keys of a turn that hold a value and are not read."""
+        left = [key for key, value in said.items() if key not in read and value not in EMPTY]
+        if media := MEDIA_KEYS.intersection(left):
+            raise TypeError(f"a turn has {', '.join(sorted(media))}. {MEDIA_ADVICE}")
+        self.unread.update(printable(f"{name}[].{key}") for key in left)
+
+    def turns_of_list(self, name: str, value: object) -> Messages:
+        """Reads a list of turns or of exchanges, or its JSON or Python text, as CSV files have it."""
+        if isinstance(value, str):
+            value = parse_list(name, value)
+        if not isinstance(value, list):
+            raise TypeError(f"{name} is {type(value).__name__}, not a list of turns")
+        return [said for element in value for said in self.turns_of_element(name, element)]
+
+    def turns_of_element(self, name: str, said: object) -> Messages:
+        """Reads a turn, or an exchange: a list of two texts, or an object with a key for each."""
+        if isinstance(said, list | tuple) and len(said) == 2:
+            return [turn("user", said[0]), turn("assistant", said[1])]
+        if not isinstance(said, dict):
+            raise ValueError(f"{name} has {type(said).__name__} where a turn is expected: {TURN}")
         # In Parquet every turn has the columns of all turns, so an empty tool_calls calls nothing.
-        if isinstance(said, dict) and (said.get("tool_calls") or said.get("function_call")):
+        if said.get("tool_calls") or said.get("function_call"):
             raise ToolCallError("a turn calls a tool")
-        if isinstance(role, str) and role in TOOL_ROLES:
+        role_key = first_of(said, ROLE_KEYS)
+        asked, answered = first_of(said, ASKED_KEYS), first_of(said, ANSWER_KEYS)
+        if role_key is None and asked and answered:
+            self.leave(name, said, asked, answered)
+            return [turn("user", said[asked]), turn("assistant", said[answered])]
+        role = said[role_key].strip().casefold() if role_key and isinstance(said[role_key], str) else None
+        if role in TOOL_ROLES:
             raise ToolCallError(f"a turn has the role {role}")
-        if not isinstance(role, str) or role not in ROLES:
-            raise ValueError(f"a turn needs a role ({', '.join(ROLES)}) and content")
-        turns.append(turn(ROLES[role], said["content"] if said.get("content") is not None else said.get("value")))
-    return turns
+        if role not in ROLES:
+            raise ValueError(f"a turn of {name} needs {TURN}")
+        text_key = first_of(said, TEXT_KEYS)
+        self.leave(name, said, role_key, text_key)
+        return [turn(ROLES[role], said[text_key] if text_key else None)]
+
+    def conversation(self, row: dict, columns: list[str]) -> Messages:
+        return self.turns_of_list(columns[0], row.get(columns[0]))
+
+    def history(self, row: dict, columns: list[str]) -> Messages:
+        """Reads the exchanges before the row's own."""
+        return self.turns_of_list(columns[0], row.get(columns[0]) or [])
+
+    def system(self, row: dict, columns: list[str]) -> Messages:
+        """Reads the system prompt from the first column that has one."""
+        column = first_of({name: row.get(name) or None for name in columns}, tuple(columns))
+        return [turn("system", row[column])] if column else []
+
+    def asked(self, row: dict, columns: list[str]) -> Messages:
+        """Reads the user's text, and after it that of further columns, such as `input`. Or reads a list of turns."""
+        turns = self.said(row, columns[0], "user")
+        more = [text_of(name, row[name]) for name in columns[1:] if row.get(name) is not None]
+        if any(more):
+            texts = [turns[-1]["content"], *more]
+            turns[-1] = turn(turns[-1]["role"], "\n\n".join(text for text in texts if text))
+        return turns
+
+    def answer(self, row: dict, columns: list[str]) -> Messages:
+        return self.said(row, columns[0], "assistant")
+
+    def said(self, row: dict, column: str, role: str) -> Messages:
+        """Reads a column that every row of the format needs: a text, a number or a list of turns."""
+        if column not in row:
+            raise ValueError(f"the columns are {', '.join(sorted(map(str, row))) or 'none'}; {column} is missing")
+        value = row[column]
+        turns = isinstance(value, list) and not any(isinstance(part, dict) and "type" in part for part in value)
+        return self.turns_of_list(column, value) if turns else [turn(role, value)]
+
+    def inst(self, row: dict, columns: list[str]) -> Messages:
+        """Reads a text in Mistral's or Llama 2's format: [INST] the user's text [/INST] the answer</s>…"""
+        text, at, turns = text_of(columns[0], row.get(columns[0])), 0, []
+        while match := INST.match(text, at):
+            asked = INST_SYSTEM.fullmatch(match[1]) if not turns else None
+            if asked:
+                turns.append(turn("system", asked[1].strip("\n")))
+            for role, said in (("user", asked[2] if asked else match[1]), ("assistant", match[2])):
+                # The format puts one blank around a text; more belong to it, such as the indentation of code.
+                turns.append(turn(role, said.removeprefix(" ").removesuffix(" ")))
+            at = match.end()
+        if not turns or text[at:].strip():
+            raise ValueError(f"{columns[0]} does not read [INST] … [/INST] … </s> from its beginning to its end")
+        return turns
 
 
-def messages(row: dict) -> Messages:
-    return turns_of_list("messages", row.get("messages"))
+TURN = "role (system, user or assistant) and content, or from and value"
+# {part of the conversation, in the order in which the parts follow each other: how it is read}
+PARTS: dict[str, Callable[[Reader, dict, list[str]], Messages]] = {
+    "system": Reader.system,
+    "history": Reader.history,
+    "conversation": Reader.conversation,
+    "inst": Reader.inst,
+    "user": Reader.asked,
+    "assistant": Reader.answer,
+}
 
 
-def sharegpt(row: dict) -> Messages:
-    return turns_of_list("conversations", row.get("conversations"))
+def parse_list(name: str, text: str) -> object:
+    """Returns what a text of JSON holds, or of Python: pandas writes lists to CSV files as Python does."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    raise ValueError(f"{name} is a text that holds no list of turns in JSON")
 
 
-def prompt_completion(row: dict) -> Messages:
-    """Reads prompt and completion, each a text or a list of turns."""
-    turns: Messages = []
-    for name, role in (("prompt", "user"), ("completion", "assistant")):
-        turns += turns_of_list(name, row[name]) if isinstance(row.get(name), list) else [column_turn(row, name, role)]
-    return turns
+class Conversation(NamedTuple):
+    messages: Messages
+    unread: Counter[str]  # {column, or column[].key of a turn: 1 or the number of turns}
 
 
-def alpaca(row: dict) -> Messages:
-    """Reads the pairs of `history`, then instruction with its input, and output. A ready-made prompt is not read."""
-    turns: Messages = []
-    history = row.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise TypeError("history is not a list of pairs of an instruction and an output")
-    for asked, answered in history:
-        turns += [turn("user", asked), turn("assistant", answered)]
-    parts = [column_turn(row, "instruction", "user")["content"], turn("user", row.get("input") or "")["content"]]
-    return [*turns, turn("user", "\n\n".join(part for part in parts if part)), column_turn(row, "output", "assistant")]
-
-
-def turns_of_columns(row: dict, columns: dict[str, str | None]) -> Messages:
-    """Reads the texts in the columns that data.columns names for the roles."""
-    turns = [column_turn(row, columns[role], role) for role in ("user", "assistant")]
-    return with_system(row.get(columns["system"]) if columns["system"] else None, turns)
-
-
-def with_system(text: object, turns: Messages) -> Messages:
-    """Puts the text of the system column, if there is one, before the turns."""
-    return turns if text is None or text == "" else [turn("system", text), *turns]
-
-
-FORMATS = {"messages": messages, "sharegpt": sharegpt, "prompt-completion": prompt_completion, "alpaca": alpaca}
-
-
-def to_messages(row: object, name: str, columns: dict[str, str | None] | None) -> Messages:
-    """Reads the conversation in a row.
+def to_messages(row: object, layout: dict) -> Conversation:
+    """Reads the conversation in a row. Its turns may still be in any order.
 
     Args:
-        name: the format, as data/raw/format.json names it.
-        columns: {role: column} for the format `columns`, None for the others.
+        layout: the content of data/raw/format.json.
 
     Raises:
         ToolCallError: the conversation uses tools.
         TypeError, ValueError: the row does not fit the format; the message says why.
     """
+    columns = layout["columns"]
+    if isinstance(row, list) and "conversation" in columns:  # a row that is a list of turns
+        row = {columns["conversation"][0]: row}
     if not isinstance(row, dict):
         raise TypeError(f"the row is {type(row).__name__}, not an object with columns")
-    turns = turns_of_columns(row, columns) if columns else with_system(row.get("system"), FORMATS[name](row))
-    roles = [said["role"] for said in turns if said["role"] != "system"]
-    if roles != ["user", "assistant"] * (len(roles) // 2) or not roles or "system" in [t["role"] for t in turns[1:]]:
-        raise ValueError("turns must go user, assistant, user, assistant…, with at most one system turn, at the start")
-    return turns
+    reader = Reader()
+    messages = [said for part, read in PARTS.items() if part in columns for said in read(reader, row, columns[part])]
+    read = {name for names in columns.values() for name in names} | ({"tests"} if layout["tests"] else set())
+    reader.leave_columns(row, read.union(layout["ignored"]))
+    return Conversation(messages, reader.unread)
 
 
-def tests_of(row: dict) -> str | None:
+def tests_of(row: dict, layout: dict) -> str | None:
     """Returns the code in the column `tests`, which holds one text or a list of lines. None means no tests.
 
     Raises:
         TypeError: the column holds something else.
     """
-    given = row.get("tests") or None
+    given = (row.get("tests") if layout["tests"] else None) or None
     lines = given if isinstance(given, list) else [given]
     if given is not None and not all(isinstance(line, str) for line in lines):
         raise TypeError("tests is neither a text nor a list of texts")
-    code = None if given is None else turn("tests", "\n".join(lines))["content"]
+    code = None if given is None else printable("\n".join(lines))
     return code if code and code.strip() else None
 
 
@@ -132,10 +245,5 @@ def fields_of(row: dict, names: tuple[str, ...]) -> dict[str, str | None]:
         value = row.get(name)
         if not isinstance(value, str | int | float | None):
             raise TypeError(f"{name}, which clean.keep_fields names, is {type(value).__name__}, not a text or a number")
-        fields[name] = None if value is None else turn(name, str(value))["content"]
+        fields[name] = None if value is None else text_of(name, value)
     return fields
-
-
-def message_reader(layout: dict) -> Callable[[object], Messages]:
-    """Returns to_messages() for the format that download_data wrote to data/raw/format.json."""
-    return partial(to_messages, name=layout["format"], columns=layout["columns"])

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow
 
 from stages._clean.contamination import contamination, read_benchmarks
-from stages._clean.formats import Messages, ToolCallError, fields_of, message_reader, tests_of, turn
+from stages._clean.formats import Messages, ToolCallError, fields_of, tests_of, to_messages, turn
 from stages._clean.rules import Repaired, reject_reason, repair
 from stages._clean.signatures import band_hashes, compared_text, conversation_fingerprint, turns_of
+from stages._clean.turn_order import FLAWS, order_turns
 from stages.core.params import Clean
 from stages.core.paths import DECONTAMINATE
 from stages.core.python_syntax import parse
@@ -32,40 +33,51 @@ class JudgedRow(NamedTuple):
     fixed: bool
     redacted: Counter[str]
     malformed: str | None  # `source: why` of a row that does not fit the format
+    flaws: Counter[tuple[str, str]]  # {(repaired or rejected, what was wrong with the order of the turns): 1}
+    unread: Counter[str]  # columns and keys of turns that hold a value and are not read
 
 
-def judge_row(
-    raw: dict, params: Clean, to_messages: Callable[[object], Messages], benchmarks: dict[str, str]
-) -> JudgedRow:
+def judge_row(raw: dict, params: Clean, layout: dict, benchmarks: dict[str, str]) -> JudgedRow:
     """Decides everything about a row that does not depend on other rows. `raw` is a line of data/raw."""
-    reason, malformed, detail, tests, fields = None, None, "", None, {}
+    reason, malformed, detail, tests, fields, flaws, unread = None, None, "", None, {}, [], Counter()
     try:
         if "unreadable" in raw:
             raise ValueError("the line cannot be read")
-        messages = to_messages(raw["row"])
-        tests, fields = tests_of(raw["row"]), fields_of(raw["row"], tuple(params.keep_fields))
+        messages, unread = to_messages(raw["row"], layout)
+        messages, flaws, reason = order_turns(messages, params.repair_turns)
+        detail = ", ".join(map(FLAWS.get, flaws)) if reason else ""
+        if isinstance(raw["row"], dict):  # not a list of turns
+            tests, fields = tests_of(raw["row"], layout), fields_of(raw["row"], tuple(params.keep_fields))
+            unread -= Counter(params.keep_fields)
     except (TypeError, ValueError) as error:
         reason = "tool_call" if isinstance(error, ToolCallError) else "malformed"
         malformed = f"{raw['source']}: {error}" if reason == "malformed" else None
         messages = [turn("user", json.dumps(raw.get("row", raw.get("unreadable"))))]
-    repaired, tests = repair_with_tests(messages, tests, params)
+    repaired, extras = repair_with_extras(messages, {"tests": tests, **fields}, params)
+    tests, fields = extras.pop("tests"), extras
     record = Record(content_id(repaired.messages), repaired.messages, str(raw["source"]), tests, fields)
     reason = reason or reject_reason(repaired, params)
     if reason is None and tests and parse(tests) is None:
         reason = "tests_do_not_parse"
     if reason is None and (shared := contamination(record.messages, benchmarks)):
         reason, detail = "contaminated", shared
-    return JudgedRow(record, reason, detail, repaired.fixed, repaired.secrets + repaired.personal, malformed)
+    redacted = repaired.secrets + repaired.personal
+    mended = Counter(("rejected" if reason in ("turn_order", "no_answer") else "repaired", flaw) for flaw in flaws)
+    return JudgedRow(record, reason, detail, repaired.fixed, redacted, malformed, mended, unread)
 
 
-def repair_with_tests(messages: Messages, tests: str | None, params: Clean) -> tuple[Repaired, str | None]:
-    """Repairs the conversation and redacts its tests, whose odd characters may be meant and stay."""
+def repair_with_extras(
+    messages: Messages, extras: dict[str, str | None], params: Clean
+) -> tuple[Repaired, dict[str, str | None]]:
+    """Repairs the conversation. Redacts its tests and kept fields, whose odd characters may be meant and stay."""
     repaired = repair(messages, params)
-    if tests is None:
-        return repaired, None
-    redacted = repair([turn("tests", tests)], params.model_copy(update={"fix_text": False}))
+    given = [name for name, text in extras.items() if text is not None]
+    if not given:
+        return repaired, extras
+    redacted = repair([turn(name, extras[name]) for name in given], params.model_copy(update={"fix_text": False}))
     private = {"secrets": repaired.secrets + redacted.secrets, "personal": repaired.personal + redacted.personal}
-    return repaired._replace(**private), redacted.messages[0]["content"]
+    texts = [said["content"] for said in redacted.messages]
+    return repaired._replace(**private), extras | dict(zip(given, texts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,8 @@ class JudgedShard:
     redacted: Counter[str]
     tested: bool  # whether any row has tests
     malformed: list[str]
+    flaws: Counter[tuple[str, str]]
+    unread: Counter[str]
     passed: np.ndarray  # the row's index in the shard
     ids: np.ndarray
     sources: list[str]
@@ -110,8 +124,7 @@ def judge_shard(job: ShardJob) -> JudgedShard:
     """Judges the rows of a shard and writes the two work files."""
     params = job.params
     benchmarks = benchmarks_of(DECONTAMINATE.resolve(), tuple(params.decontaminate))
-    to_messages = message_reader(job.layout)
-    judged = [judge_row(raw, params, to_messages, benchmarks) for raw in read_raw_rows(job.rows)]
+    judged = [judge_row(raw, params, job.layout, benchmarks) for raw in read_raw_rows(job.rows)]
     reasons, details = ([row[field] for row in judged] for field in (1, 2))
     extra = {name: [row.record.fields.get(name) for row in judged] for name in params.keep_fields}
     extra |= {"tests": [row.record.tests for row in judged]}
@@ -131,6 +144,8 @@ def judge_shard(job: ShardJob) -> JudgedShard:
         sum((row.redacted for row in judged), Counter()),
         any(row.record.tests for row in judged),
         [row.malformed for row in judged if row.malformed],
+        sum((row.flaws for row in judged), Counter()),
+        sum((row.unread for row in judged), Counter()),
         np.array(passed, np.int64),
         np.array([record.id for record in records], "S32"),
         [record.source for record in records],

@@ -10,6 +10,7 @@ from stages.core.records import SPLITS
 
 LENGTH_EDGES = (250, 500, 1000, 2000, 4000, 8000, 16000)  # characters: the upper ends of the metrics' buckets
 SHOWN_SOURCES = 100  # the sources that are counted one by one
+SHOWN_UNREAD = 100  # the columns that are not read and are counted one by one
 SHOWN_ROWS = 3  # for each reason
 SHOWN_CHARACTERS = 300  # of a rejected row
 OUTCOMES = (*SPLITS, "rejected")
@@ -45,6 +46,8 @@ class Tally:
         self.characters = {split: np.zeros(len(LENGTH_EDGES) + 1, np.int64) for split in SPLITS}
         self.fixed = 0  # rows whose text was repaired, kept or not
         self.redacted: Counter[str] = Counter()  # secrets and personal data by kind, in rows kept or not
+        self.flaws: Counter[tuple[str, str]] = Counter()  # (repaired or rejected, what was wrong with the turns)
+        self.unread: Counter[str] = Counter()  # values by column, or key of a turn, that are not read
         self.samples: defaultdict[str, list[tuple[str, dict]]] = defaultdict(list)
 
     def keep(self, split: str, characters: np.ndarray) -> None:
@@ -61,6 +64,8 @@ class Tally:
         """
         self.fixed += shard.fixed
         self.redacted += shard.redacted
+        self.flaws += shard.flaws
+        self.unread += shard.unread
         names = (source.rpartition(":")[0] for source in sources)
         for (name, outcome), rows in Counter(zip(names, outcomes.tolist(), strict=True)).items():
             self.sources[name][OUTCOMES[outcome]] += rows
@@ -85,6 +90,11 @@ class Tally:
             for split, counts in self.characters.items()
         }
         repaired = {"fixed": self.fixed, "redacted": dict(self.redacted)}
+        repaired["turn_order"] = {
+            kind: {flaw: rows for (of, flaw), rows in self.flaws.items() if of == kind}
+            for kind in ("repaired", "rejected")
+        }
+        repaired["unread"] = dict(sorted(self.unread.items(), key=lambda pair: (-pair[1], pair[0]))[:SHOWN_UNREAD])
         counts = {"rows": rows, "splits": dict(self.splits), "characters": characters, "sources": self.largest()}
         return counts | repaired
 

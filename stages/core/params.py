@@ -121,11 +121,15 @@ class Data(HubSource):
         description="SHA-256 of that file; the first run prints it"
     )
     split: str = Field(description="for a hub data set: read the files with this word in their names")
-    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "columns"] = Field(
-        description="auto: from the columns; or messages, prompt-completion, alpaca, sharegpt, columns"
-    )
+    format: Literal[
+        *("auto", "messages", "prompt-completion", "alpaca", "sharegpt", "question-answer", "input-output", "inst"),
+        "columns",
+    ] = Field(description="auto: from the columns; or a format of docs/own-data.md; columns: as data.columns says")
     columns: Columns | None = Field(
         description="for format: columns, such as {user: question, assistant: answer, system: null}"
+    )
+    ignore_columns: Annotated[list[str], AfterValidator(check_unique)] = Field(
+        description="columns to leave unread, such as [label], also where they change what a row means"
     )
     limit: Count | None = Field(description="most rows to take; null: all")
 
@@ -158,6 +162,9 @@ class Clean(Section):
     )
     fix_text: bool = Field(description="repair wrongly decoded text, such as Ã¼ for ü, and remove control characters")
     reject_refusals: bool = Field(description="reject answers such as: As an AI language model, I cannot…")
+    repair_turns: Literal["drop", "trim", "merge"] = Field(
+        description="turns out of order: drop the row; trim its ends; merge: also join neighbours of one role"
+    )
     secrets: Literal["reject", "redact", "keep"] = Field(
         description="keys and tokens: reject the row, redact them or keep them"
     )

@@ -12,6 +12,23 @@ from stages.clean import clean
 from stages.core.params import Clean
 from stages.core.records import SPLITS, Record, read_records
 
+# {format: {part of the conversation: columns}} with the usual names.
+COLUMNS = {
+    "messages": {"conversation": ["messages"]},
+    "sharegpt": {"conversation": ["conversations"]},
+    "prompt-completion": {"user": ["prompt", "context"], "assistant": ["completion"], "history": ["history"]},
+    "alpaca": {"user": ["instruction", "input"], "assistant": ["output"], "history": ["history"]},
+    "question-answer": {"user": ["question", "context"], "assistant": ["answer"], "history": ["history"]},
+    "input-output": {"user": ["input", "context"], "assistant": ["output"], "history": ["history"]},
+    "inst": {"inst": ["text"]},
+}
+
+
+def layout_of(name: str, columns: dict[str, list[str]] | None = None, **changes) -> dict:
+    """Returns the content of data/raw/format.json for a format, with all columns that its rows may have."""
+    columns = columns or COLUMNS[name] | {"system": ["system"]}
+    return {"format": name, "columns": columns, "tests": True, "ignored": [], "python": False, **changes}
+
 
 class Rejected(NamedTuple):
     record: Record
@@ -38,13 +55,14 @@ def write_raw(rows: list[dict], folder: Path, shard_rows: int = 10_000) -> list[
     return shards
 
 
-def clean_rows(rows: list[dict], section: Clean, layout: str = "prompt-completion", **options) -> Cleaned:
+def clean_rows(rows: list[dict], section: Clean, layout: str | dict = "prompt-completion", **options) -> Cleaned:
     """Cleans rows. The options are those of write_raw, and `workers`."""
     workers = options.pop("workers", 1)
     with TemporaryDirectory() as name:
         folder = Path(name)
         shards = write_raw(rows, folder / "raw", **options)
-        tally = clean(shards, section, {"format": layout, "columns": None, "python": False}, folder, workers)
+        layout = layout_of(layout) if isinstance(layout, str) else layout
+        tally = clean(shards, section, layout, folder, workers)
         splits = {
             split: [record for some in read_records(folder / f"{split}.parquet") for record in some] for split in SPLITS
         }
