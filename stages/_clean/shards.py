@@ -41,7 +41,7 @@ def judge_row(
     reason, malformed, detail, tests, fields = None, None, "", None, {}
     try:
         if "unreadable" in raw:
-            raise ValueError("the line cannot be read")
+            raise ValueError(f"it cannot be read: {raw['why']}")
         messages = to_messages(raw["row"])
         tests, fields = tests_of(raw["row"]), fields_of(raw["row"], tuple(params.keep_fields))
     except (TypeError, ValueError) as error:

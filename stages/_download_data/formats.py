@@ -46,7 +46,7 @@ class Survey:
             return
         columns = frozenset(name for name, value in row.items() if value is not None)
         if columns not in self.counts and len(self.samples) < SHOWN_SAMPLES:
-            sample = json.dumps(row, default=str, ensure_ascii=False)
+            sample = json.dumps(row, ensure_ascii=False)
             self.samples.append(f"{shorten(raw['source'])} {shorten(sample)}")
         self.counts[columns] += 1
 
