@@ -40,15 +40,38 @@ def arrow_rows(path: Path, name: str, _: Reading) -> Iterator[dict]:
         except (pyarrow.ArrowException, OSError) as error:
             raise damaged(path, error, f"{path} is not an Arrow file") from None
         batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
-        yield from batch_rows(path, name, reader.schema, small_batches(batches))
+        yield from batch_rows(path, name, reader.schema, small_batches(path, batches))
 
 
-def small_batches(batches: Iterator["pyarrow.RecordBatch"]) -> Iterator["pyarrow.RecordBatch"]:
+def small_batches(path: Path, batches: Iterator["pyarrow.RecordBatch"]) -> Iterator["pyarrow.RecordBatch"]:
     """Checks batches and cuts them. Broken offsets in a file could end the process without a word."""
+    import pyarrow
+
+    before = 0
     for batch in batches:
-        batch.validate(full=True)
+        try:
+            batch.validate(full=True)
+        except pyarrow.ArrowInvalid as error:
+            raise first_invalid_row(path, batch, before) or error from None
+        before += len(batch)
         for start in range(0, len(batch), BATCH_ROWS):
             yield batch.slice(start, BATCH_ROWS)
+
+
+def first_invalid_row(path: Path, batch: "pyarrow.RecordBatch", before: int) -> UserError | None:
+    """Returns the error that names the first value which is not what its type says, such as text that is not UTF-8."""
+    import pyarrow
+
+    for row in range(len(batch)):
+        for place, column in enumerate(batch.schema.names):
+            try:
+                batch.column(place).slice(row, 1).validate(full=True)
+            except pyarrow.ArrowInvalid as error:
+                return UserError(
+                    f"{path}: row {before + row + 1}: the column {column} is damaged: {error}. Copy or download it "
+                    "again"
+                )
+    return None
 
 
 def damaged(path: Path, error: Exception, words: str) -> Exception:

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 
+import numpy
 import pyarrow
 import pyarrow.compute
 from pyarrow import types
@@ -178,6 +179,7 @@ def iso_duration(count: int, unit: str) -> str:
 # A check of the type, and what reader_of() returns for it.
 LEAVES = [
     (is_binary, lambda kind: (lambda entry: entry.decode("utf-8"), kind)),
+    (types.is_float16, lambda kind: (lambda entry: float_value(str(numpy.float16(entry))), pyarrow.float32())),
     (types.is_floating, lambda kind: (float_value, pyarrow.string())),
     (types.is_decimal, lambda kind: (lambda entry: format(entry, "f"), kind)),
     (types.is_date32, lambda kind: (iso_date, pyarrow.int32())),
