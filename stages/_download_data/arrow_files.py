@@ -91,7 +91,7 @@ def batch_rows(
     """
     import pyarrow
 
-    from stages._download_data.arrow_values import NoJsonValueError, check_type, is_plain, json_values
+    from stages._download_data.arrow_values import NoJsonValueError, check_type, is_json_already, json_values
 
     names = schema.names
     if len(set(names)) < len(names):
@@ -101,7 +101,7 @@ def batch_rows(
             check_type(field.name, field.type)
     except NoJsonValueError as error:
         raise UserError(f"{path}: the column {error}. Write the file without it, or with it as text") from None
-    plain, count = all(is_plain(field.type) for field in schema), 0
+    plain, count = all(is_json_already(field.type) for field in schema), 0
     while True:
         try:
             batch = next(batches, None)

@@ -34,7 +34,7 @@ def check_type(column: str, kind: pyarrow.DataType) -> None:
         check_type(column, kind.value_type)
     elif isinstance(kind, pyarrow.BaseExtensionType):
         check_type(column, kind.storage_type)
-    elif not is_plain(kind) and reader_of(kind) is None:
+    elif not is_json_already(kind) and reader_of(kind) is None:
         raise NoJsonValueError(f"{column} has the type {kind}")
 
 
@@ -52,12 +52,12 @@ def is_binary(kind: pyarrow.DataType) -> bool:
     return any(check(kind) for check in checks)
 
 
-def is_plain(kind: pyarrow.DataType) -> bool:
+def is_json_already(kind: pyarrow.DataType) -> bool:
     """Tells whether pyarrow's own Python values are JSON values."""
     if types.is_struct(kind):
-        return all(is_plain(field.type) for field in kind)
+        return all(is_json_already(field.type) for field in kind)
     if types.is_list(kind) or types.is_large_list(kind):
-        return is_plain(kind.value_type)
+        return is_json_already(kind.value_type)
     return is_text(kind) or types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind)
 
 
@@ -71,7 +71,7 @@ def json_values(array: pyarrow.Array, column: str) -> list:
         NoJsonValueError: an entry has none.
     """
     kind = array.type
-    if is_plain(kind) or isinstance(kind, pyarrow.BaseExtensionType) or reader_of(kind) is not None:
+    if is_json_already(kind) or isinstance(kind, pyarrow.BaseExtensionType) or reader_of(kind) is not None:
         return leaf_values(array, column)
     if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         whole = array.dictionary_decode() if types.is_dictionary(kind) else pyarrow.compute.run_end_decode(array)
@@ -96,7 +96,7 @@ def leaf_values(array: pyarrow.Array, column: str) -> list:
             return [entry and str(uuid.UUID(bytes=entry)) for entry in array.storage.to_pylist()]
         return json_values(array.storage, column)
     try:
-        if is_plain(kind):
+        if is_json_already(kind):
             return array.to_pylist()
         read, stored = reader_of(kind)
         return [None if entry is None else read(entry) for entry in array.cast(stored).to_pylist()]
