@@ -341,6 +341,29 @@ def test_the_limit_takes_the_first_rows(run):
     assert len(run(limit=2)) == 2
 
 
+def test_the_keys_for_encoding_and_delimiter_reach_the_reader(run):
+    Path("rows.csv").write_bytes("prompt;completion\ncafé;1,5 €\n".encode("cp1252"))
+    rows = run(path="rows.csv", encoding="cp1252", delimiter=";")
+    assert rows == [{"source": "rows.csv:2", "row": {"prompt": "café", "completion": "1,5 €"}}]
+
+
+def test_the_key_for_the_split_chooses_of_a_saved_data_set(run):
+    import datasets
+
+    splits = {name: datasets.Dataset.from_list([{**ROW, "prompt": name}]) for name in ("train", "test")}
+    datasets.DatasetDict(splits).save_to_disk("saved")
+    assert [row["row"]["prompt"] for row in run(path="saved", split="test")] == ["test"]
+
+
+def test_data_raw_is_json_that_every_parser_reads(run):
+    table = pyarrow.table({**{name: [value] * 2 for name, value in ROW.items()}, "score": [float("nan"), 1.5]})
+    pyarrow.parquet.write_table(table, "rows.parquet")
+    run(path="rows.parquet")
+    text = (RAW / "rows-00000.jsonl").read_text()
+    rows = [json.loads(line, parse_constant=pytest.fail)["row"] for line in text.splitlines()]
+    assert rows == [{**ROW, "score": None}, {**ROW, "score": 1.5}]
+
+
 def test_no_row_at_all_is_an_error_and_keeps_the_earlier_rows(run):
     write_rows(ROW)
     run()

@@ -4,6 +4,8 @@ import json
 import tracemalloc
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stages._download_data.files import file_rows
 from stages._download_data.text_files import Reading
@@ -52,6 +54,38 @@ def test_objects_are_read_however_they_are_laid_out(tmp_path, name, text, expect
     assert pairs_of(tmp_path / name, text) == expected
 
 
+OBJECTS = st.lists(
+    st.dictionaries(st.text(max_size=4), st.none() | st.integers() | st.text(max_size=9) | st.just(TURNS), max_size=3),
+    min_size=1,
+    max_size=6,
+).filter(lambda rows: not any({"role", "from"} & row.keys() for row in rows))
+LAYOUTS = {
+    "lines": lambda rows: "\n".join(map(dump, rows)),
+    "escaped less": lambda rows: "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
+    "joined": lambda rows: "".join(map(dump, rows)),
+    "joined with blanks": lambda rows: "  ".join(map(dump, rows)) + " \n",
+    "pretty": lambda rows: "\n".join(dump(row, 2) for row in rows),
+    "pretty and joined": lambda rows: "".join(dump(row, 1) for row in rows),
+    "pretty without blanks": lambda rows: "\n\n".join(dump(row, 0) for row in rows),
+    "list": dump,
+    "pretty list": lambda rows: dump(rows, 4),
+    "object": lambda rows: dump({"data": rows}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+@given(rows=OBJECTS)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_same_rows_in_any_layout_are_the_same_rows(tmp_path, name, layout, rows):
+    text = LAYOUTS[layout]([*rows, A])
+    a_line_is_a_row = layout == "object" and name == "rows.jsonl"
+    expected = [{"data": [*rows, A]}] if a_line_is_a_row else [*rows, A]
+    read = rows_of(tmp_path / name, text.encode("utf-8", "replace").decode())
+    assert [row.get("row") for row in read] == json.loads(dump(expected).encode("utf-8", "replace"))
+    assert len({row["source"] for row in read}) == len(read)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -77,6 +111,7 @@ def test_a_list_of_rows_is_taken_apart_and_any_other_list_is_one_row(tmp_path, t
         ('{"prompt": "x" "completion": 1}', "column 16: Expecting ',' delimiter"),
         (dump(A) + ",", "column 35: Extra data"),
         (dump(A) + "{oops}", "column 35: Extra data"),
+        (dump(A) + '{"prompt": "cut o', "column 35: Extra data"),
         ('{"a": 1, "a": 2}', "the object with the keys a, a has one of them twice"),
         ('{"a": Infinity}', "Infinity is not a JSON value"),
         ('{"a": 1e999}', "the number 1e999 is too large"),
@@ -174,13 +209,13 @@ def test_a_broken_object_in_a_json_file_is_named_by_line_and_column(tmp_path):
     ],
 )
 def test_long_files_need_little_memory(tmp_path, name, wrap):
-    joined = ("\n" if wrap == "{}" else ", ").join([dump({"a": "x" * 1000})] * 30_000)
+    joined = ("\n" if wrap == "{}" else ", ").join([dump({"a": "x" * 1000})] * 20_000)
     (tmp_path / name).write_text(wrap.format(joined))
     tracemalloc.start()
-    assert sum(1 for _ in file_rows(tmp_path / name, name)) == 30_000
+    assert sum(1 for _ in file_rows(tmp_path / name, name)) == 20_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 15 << 20  # the file has 30 MB
+    assert peak < 15 << 20  # the file has 20 MB
 
 
 PROSE = "Twenty words, more or less"

@@ -86,9 +86,13 @@ def rows_of_list(values: list, source: str) -> Iterator[dict]:
         yield {"source": source, "row": values}
 
 
-def numbered_rows(values: list, source: str) -> Iterator[dict]:
-    """Yields the rows of one line, the second one with the source `file:line#2`."""
-    several = len(values) > 1
+def numbered_rows(values: list, source: str, more: bool = False) -> Iterator[dict]:
+    """Yields the rows of one line, the second one with the source `file:line#2`.
+
+    Args:
+        more: whether another row follows on the line.
+    """
+    several = more or len(values) > 1
     return ({"source": f"{source}#{n}" if several else source, "row": row} for n, row in enumerate(values, 1))
 
 
@@ -98,13 +102,19 @@ def broken_line(start: Numbered, error: Exception, lines: NumberedLines, source:
     Args:
         lines: the lines after it. What is read too much is put back.
     """
-    _, line = start
+    number, line = start
     why = why_not(error)
     if isinstance(error, json.JSONDecodeError):
-        if error.msg == "Extra data" and (rows := several_objects(line)):
+        rows, rest = objects_of_line(line) if error.msg == "Extra data" else ([], line)
+        if not rest:
             yield from numbered_rows(rows, source)
             return
-        if line.lstrip()[:1] in ("{", "[") and reaches_end(error, line) and not ends_inside_string(error):
+        if may_continue(rest):
+            if rows:
+                yield from numbered_rows(rows, source, more=True)
+                # The blanks keep the columns right.
+                lines.put_back([(number, " " * (len(line) - len(rest)) + rest)])
+                return
             row, why = value_over_lines(start, why, lines)
             if why is None:
                 yield {"source": source, "row": row}
@@ -112,24 +122,35 @@ def broken_line(start: Numbered, error: Exception, lines: NumberedLines, source:
     yield {"source": source, "unreadable": line.rstrip("\n"), "why": why}
 
 
+def may_continue(line: str) -> bool:
+    """Tells whether a line begins an object or list that is right as far as it goes."""
+    try:
+        DECODER.decode(line)
+    except json.JSONDecodeError as error:
+        return line.lstrip()[:1] in ("{", "[") and reaches_end(error, line) and not ends_inside_string(error)
+    except (ValueError, RecursionError):
+        pass
+    return False
+
+
 def reaches_end(error: json.JSONDecodeError, text: str) -> bool:
     """Tells whether the text is right as far as it goes, so that more of it may follow."""
     return error.pos >= len(text.rstrip()) - 1 and error.msg != "Extra data"
 
 
-def several_objects(line: str) -> list[dict]:
-    """Returns the objects that fill the line, or nothing if there is anything else in it."""
+def objects_of_line(line: str) -> tuple[list[dict], str]:
+    """Returns the objects with which the line begins, and the rest of it from the first thing that is none."""
     rows, at = [], BLANKS.match(line).end()
     while at < len(line):
         try:
-            row, at = DECODER.raw_decode(line, at)
+            row, end = DECODER.raw_decode(line, at)
         except (ValueError, RecursionError):
-            return []
+            break
         if not isinstance(row, dict):
-            return []
+            break
         rows.append(row)
-        at = BLANKS.match(line, at).end()
-    return rows
+        at = BLANKS.match(line, end).end()
+    return rows, line[at:]
 
 
 def value_over_lines(start: Numbered, why: str, lines: NumberedLines) -> tuple[object, str | None]:
