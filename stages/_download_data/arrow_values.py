@@ -143,9 +143,9 @@ def reader_of(kind: pyarrow.DataType) -> tuple[Callable[[object], object], pyarr
     return next((make(kind) for check, make in LEAVES if check(kind)), None)
 
 
-def float_value(text: str) -> float | None:
-    """Reads the text of a number. That of 32 bits is shorter than its Python value: 0.1, not 0.10000000149011612."""
-    value = float(text)
+def float_value(number: str | float) -> float | None:
+    """Reads a number, or its text. The text of one with 32 bits is its shortest: 0.1, not 0.10000000149011612."""
+    value = float(number)
     if math.isinf(value):
         raise ValueError("the number is infinite, and JSON has no such number")
     return None if math.isnan(value) else value
@@ -180,7 +180,8 @@ def iso_duration(count: int, unit: str) -> str:
 LEAVES = [
     (is_binary, lambda kind: (lambda entry: entry.decode("utf-8"), kind)),
     (types.is_float16, lambda kind: (lambda entry: float_value(str(numpy.float16(entry))), pyarrow.float32())),
-    (types.is_floating, lambda kind: (float_value, pyarrow.string())),
+    (types.is_float32, lambda kind: (float_value, pyarrow.string())),
+    (types.is_float64, lambda kind: (float_value, kind)),
     (types.is_decimal, lambda kind: (lambda entry: format(entry, "f"), kind)),
     (types.is_date32, lambda kind: (iso_date, pyarrow.int32())),
     (types.is_date64, lambda kind: (lambda entry: iso_date(entry // 86_400_000), pyarrow.int64())),
