@@ -1,8 +1,8 @@
 """Download the data set: params `data` → data/raw.
 
 The shards data/raw/rows-00000.jsonl, rows-00001.jsonl… hold every row as it came, one JSON object a line:
-{"source": "file:line", "row": {…}}. For a line that is not JSON it is {"source": …, "unreadable": "the text"}, so that
-`clean` can count what it rejects. `clean` has one shard a worker in memory.
+{"source": "file:line", "row": {…}}. For a row that cannot be read it is {"source": …, "unreadable": "the text", "why":
+"the reason"}, so that `clean` can count what it rejects. `clean` has one shard a worker in memory.
 data/raw/format.json names the format of the rows and the columns from which `clean` reads them. It also says whether
 `tests` are tests, which columns were left unread on purpose, and whether all answers are Python.
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from stages._download_data.files import READERS, file_rows, path_rows
 from stages._download_data.formats import Survey, describe_layout, recognise
 from stages._download_data.stdlib import stdlib_rows
+from stages._download_data.text_files import Reading
 from stages._download_data.url import fetch_url, file_name
 from stages.core.params import Data, Params
 from stages.core.paths import RAW, whole_directory, write_json
@@ -41,7 +42,7 @@ def hub_rows(data: Data) -> Iterator[dict]:
     for path in sorted(folder.rglob("*")):
         # The cache may hold files of another split from an earlier run.
         if any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in patterns):
-            yield from file_rows(path, path.relative_to(folder).as_posix())
+            yield from file_rows(path, path.relative_to(folder).as_posix(), Reading(data.encoding, data.delimiter))
 
 
 def download_data(data: Data) -> Iterable[dict]:
@@ -50,12 +51,15 @@ def download_data(data: Data) -> Iterable[dict]:
     Raises:
         UserError: a missing or unreadable file, or a hub that does not answer.
     """
+    reading = Reading(data.encoding, data.delimiter)
     if data.source == "stdlib":
         rows = stdlib_rows(Path(sysconfig.get_path("stdlib")))
     elif data.source == "url":
-        rows = file_rows(fetch_url(data), file_name(data.url))
+        rows = file_rows(fetch_url(data), file_name(data.url), reading)
+    elif data.source == "file":
+        rows = path_rows(Path(data.path), data.files, data.split, reading)
     else:
-        rows = path_rows(Path(data.path), data.files) if data.source == "file" else hub_rows(data)
+        rows = hub_rows(data)
     return islice(rows, data.limit)
 
 
@@ -74,11 +78,12 @@ def split_into_shards(lines: Iterable[str]) -> Iterator[list[str]]:
 
 def main(params: Params) -> Outcome:
     data, survey, count = params.data, Survey(params.data.ignore_columns), 0
+    encode = json.JSONEncoder(allow_nan=False).encode  # the readers leave no value that JSON does not have
 
     def lines() -> Iterator[str]:
         for row in download_data(data):
             survey.add(row)
-            yield json.dumps(row, default=str) + "\n"
+            yield encode(row) + "\n"
 
     with whole_directory(RAW) as folder:
         for number, shard in enumerate(split_into_shards(lines())):

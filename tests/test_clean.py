@@ -136,13 +136,17 @@ def test_a_malformed_row_is_explained(section, row, words):
 
 
 def test_too_many_malformed_rows_stop_the_stage_and_the_first_is_named(section):
-    rows = [*numbered(5), {"source": "a.csv:7", "unreadable": "{oops"}, {"source": "a.csv:9", "row": None}]
+    rows = [
+        *numbered(5),
+        {"source": "a.csv:7", "unreadable": "{oops", "why": "column 2: no"},
+        {"source": "a.csv:9", "row": None},
+    ]
     assert [reason for _, reason, _ in clean_rows(rows, section(max_malformed_rows=2)).rejected] == ["malformed"] * 2
     with pytest.raises(UserError) as caught:
         clean_rows(rows, section(max_malformed_rows=1))
     text = str(caught.value)
     assert "malformed rows: 2, more than clean.max_malformed_rows (1)" in text
-    assert "The first: a.csv:7: the line cannot be read" in text
+    assert "The first: a.csv:7: it cannot be read: column 2: no" in text
 
 
 def mixed_lot() -> list[dict]:
@@ -166,7 +170,7 @@ def mixed_lot() -> list[dict]:
         for row in (*good, *good[:20], pair(completion="x"), deep, *(row for row, _ in MALFORMED), *TOOL_CALLS)
     ]
     rows += [{"row": anything(4)} for _ in range(500)]
-    rows += [{"unreadable": text} for text in ("", "{", "\x00", LONE)]
+    rows += [{"unreadable": text, "why": "no"} for text in ("", "{", "\x00", LONE)]
     rng.shuffle(rows)
     return [json.loads(json.dumps({"source": f"lot.jsonl:{n}", **row})) for n, row in enumerate(rows, 1)]
 

@@ -59,7 +59,7 @@ GOOD = st.builds(
 LINE = (
     st.fixed_dictionaries({"row": GOOD})
     | st.fixed_dictionaries({"row": ROW})
-    | st.fixed_dictionaries({"unreadable": TEXT})
+    | st.fixed_dictionaries({"unreadable": TEXT, "why": TEXT})
 )
 LAYOUT = st.sampled_from(["prompt-completion", "prompt-completion", "messages", "alpaca", "sharegpt"])
 CHOICE = st.sampled_from(["reject", "redact", "keep"])

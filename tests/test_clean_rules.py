@@ -334,7 +334,7 @@ def test_no_secret_reaches_a_file_or_the_terminal(tmp_path, monkeypatch, capsys,
     rows = [pair(f"def f():\n    return {n}") for n in range(200)]
     rows += [pair(f"token = {secret!r}"), pair(f"broken( {secret}"), pair(CODE, secret), {"text": secret}]
     lines = [{"source": f"x:{number}", "row": row} for number, row in enumerate(rows)] + [
-        {"source": "x:cut", "unreadable": f'{{"prompt": "{secret}'}
+        {"source": "x:cut", "unreadable": f'{{"prompt": "{secret}', "why": "column 1: no"}
     ]
     write_raw(lines, RAW)
     print(main(params_of(clean={**OFF, "check_code": True, "secrets": choice})).message)

@@ -64,22 +64,32 @@ def row(rng: random.Random) -> object:
     return anything(rng)
 
 
+def line_of(value: object, rng: random.Random) -> bytes:
+    """Returns the value as JSON, with escapes where it has a lone surrogate."""
+    text = json.dumps(value, ensure_ascii=False)
+    return (text if text.isprintable() and rng.random() < 0.5 else json.dumps(value)).encode()
+
+
+def one_row(rng: random.Random) -> object:
+    """Returns a row() that is no list of objects, which would be several rows."""
+    value = row(rng)
+    return [*value, None] if isinstance(value, list) else value
+
+
 def jsonl(rng: random.Random, count: int) -> bytes:
-    """Returns lines with a byte order mark, all kinds of line ends, blank lines, and bytes that are not UTF-8.
+    """Returns lines with a byte order mark, all kinds of line ends, and blank lines.
 
     Some lines have a key twice or are not JSON. The last one is cut.
     """
-    lines = [
-        json.dumps(row(rng), ensure_ascii=rng.random() < 0.8).encode("utf-8", "surrogatepass") for _ in range(count)
-    ]
+    lines = [line_of(one_row(rng), rng) for _ in range(count)]
     for place in rng.sample(range(count), count // 10):
         whole = lines[place]
         lines[place] = rng.choice(
             [
-                whole[: len(whole) // 2] or b"{",
+                whole[: len(whole) // 2].decode("utf-8", "ignore").encode() or b"{",
                 b"\x00" * 5,
                 b'{"prompt": "first", "prompt": "second", "completion": "def f():\\n    return 12345678"}',
-                whole.replace(b"a", b"\xff"),
+                whole.replace(b"a", b"\x01"),
                 b"[" * 5000,
             ]
         )

@@ -42,7 +42,7 @@ def judge_row(raw: dict, params: Clean, layout: dict, benchmarks: dict[str, str]
     reason, malformed, detail, tests, fields, flaws, unread = None, None, "", None, {}, [], Counter()
     try:
         if "unreadable" in raw:
-            raise ValueError("the line cannot be read")
+            raise ValueError(f"it cannot be read: {raw['why']}")
         messages, unread = to_messages(raw["row"], layout)
         messages, flaws, reason = order_turns(messages, params.repair_turns)
         detail = ", ".join(map(FLAWS.get, flaws)) if reason else ""

@@ -75,7 +75,7 @@ class Survey:
         columns = frozenset(row)
         if columns not in self.counts and len(self.samples) < SHOWN_SAMPLES:
             # Redacted before it is cut, since half a key is not found.
-            sample = without_private_data(json.dumps(raw["row"], default=str, ensure_ascii=False))
+            sample = without_private_data(json.dumps(raw["row"], ensure_ascii=False))
             self.samples.append(f"{shorten(raw['source'])} {shorten(sample)}")
         self.counts[columns] += 1
         for name, value in row.items():

@@ -4,6 +4,7 @@ Every value is in params.yaml: no key has a default here. The schema never chang
 and the tables of `python -m tools.profile --keys` and docs/params.md come from the descriptions.
 """
 
+import codecs
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -87,6 +88,25 @@ def check_glob(pattern: str) -> str:
     return pattern
 
 
+def check_encoding(name: str) -> str:
+    """Refuses what is no encoding of text files, such as base64 or a way to write Python strings."""
+    unfit = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7", "undefined"}
+    try:
+        "a".encode(name)
+        fits = codecs.lookup(name).name not in unfit
+    except (LookupError, UnicodeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError("Input should be an encoding of text that Python knows, such as utf-8, cp1252 or utf-16-le")
+    return name
+
+
+def check_delimiter(delimiter: str) -> str:
+    if len(delimiter) != 1 or delimiter.isalnum() or delimiter in '"\r\n':
+        raise ValueError("Input should be one character, such as ';' or \"\\t\" for a tab, or null")
+    return delimiter
+
+
 def check_column(name: str) -> str:
     """Refuses the names of a record's own columns and of the slices that every record has."""
     if not re.fullmatch(r"\w[\w -]*", name) or name in RESERVED:
@@ -114,13 +134,19 @@ class Data(HubSource):
     )
     path: str = Field(description="a file or a folder of files; with another source it only has to exist")
     files: Annotated[str, AfterValidator(check_glob)] | None = Field(
-        description="files of the folder, such as **/*.jsonl; null: all .jsonl, .json, .csv, .tsv, .parquet"
+        description="files of the folder, such as **/*.jsonl; null: all files of known kinds"
     )
     url: str | None = Field(description="http or https address of a file, for source: url")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         description="SHA-256 of that file; the first run prints it"
     )
     split: str = Field(description="for a hub data set: read the files with this word in their names")
+    encoding: Annotated[str, AfterValidator(check_encoding)] = Field(
+        description="of text files without a byte order mark: utf-8, or such as cp1252, utf-16-le, shift_jis"
+    )
+    delimiter: Annotated[str, AfterValidator(check_delimiter)] | None = Field(
+        description="between the fields of a CSV file, such as ';'; null: a comma, and a tab in .tsv"
+    )
     format: Literal[
         *("auto", "messages", "prompt-completion", "alpaca", "sharegpt", "question-answer", "input-output", "inst"),
         "columns",

@@ -7,6 +7,7 @@ does not notice what a failing disk does to their bytes.
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,6 +101,33 @@ def damaged_files(out: Path, deps: list[Path]) -> list[str]:
     return [str(out / name) for name in counted if name not in present or md5(out / name) != recorded.get(name)]
 
 
+SPECIAL = {
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+def check_plain_files(paths: dict[str, Path]) -> None:
+    """Refuses pipes, sockets and devices, from which a reader may wait forever.
+
+    Args:
+        paths: {key of params.yaml: a file, or a folder with all that is in it}.
+
+    Raises:
+        UserError: one is not a file or folder.
+    """
+    for key, path in paths.items():
+        inside = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+        for each in (path, *inside):
+            mode = each.stat().st_mode if each.exists() else 0
+            if special := next((words for check, words in SPECIAL.items() if check(mode)), None):
+                raise UserError(
+                    f"{key}: {each} is {special}, not a file. Take it away, or set {key} to a file or folder"
+                )
+
+
 def check_new_paths(paths: dict[str, str]) -> None:
     """Checks that the paths in params.yaml exist.
 
@@ -109,7 +137,7 @@ def check_new_paths(paths: dict[str, str]) -> None:
         paths: {key of params.yaml: its value}.
 
     Raises:
-        UserError: one does not exist.
+        UserError: one does not exist, or is no file or folder.
     """
     stages = read_yaml(LOCK)["stages"] if LOCK.exists() else {}
     known = {dep["path"] for entry in stages.values() for dep in entry.get("deps", [])}
@@ -119,6 +147,7 @@ def check_new_paths(paths: dict[str, str]) -> None:
                 f"{key}: there is no file or folder {path}. Correct {PARAMS}, or put it there. It must exist "
                 f"whatever {key.partition('.')[0]}.source is, because DVC watches it"
             )
+    check_plain_files({key: Path(path) for key, path in paths.items()})
 
 
 def check_inputs(deps: list[str]) -> None:

@@ -23,6 +23,7 @@ ALLOWED = {
     "hub_errors.check_pinned": "ends the stage with a message, or does nothing",
     "hub_errors.explain_hub_error": "turns an error into a message",
     "integrity.check_base": "ends the stage with a message, or does nothing",
+    "integrity.check_plain_files": "ends the stage with a message, or does nothing",
     "integrity.base_files": "the manifest's hashes, which name a checkpoint",
     "launch.EXPECTED_PROCESSES": "the name of an environment variable",
     "launch.launch": "starts processes; their number is in the fingerprint",
