@@ -109,7 +109,10 @@ class Data(HubSource):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         description="SHA-256 of that file; the first run prints it"
     )
-    split: str = Field(description="for a hub data set: read the files with this word in their names")
+    config: str | None = Field(
+        description="config of a hub data set, as its card names it; null: its only or default one"
+    )
+    split: str = Field(description="split of a hub data set, by its card or by the names of its folders and files")
     format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "columns"] = Field(
         description="auto: from the columns; or messages, prompt-completion, alpaca, sharegpt, columns"
     )
