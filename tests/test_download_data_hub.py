@@ -1,10 +1,13 @@
 """A hub data set gives the rows of one config and one split, as its card or the names of its files say."""
 
 import json
+from pathlib import Path
 
 import pytest
+from datasets import load_dataset_builder
+from huggingface_hub.utils import filter_repo_objects
 
-from stages._download_data.hub import read_configs, split_files
+from stages._download_data.hub import fetch_patterns, read_configs, split_files
 from stages.runtime.errors import UserError
 
 
@@ -98,6 +101,11 @@ def test_an_error_without_a_card_lists_the_splits_too(chosen):
         chosen(["train.csv", "test.csv"], config="en")
 
 
+def test_files_of_another_kind_are_named(chosen, capsys):
+    assert chosen(["train-0.jsonl", "train-1.jsonl", "train.csv"]) == ["train-0.jsonl", "train-1.jsonl"]
+    assert "1 file of the split train is of another kind and not read: train.csv" in capsys.readouterr().out
+
+
 def test_at_most_twenty_configs_are_listed(chosen):
     card = "configs:\n" + "".join(f"- config_name: c{n}\n  data_files: en/*\n" for n in range(30))
     with pytest.raises(UserError, match="c19 .train.; and 10 more"):
@@ -160,6 +168,44 @@ def test_a_config_that_asks_for_another_reading_is_refused(chosen):
         chosen(NAMES, card)
 
 
+@pytest.mark.parametrize(
+    ("names", "card", "config"),
+    [
+        (["data/train-00000-of-00001-8b6e.parquet", "data/dev-00000-of-00001.parquet", "x/train.parquet"], "", None),
+        (["train.jsonl", "a/training-1.jsonl", "test.jsonl", "my_train.jsonl", "a/b/train/c.jsonl"], "", None),
+        (["train/a.csv", "train-2/b.csv", "val/a.csv", "val/b.csv", "val/c.jsonl", "readme.txt"], "", None),
+        (["a.jsonl", "b/c.jsonl", "b/_d.jsonl", "__e/f.jsonl", ".g/h.jsonl", "dataset_infos.json"], "", None),
+        (NAMES, f"configs:\n{EN}{DE}{EXTRA}", "en"),
+        (NAMES, f"configs:\n{EN}{DE}{EXTRA}", "extra"),
+        (NAMES, f"configs:\n{EN}{DE}  default: true\n", None),
+    ],
+)
+def test_the_files_are_those_that_the_datasets_library_reads(chosen, tmp_path, names, card, config):
+    folder = tmp_path / "repository"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    (folder / "README.md").write_text(f"---\n{card}\n---\n" if card else "")
+    builder = load_dataset_builder(str(folder), config, cache_dir=str(tmp_path / "cache"))
+    assert builder.config.data_files
+    for split, files in builder.config.data_files.items():
+        expected = {Path(file).relative_to(folder).as_posix() for file in files}
+        assert set(chosen(names, card, config=config, split=str(split))) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "others", "patterns"),
+    [
+        (["train-0.jsonl", "train-1.jsonl"], ["train-x.jsonl"], ["train-[0-9].jsonl"]),
+        (["train-0.jsonl", "train-1.jsonl"], ["train-2.jsonl"], ["train-0.jsonl", "train-1.jsonl"]),
+        (["train[a].jsonl"], ["traina.jsonl"], ["train[[]a].jsonl"]),
+    ],
+)
+def test_the_files_are_fetched_by_few_patterns_that_match_no_other(files, others, patterns):
+    assert fetch_patterns(files, [*files, *others]) == patterns
+    assert list(filter_repo_objects([*files, *others], allow_patterns=patterns)) == files
+
+
 HUB_ROWS = """
 import json, sys
 from stages.core.params import Params
@@ -180,7 +226,11 @@ def rows(hub, python_at, params_of):
         data = {"source": "hub", "id": "owner/name", "revision": hub.commit, "limit": None, **changes}
         done = python_at(url or hub.url, HUB_ROWS, params_of(data=data).model_dump_json())
         assert "Traceback" not in done.stderr, done.stderr
-        return [(row["source"], row["row"]) for row in json.loads(done.stdout)] if done.stdout else done.stderr
+        return (
+            [(row["source"], row["row"]) for row in json.loads(done.stdout.splitlines()[-1])]
+            if done.stdout
+            else done.stderr
+        )
 
     return read
 
@@ -198,6 +248,7 @@ def test_only_the_files_of_the_split_are_fetched(hub, rows):
     assert sorted(hub.fetched()) == ["test.csv", "train-00000.jsonl", "train-00001.jsonl"]
 
 
+@pytest.mark.slow
 def test_the_card_of_a_hub_data_set_is_followed_without_network_too(hub, rows, closed_port):
     card = f"---\nconfigs:\n{EN}{DE}---\n"
     hub.files["datasets/owner/name"] = {name: json.dumps({"a": name}).encode() + b"\n" for name in NAMES}
@@ -211,6 +262,7 @@ def test_the_card_of_a_hub_data_set_is_followed_without_network_too(hub, rows, c
     assert "the hub cannot be reached" in rows(closed_port, config="de")
 
 
+@pytest.mark.slow
 def test_the_second_card_file_replaces_what_the_first_says(hub, rows):
     hub.files["datasets/owner/name"] = dict.fromkeys(NAMES, b'{"a": 1}\n') | {
         "README.md": f"---\nconfigs:\n{EN}---\n".encode(),

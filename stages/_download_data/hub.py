@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from stages._download_data.files import KNOWN_ENDINGS, file_rows, known_ending
 from stages.core.hub import fetch, list_files
 from stages.core.params import Data
+from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 
 CARD_FILES = ["README.md", ".huggingface.yaml"]  # the second one's values replace those of the first
@@ -203,7 +204,21 @@ def split_files(names: list[str], configs: dict[str, dict], data: Data) -> list[
             f"data.split: the files of the split {data.split} of {where} end in none of {KNOWN_ENDINGS} ({shown}). "
             f"{PARQUET_COPY}"
         )
+    if left := [name for name in files if name not in chosen]:
+        some = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
+        are = "is of another kind" if len(left) == 1 else "are of other kinds"
+        print(f"{plural(len(left), 'file')} of the split {data.split} {are} and not read: {some}")
     return chosen
+
+
+def fetch_patterns(files: list[str], names: list[str]) -> list[str]:
+    """Returns globs that match the files and no other of the names.
+
+    The hub's client tries each glob on each name, so thousands of numbered files get one glob with [0-9] for a digit.
+    """
+    wanted, shapes = set(files), {name: re.sub(r"\d", "[0-9]", escape(name)) for name in names}
+    mixed = {shape for name, shape in shapes.items() if name not in wanted}
+    return sorted({escape(name) if shapes[name] in mixed else shapes[name] for name in files})
 
 
 def hub_rows(data: Data) -> Iterator[dict]:
@@ -217,6 +232,6 @@ def hub_rows(data: Data) -> Iterator[dict]:
     folder = fetch(data.id, data.revision, "dataset", cards, "data") if cards else Path()
     configs = read_configs([folder / name for name in cards], f"the data set {data.id}")
     files = split_files(names, configs, data)
-    folder = fetch(data.id, data.revision, "dataset", [escape(name) for name in files], "data")
+    folder = fetch(data.id, data.revision, "dataset", fetch_patterns(files, names), "data")
     for name in files:
         yield from file_rows(folder / name, name)
