@@ -14,14 +14,14 @@ from stages.runtime.stage_options import stage_options
 import json
 import sysconfig
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 
-from stages._download_data.files import READERS, file_rows, path_rows
+from stages._download_data.files import file_rows, path_rows
 from stages._download_data.formats import Survey, describe_layout, recognise
+from stages._download_data.hub import hub_rows
 from stages._download_data.stdlib import stdlib_rows
-from stages._download_data.text_files import Reading
+from stages._download_data.text_files import TextSettings
 from stages._download_data.url import fetch_url, file_name
 from stages.core.params import Data, Params
 from stages.core.paths import RAW, whole_directory, write_json
@@ -33,25 +33,13 @@ SHARD_ROWS = 10_000
 SHARD_CHARACTERS = 1 << 24
 
 
-def hub_rows(data: Data) -> Iterator[dict]:
-    """Yields every row of one split of a hub data set at the pinned commit."""
-    from stages.core.hub import fetch
-
-    patterns = [f"*{data.split}*{suffix}" for suffix in READERS]
-    folder = fetch(data.id, data.revision, "dataset", patterns, "data")
-    for path in sorted(folder.rglob("*")):
-        # The cache may hold files of another split from an earlier run.
-        if any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in patterns):
-            yield from file_rows(path, path.relative_to(folder).as_posix(), Reading(data.encoding, data.delimiter))
-
-
 def download_data(data: Data) -> Iterable[dict]:
     """Returns the first data.limit rows of the source that `data` names.
 
     Raises:
         UserError: a missing or unreadable file, or a hub that does not answer.
     """
-    reading = Reading(data.encoding, data.delimiter)
+    reading = TextSettings(data.encoding, data.delimiter)
     if data.source == "stdlib":
         rows = stdlib_rows(Path(sysconfig.get_path("stdlib")))
     elif data.source == "url":

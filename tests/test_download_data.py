@@ -545,39 +545,6 @@ def test_the_format_is_written_the_same_each_time(run):
     assert (RAW / "format.json").read_bytes() == first
 
 
-HUB_ROWS = """
-import json, sys
-from stages.download_data import download_data
-from stages.core.params import Params
-print(json.dumps(list(download_data(Params.model_validate(json.loads(sys.argv[1])).data))))
-"""
-
-
-def test_a_hub_data_set_gives_the_rows_of_its_split_only(hub, python_at, params_of):
-    hub.files["datasets/owner/name"] = {
-        "data/train-00000.jsonl": b'{"a": 1}\n',
-        "data/train-00001.jsonl": b'{"a": 2}\n',
-        "data/test.csv": b"a\n3\n",
-        "data/train-00002.csv.gz": gzip.compress(b"a\n3\n"),
-        "train.txt": b"unread",
-        "README.md": b"unread",
-    }
-
-    def rows(split):
-        data = {"source": "hub", "id": "owner/name", "revision": hub.commit, "split": split, "limit": None}
-        done = python_at(hub.url, HUB_ROWS, params_of(data=data).model_dump_json())
-        assert done.returncode == 0, done.stderr
-        return [(row["source"], row["row"]) for row in json.loads(done.stdout)]
-
-    assert rows("train") == [
-        ("data/train-00000.jsonl:1", {"a": 1}),
-        ("data/train-00001.jsonl:1", {"a": 2}),
-        ("data/train-00002.csv.gz:2", {"a": "3"}),
-    ]
-    assert rows("test") == [("data/test.csv:2", {"a": "3"})], "the files of the other split are still in the cache"
-    assert "train.txt" not in hub.fetched()
-
-
 def test_rows_go_to_shards_by_number_and_by_size(tmp_path, monkeypatch, params_of):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(download_data, "SHARD_ROWS", 40)

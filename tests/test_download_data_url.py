@@ -3,9 +3,11 @@
 import gzip
 import hashlib
 import json
+import logging
 import os
 import re
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -168,6 +170,83 @@ def test_a_silent_server_is_given_up_after_seconds(run):
         text = refusal(run, url=f"http://127.0.0.1:{silent.getsockname()[1]}/rows.jsonl")
     assert time.monotonic() - started < 10
     assert "broke off (ReadTimeout)" in text
+
+
+@pytest.fixture
+def slow_server():
+    """slow_server(pieces) → the address of a server that sends the pieces to each client, one every 0.1 s."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def serve(pieces: tuple[bytes, ...]) -> None:
+            while True:
+                try:
+                    client = listening.accept()[0]
+                    client.recv(1 << 16)
+                    for piece in pieces:
+                        client.sendall(piece)
+                        time.sleep(0.1)
+                    client.close()
+                except OSError:
+                    if listening.fileno() < 0:
+                        return
+
+        def start(*pieces: bytes) -> str:
+            threading.Thread(target=serve, args=(pieces,), daemon=True).start()
+            return f"http://127.0.0.1:{listening.getsockname()[1]}/rows.jsonl"
+
+        yield start
+
+
+HEAD = f"HTTP/1.1 200 OK\r\nContent-Length: {len(ROWS)}\r\n\r\n".encode()
+
+
+def test_a_server_that_sends_a_byte_at_a_time_is_given_up(run, monkeypatch, slow_server):
+    monkeypatch.setattr(web, "SLOW_SECONDS", 1)
+    started = time.monotonic()
+    text = refusal(run, url=slow_server(HEAD, *(ROWS[n : n + 1] for n in range(300))))
+    assert time.monotonic() - started < 8
+    assert "the server sent less than 1000 bytes a second for 1 seconds. Run it again: it continues from there" in text
+    assert ROWS.startswith(next(web.downloads().glob("*.partial")).read_bytes()), "what came is kept"
+
+
+@pytest.mark.parametrize("status", ["200 OK", "302 Found"])
+def test_a_server_whose_answer_begins_a_byte_at_a_time_is_given_up(run, monkeypatch, slow_server, status):
+    monkeypatch.setattr(web, "HEADER_SECONDS", 1)
+    head = f"HTTP/1.1 {status}\r\nLocation: /other.jsonl\r\nX-Long: {'x' * 300}".encode()
+    started = time.monotonic()
+    text = refusal(run, url=slow_server(*(head[n : n + 1] for n in range(len(head)))))
+    assert time.monotonic() - started < 8
+    assert "the server did not answer within 1 seconds. Run it again" in text
+
+
+def test_a_slow_download_that_takes_many_times_the_limit_arrives(run, monkeypatch, slow_server):
+    monkeypatch.setattr(web, "SLOW_SECONDS", 0.5)
+    monkeypatch.setattr(web, "HEADER_SECONDS", 0.5)
+    step = len(ROWS) // 25
+    pieces = (ROWS[start : start + step] for start in range(0, len(ROWS), step))
+    started = time.monotonic()
+    assert len(run(url=slow_server(HEAD, *pieces))) == 20_000
+    assert time.monotonic() - started > 2
+
+
+SIGNED = "X-Amz-Signature=hunter2&token=hunter2"
+
+
+@pytest.mark.parametrize("fault", ["none", "nothing there", "broken", "other bytes", "no server"])
+def test_a_signed_address_that_a_server_redirects_to_is_never_shown(run, hub, caplog, capfd, fault):
+    caplog.set_level(logging.DEBUG)
+    target = "http://127.0.0.1:1" if fault == "no server" else hub.url
+    hub.redirects["moved.jsonl"] = f"{target}/files/{'absent' if fault == 'nothing there' else 'rows'}.jsonl?{SIGNED}"
+    hub.cut_at = 700_000 if fault == "broken" else 0
+    changes = {"url": f"{hub.url}/files/moved.jsonl", "sha256": "0" * 64 if fault == "other bytes" else SHA}
+    text = str(run(**changes)[:3]) if fault in ("none", "broken") else refusal(run, **changes)
+    printed = capfd.readouterr()
+    written = [path.read_text(errors="replace") for path in Path().rglob("*") if path.is_file()]
+    names = [str(path) for path in Path().rglob("*")]
+    for place in (text, caplog.text, printed.out, printed.err, *written, *names):
+        assert "hunter2" not in place
 
 
 def test_an_address_of_unknown_kind_is_not_requested(run, hub):

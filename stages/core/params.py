@@ -8,7 +8,6 @@ import codecs
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +22,7 @@ from pydantic import (
 
 from stages.core.paths import PARAMS
 from stages.core.yaml_files import read_yaml
+from stages.runtime.credentials import holds_credentials
 from stages.runtime.errors import UserError
 
 Count = Annotated[StrictInt, Field(ge=1)]
@@ -68,17 +68,6 @@ class Model(HubSource):
     tokenizer: Literal["own", "mistral-common-v1", "mistral-common-v2", "mistral-common-v3"] = Field(
         description="own: the files next to the weights; mistral-common-v1, -v2, -v3: files of that package"
     )
-
-
-def holds_credentials(url: str) -> bool:
-    """Tells whether a URL has a user name, or a parameter named like a password, token, key or signature."""
-    try:
-        parts = urlsplit(url)
-        names = [name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    except ValueError:  # not a URL: every @ and ? counts as a bad sign
-        return "@" in url or "?" in url
-    suspicious = r"(?:^|[-_])(?:token|key|apikey|secret|password|signature|sig|auth|credential)s?$"
-    return "@" in parts.netloc or any(re.search(suspicious, name) for name in names)
 
 
 def check_glob(pattern: str) -> str:
@@ -140,7 +129,10 @@ class Data(HubSource):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         description="SHA-256 of that file; the first run prints it"
     )
-    split: str = Field(description="for a hub data set: read the files with this word in their names")
+    config: str | None = Field(
+        description="config of a hub data set, as its card names it; null: its only or default one"
+    )
+    split: str = Field(description="split of a hub data set, by its card or by the names of its folders and files")
     encoding: Annotated[str, AfterValidator(check_encoding)] = Field(
         description="of text files without a byte order mark: utf-8, or such as cp1252, utf-16-le, shift_jis"
     )
@@ -162,10 +154,12 @@ class Data(HubSource):
     @model_validator(mode="after")
     def check_url(self):
         """Checks the section, not the key: the error of a key would show its value, which may hold a password."""
-        if self.url is not None and holds_credentials(self.url):
-            raise ValueError(
-                "url holds a password, token or signature, which Git would keep. Take it out and revoke it"
-            )
+        for key, address in (("url", self.url), ("path", self.path if "://" in self.path else None)):
+            if address is not None and holds_credentials(address):
+                raise ValueError(
+                    f"{key} holds a password, token or signature, which Git would keep. Take it out and revoke it. If "
+                    "the file needs a login, download it by hand and set source: file"
+                )
         if self.source == "url" and not re.match(r"https?://[^/?#\s]+/[^\s]*$", self.url or ""):
             raise ValueError("source: url needs url, the http or https address of a file")
         return self
@@ -465,7 +459,9 @@ def describe(errors: list[dict], where: str) -> str:
         return f"{where} is missing. Every key must be set; `python -m tools.profile --keys` explains them."
     messages = dict.fromkeys(entry["msg"].removeprefix("Value error, ") for entry in errors)
     message = " or ".join(messages).replace(" or Input should be ", " or ")
-    return f"{where}: {message}." if isinstance(error["input"], dict) else f"{where} is {error['input']!r}: {message}."
+    shown = repr(error["input"])
+    secret = "://" in shown and holds_credentials(shown.strip("'\"[]"))
+    return f"{where}: {message}." if isinstance(error["input"], dict) or secret else f"{where} is {shown}: {message}."
 
 
 def check_params(values: object, file: Path = PARAMS) -> Params:

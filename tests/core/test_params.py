@@ -217,6 +217,19 @@ def test_a_url_with_credentials_is_refused_and_not_printed(edited, url, source):
     assert "hunter2" not in text
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("data.url", "[https://me:hunter2@host/x.csv]"),
+        ("data.sha256", "https://host/x.csv?token=hunter2"),
+        ("data.path", "https://me:hunter2@host/x.csv"),
+        ("data.path", "https://host/x.csv?apiKey=hunter2"),
+    ],
+)
+def test_a_credential_under_another_key_is_not_printed(edited, change):
+    assert "hunter2" not in message(edited(change))
+
+
 def test_a_branch_passes_so_that_the_download_can_say_its_commit(edited):
     path = edited(("model.source", "hub"), ("model.id", "owner/name"), ("model.revision", "refs/pr/1"))
     assert load_params(path).model.revision == "refs/pr/1"

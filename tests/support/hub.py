@@ -35,6 +35,7 @@ class Hub:
     gated: bool = False
     card: dict = field(default_factory=dict)  # what a model's card says, such as its licence
     status: int = 0  # answer this to everything
+    redirects: dict[str, str] = field(default_factory=dict)  # {path under /files/: the address that it leads to}
     cut_at: int = 0  # close the connection once after so many bytes of a file
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
     received: Received = field(default_factory=Received)
@@ -57,6 +58,12 @@ class HubHandler(Uploads, BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    def redirect(self, target: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def answer(self, body: bytes, headers: dict[str, str], status: int = 200) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
@@ -72,6 +79,8 @@ class HubHandler(Uploads, BaseHTTPRequestHandler):
     def do_GET(self):
         path = self.path.split("?")[0]
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
+        if target := self.hub.redirects.get(path.removeprefix("/files/")):
+            return self.redirect(target)
         if path.startswith("/files/"):
             return self.plain(self.hub.files["files"].get(path.removeprefix("/files/")))
         if model := re.fullmatch("/api/models/([^/]+/[^/]+)", path):

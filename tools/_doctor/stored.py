@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from stages.core.params import holds_credentials
 from stages.runtime.counts import plural
+from stages.runtime.credentials import holds_credentials
 from tools._doctor.finding import Finding
 
 if TYPE_CHECKING:

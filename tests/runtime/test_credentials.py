@@ -1,0 +1,152 @@
+"""A web address with a password, token or signature is told from an ordinary one."""
+
+import pytest
+
+from stages.runtime.credentials import holds_credentials
+
+CREDENTIAL_NAMES = [
+    "token",
+    "access_token",
+    "accessToken",
+    "ACCESSTOKEN",
+    "private-token",
+    "tokenValue",
+    "token2",
+    "token[]",
+    "auth[user]",
+    "key",
+    "apiKey",
+    "APIKey",
+    "apikey",
+    "api-key",
+    "api.key",
+    "x-api-key",
+    "api_key_2",
+    "subscription-key",
+    "resourcekey",
+    "rlkey",
+    "AWSAccessKeyId",
+    "Key-Pair-Id",
+    "pass",
+    "passwd",
+    "pwd",
+    "userpass",
+    "Password",
+    "db_password",
+    "passphrase",
+    "secret",
+    "clientSecret",
+    "client_secret_value",
+    "auth",
+    "authkey",
+    "oauth2",
+    "authuser",
+    "bearer",
+    "jwt",
+    "id_jwt",
+    "hmac",
+    "hmac-sha256",
+    "sig",
+    "sign",
+    "Signature",
+    "urlSignature",
+    "credential",
+    "creds",
+    "session_id",
+    "PHPSESSID",
+    "X-Amz-Signature",
+    "x-amz-date",
+    "X-Goog-Algorithm",
+    "GoogleAccessId",
+    "x-ms-anything",
+    "sas",
+    "hdnts",
+    "\uff54\uff4f\uff4b\uff45\uff4e",
+]
+CREDENTIALS = [
+    "https://me:hunter2@host/x.csv",
+    "https://hunter2@host/x.csv",
+    "https://me%3Ahunter2%40host/x.csv",
+    "https:me:hunter2@host/x.csv",
+    "https:\\\\me:hunter2@host/x.csv",
+    "//me:hunter2@host/x.csv",
+    "https://[host/x.csv?sig=hunter2",
+    "https://host/x.csv?TOKEN",
+    "https://host/x.csv?keyid=1&key_id=hunter2",
+    "https://host/x.csv?Authorization=Bearer+hunter2",
+    "https://host/x.csv;jsessionid=hunter2",
+    "https://host/token=hunter2/x.csv",
+    "https://host/x.csv?sv=2022-11-02&se=2030-01-01&sp=r",
+    "https://host/x.csv?se=2030",
+    "https://host/x.csv?sp=r",
+    "https://host/x.csv?sv=2022-11-02",
+    "https://host/x.csv?md5=hunter2&expires=1700000000",
+    "https://host/x.csv?code=hunter2hunter2hunter2hunter2==",
+    "https://host/x.csv?page=2&token=hunter2",
+    "https://host/x.csv?page=2;token=hunter2",
+    "https://host/x.csv#token=hunter2",
+    "https://host/x.csv#/x?access_token=hunter2",
+    "https://host/x.csv?%74oken=hunter2",
+    "https://host/x.csv?%2574oken=hunter2",
+    "https://host/x.csv?+token+=hunter2",
+    "https://host/x.csv?page=1%26token%3Dhunter2",
+    "https://host/x.csv?from=https://me:hunter2@other/y",
+    "https://host/x.csv?from=https%3A%2F%2Fother%2Fy%3Ftoken%3Dhunter2",
+    "https://host/x.csv?q=ghp_hunter2hunter2hunter2",
+    "https://host/eyJhbGciOiJIUzI1NiJ9.eyJodW50ZXIyIjoxfQ/x.csv",
+]
+ORDINARY = [
+    "https://host/x.csv",
+    "https://host:8443/a/b/x.csv",
+    "https://host/@owner/x.csv",
+    "https://host/x@2.csv",
+    "https://host/x.csv?",
+    "https://host/x.csv?page=2",
+    "https://host/x.csv?format=csv",
+    "https://host/x.csv?download=true",
+    "https://host/x.csv?v=1",
+    "https://host/x.csv?rev=a1b2c3",
+    "https://host/x.csv?ref=main&raw=1",
+    "https://host/x.csv?version=2024-01-01",
+    "https://host/x.csv?keyword=test",
+    "https://host/x.csv?keywords=a,b",
+    "https://host/x.csv?monkey=1",
+    "https://host/x.csv?hockey&turkey",
+    "https://host/x.csv?design=plain",
+    "https://host/x.csv?author=me&authors=us",
+    "https://host/x.csv?author_id=7&authority=court",
+    "https://host/x.csv?signal=on&assign=me",
+    "https://host/x.csv?passage=3&passenger=4&compass=n",
+    "https://host/x.csv?tokenizer=mistral",
+    "https://host/x.csv?secretary=a",
+    "https://host/x.csv?md5=0123456789abcdef0123456789abcdef",
+    "https://host/x.csv?sha256=0123456789abcdef0123456789abcdef",
+    "https://host/x.csv?code=python",
+    "https://host/x.csv?lang=en&sort=asc&order=id",
+    "https://host/x.csv?id=1AbCdEfGhIjKlMnOpQrStUvWxYz012345&export=download",
+    "https://host/x.csv?spec=1&sepal=2&server=3",
+    "https://host/x.csv?time=12:30&when=2024-01-01T00:00:00Z",
+    "https://host/x.csv?limit=100&offset=20",
+    "https://host/token/key/secret.csv",
+    "https://host/year=2024/month=01/x.csv",
+    "https://host/passwords.csv?row=2#top",
+    "https://host/a%20b/x.csv?name=a%20b",
+    "https://host/x.csv?mirror=https://other/y.csv",
+]
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_NAMES)
+def test_a_parameter_named_like_a_credential_is_found(name):
+    assert holds_credentials(f"https://host/x.csv?{name}=hunter2")
+    assert holds_credentials(f"https://host/x.csv?page=2&{name.upper()}=")
+    assert holds_credentials(f"https://host/x.csv#{name}")
+
+
+@pytest.mark.parametrize("url", CREDENTIALS)
+def test_an_address_with_a_credential_is_found(url):
+    assert holds_credentials(url)
+
+
+@pytest.mark.parametrize("url", ORDINARY)
+def test_an_ordinary_address_passes(url):
+    assert not holds_credentials(url)
