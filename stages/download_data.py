@@ -21,7 +21,7 @@ from pathlib import Path
 from stages._download_data.files import READERS, file_rows, path_rows
 from stages._download_data.formats import Survey, describe_layout, recognise
 from stages._download_data.stdlib import stdlib_rows
-from stages._download_data.text_files import Reading
+from stages._download_data.text_files import TextSettings
 from stages._download_data.url import fetch_url, file_name
 from stages.core.params import Data, Params
 from stages.core.paths import RAW, whole_directory, write_json
@@ -42,7 +42,7 @@ def hub_rows(data: Data) -> Iterator[dict]:
     for path in sorted(folder.rglob("*")):
         # The cache may hold files of another split from an earlier run.
         if any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in patterns):
-            yield from file_rows(path, path.relative_to(folder).as_posix(), Reading(data.encoding, data.delimiter))
+            yield from file_rows(path, path.relative_to(folder).as_posix(), TextSettings(data.encoding, data.delimiter))
 
 
 def download_data(data: Data) -> Iterable[dict]:
@@ -51,7 +51,7 @@ def download_data(data: Data) -> Iterable[dict]:
     Raises:
         UserError: a missing or unreadable file, or a hub that does not answer.
     """
-    reading = Reading(data.encoding, data.delimiter)
+    reading = TextSettings(data.encoding, data.delimiter)
     if data.source == "stdlib":
         rows = stdlib_rows(Path(sysconfig.get_path("stdlib")))
     elif data.source == "url":
