@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from stages._download_data import text_files
 from stages._download_data.files import file_rows
-from stages._download_data.text_files import Reading
+from stages._download_data.text_files import TextSettings
 from stages.runtime.errors import UserError
 
 GERMAN = "Wie heißt die Straße? Sie heißt Königsallee – „schön“."
@@ -17,7 +17,7 @@ GERMAN = "Wie heißt die Straße? Sie heißt Königsallee – „schön“."
 
 def rows_of(path, content: bytes, encoding="utf-8") -> list:
     path.write_bytes(content)
-    return [row["row"] for row in file_rows(path, path.name, Reading(encoding))]
+    return [row["row"] for row in file_rows(path, path.name, TextSettings(encoding))]
 
 
 def refusal(path, content: bytes, encoding="utf-8") -> str:

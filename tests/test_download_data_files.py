@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages._download_data.files import file_rows
-from stages._download_data.text_files import Reading
+from stages._download_data.text_files import TextSettings
 from stages.runtime.errors import UserError
 
 A, B, C = {"prompt": "p", "completion": "1"}, {"prompt": "q", "completion": "2"}, {"prompt": "r", "completion": "3"}
@@ -17,7 +17,7 @@ TURNS = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
 
 def rows_of(path, text: str, delimiter: str | None = None) -> list[dict]:
     path.write_text(text, encoding="utf-8", newline="")
-    return list(file_rows(path, path.name, Reading(delimiter=delimiter)))
+    return list(file_rows(path, path.name, TextSettings(delimiter=delimiter)))
 
 
 def pairs_of(path, text: str) -> list[tuple]:
@@ -143,6 +143,16 @@ def test_an_error_inside_a_pretty_object_is_named_where_it_is(tmp_path):
     assert pairs[1][0] == "5"
     assert pairs[1][1] == "the value that begins here does not parse: line 7, column 16: Expecting ':' delimiter"
     assert pairs[-1] == ("9", B)
+
+
+def test_what_begins_in_the_middle_of_a_line_keeps_its_line_and_column(tmp_path):
+    pairs = pairs_of(tmp_path / "rows.jsonl", f'{{}} {{\n"a": 1\n}}   {{oops}}\n{dump(A)}\n')
+    assert pairs == [
+        ("1#1", {}),
+        ("1", {"a": 1}),
+        ("3", "column 6: Expecting property name enclosed in double quotes"),
+        ("4", A),
+    ]
 
 
 def test_nan_is_a_missing_value(tmp_path):

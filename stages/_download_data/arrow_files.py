@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages._download_data.text_files import Reading
+from stages._download_data.text_files import TextSettings
 from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1000
 
 
-def parquet_rows(path: Path, name: str, _: Reading) -> Iterator[dict]:
+def parquet_rows(path: Path, name: str, _: TextSettings) -> Iterator[dict]:
     import pyarrow
     import pyarrow.parquet
 
@@ -27,7 +27,7 @@ def parquet_rows(path: Path, name: str, _: Reading) -> Iterator[dict]:
         yield from batch_rows(path, name, schema, file.iter_batches(batch_size=BATCH_ROWS))
 
 
-def arrow_rows(path: Path, name: str, _: Reading) -> Iterator[dict]:
+def arrow_rows(path: Path, name: str, _: TextSettings) -> Iterator[dict]:
     """Yields the rows of an Arrow IPC file, or of a stream as `datasets` writes it."""
     import pyarrow
 

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
-from stages._download_data.text_files import Reading, open_text
+from stages._download_data.text_files import TextSettings, open_text
 from stages.runtime.errors import UserError
 
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
@@ -31,7 +31,7 @@ class CsvLines:
             yield line
 
 
-def csv_rows(path: Path, name: str, reading: Reading, delimiter: str = ",") -> Iterator[dict]:
+def csv_rows(path: Path, name: str, reading: TextSettings, delimiter: str = ",") -> Iterator[dict]:
     """Yields the rows of a file whose first line names the columns.
 
     Args:

@@ -9,7 +9,7 @@ from stages._download_data.arrow_files import arrow_rows, parquet_rows
 from stages._download_data.csv_files import csv_rows
 from stages._download_data.data_folders import folder_files
 from stages._download_data.json_files import json_rows, jsonl_rows
-from stages._download_data.text_files import Reading, explain_bad_byte
+from stages._download_data.text_files import TextSettings, explain_bad_byte
 from stages.runtime.errors import UserError
 from stages.runtime.integrity import check_plain_files
 
@@ -24,7 +24,7 @@ def known_ending(path: Path) -> str | None:
     return next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
 
 
-def file_rows(path: Path, name: str, reading: Reading = Reading()) -> Iterator[dict]:  # noqa: B008, it is immutable
+def file_rows(path: Path, name: str, reading: TextSettings = TextSettings()) -> Iterator[dict]:  # noqa: B008, it is immutable
     """Yields every row of a file as {"source": "name:line", "row": …}.
 
     A row that cannot be read has "unreadable" with its text and "why", in place of "row".
@@ -49,7 +49,7 @@ def path_rows(
     path: Path,
     pattern: str | None,
     split: str = "train",
-    reading: Reading = Reading(),  # noqa: B008, it is immutable
+    reading: TextSettings = TextSettings(),  # noqa: B008, it is immutable
 ) -> Iterator[dict]:
     """Yields every row of the file data.path, or of the files that data.files chooses in the folder data.path.
 

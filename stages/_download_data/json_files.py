@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from stages._download_data.formats import NEEDED
+from stages._download_data.columns import readings
 from stages._download_data.json_list import (
     BLANKS,
     DECODER,
@@ -18,7 +18,7 @@ from stages._download_data.json_list import (
     list_elements,
     members,
 )
-from stages._download_data.text_files import Reading, open_text
+from stages._download_data.text_files import TextSettings, open_text
 from stages.runtime.errors import UserError
 
 Numbered = tuple[int, str]  # a line and its number
@@ -43,7 +43,7 @@ def ends_inside_string(error: json.JSONDecodeError) -> bool:
     return error.msg.startswith("Unterminated string") or (at_end and error.msg.startswith("Invalid control"))
 
 
-def jsonl_rows(path: Path, name: str, reading: Reading) -> Iterator[dict]:
+def jsonl_rows(path: Path, name: str, reading: TextSettings) -> Iterator[dict]:
     if is_one_list(path, reading):
         yield from json_rows(path, name, reading)
         return
@@ -135,7 +135,7 @@ def may_continue(line: str) -> bool:
 
 def reaches_end(error: json.JSONDecodeError, text: str) -> bool:
     """Tells whether the text is right as far as it goes, so that more of it may follow."""
-    return error.pos >= len(text.rstrip()) - 1 and error.msg != "Extra data"
+    return error.pos >= len(text.rstrip()) - 1
 
 
 def objects_of_line(line: str) -> tuple[list[dict], str]:
@@ -200,7 +200,7 @@ def parses(line: str) -> bool:
     return True
 
 
-def is_one_list(path: Path, reading: Reading) -> bool:
+def is_one_list(path: Path, reading: TextSettings) -> bool:
     """Tells whether a file of JSON Lines is one list of rows: over several lines, or all of it on one line."""
     with open_text(path, reading) as file:
         pieces = (piece for piece in iter(partial(file.readline, LONGEST_LINE), "") if piece.strip())
@@ -225,7 +225,7 @@ class Member:
     keys: frozenset[str] = frozenset()
 
 
-def json_rows(path: Path, name: str, reading: Reading) -> Iterator[dict]:
+def json_rows(path: Path, name: str, reading: TextSettings) -> Iterator[dict]:
     """Reads a list of rows, an object that holds such a list, one row, or JSON Lines."""
     try:
         with open_text(path, reading) as file:
@@ -273,7 +273,7 @@ def list_of_rows(found: dict[str, Member], path: Path) -> str | None:
     Raises:
         UserError: there are several such lists, or the object holds columns.
     """
-    if any(needed <= found.keys() for needed in NEEDED.values()) and not holds_columns(found):
+    if readings(frozenset(found)) and not holds_columns(found):
         return None
     lists = [key for key, member in found.items() if member.holds_rows]
     if len(lists) > 1:

@@ -35,7 +35,7 @@ BAD = "\udcff"
 codecs.register_error("mark_bad_bytes", lambda error: (BAD, error.end))
 
 
-class Reading(NamedTuple):
+class TextSettings(NamedTuple):
     """How text files are read: the keys data.encoding and data.delimiter."""
 
     encoding: str = "utf-8"
@@ -51,7 +51,7 @@ def open_binary(path: Path) -> BinaryIO:
     return (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb")
 
 
-def open_text(path: Path, reading: Reading, newline: str | None = None) -> TextIO:
+def open_text(path: Path, reading: TextSettings, newline: str | None = None) -> TextIO:
     """Opens a file as text.
 
     Reading from it raises UnicodeDecodeError, which explain_bad_byte() explains.
@@ -118,7 +118,7 @@ def check_not_utf8(path: Path, encoding: str) -> None:
         )
 
 
-def explain_bad_byte(path: Path, reading: Reading) -> UserError:
+def explain_bad_byte(path: Path, reading: TextSettings) -> UserError:
     """Returns the error that names the first byte which does not fit, its line, and the key to set."""
     encoding = encoding_of(path, reading.encoding)
     is_utf8 = encoding.startswith("utf-8")
