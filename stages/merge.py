@@ -92,7 +92,7 @@ def copy_companions(folder: Path, template: str) -> None:
 def main(params: Params) -> Outcome:
     from datasets import Dataset
 
-    from stages._merge.parity import Reference, reference_bytes
+    from stages._merge.parity import Reference, count_conversations, reference_bytes
 
     machine = resolve_machine(params.machine)
     rows = list(Dataset.from_file(str(TOKENIZED / "validation.arrow")).take(params.merge.parity_rows))
@@ -101,7 +101,7 @@ def main(params: Params) -> Outcome:
     trained = trained_values(needed=dequantized)
     onto = trained if dequantized else BaseValues({}, {})
     plan = MergePlan(BASE, Adapter(ADAPTER), params.quantization, onto, machine.device)
-    conversations = sum(len(row["seq_lengths"]) for row in rows)
+    conversations = count_conversations(rows)
     parity_bytes = reference_bytes(rows, read_json(BASE / "config.json")["hidden_size"])
     size = sum(path.stat().st_size for path in weight_shards(BASE))
     with whole_directory(MERGED) as folder:  # this removes what a killed run left

@@ -6,7 +6,6 @@ memory. For a width of 4,096 and 32,768 tokens, the log-probabilities themselves
 
 import os
 import tempfile
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from stages.core.params import Quantization
 from stages.core.prompts import IGNORED
 from stages.core.quantization import BaseValues, base_values
 from stages.core.statistics import ratio_interval
-from stages.runtime.progress import Progress, progress
+from stages.runtime.progress import progress
 
 if TYPE_CHECKING:
     import numpy
@@ -41,9 +40,9 @@ def conversations_of_targets(row: dict) -> "numpy.ndarray":
     return conversations[1:][numpy.array(row["labels"][1:]) != IGNORED]
 
 
-def parity_progress(label: str, rows: list[dict]) -> AbstractContextManager["Progress"]:
-    """Counts conversations, since a packed row holds several."""
-    return progress(f"parity: {label}", sum(len(row["seq_lengths"]) for row in rows), " conversations")
+def count_conversations(rows: list[dict]) -> int:
+    """How many conversations the packed rows hold."""
+    return sum(len(row["seq_lengths"]) for row in rows)
 
 
 def reference_bytes(rows: list[dict], width: int) -> int:
@@ -108,7 +107,11 @@ class Reference:
             os.posix_fallocate(file.fileno(), 0, reference_bytes(rows, model.config.hidden_size))
             self.states = torch.from_numpy(numpy.memmap(file, dtype="float32", shape=shape))
         done = 0
-        with parity_progress("as trained", rows) as shown, torch.no_grad(), self.autocast():
+        with (
+            progress("parity: as trained", count_conversations(rows), " conversations") as shown,
+            torch.no_grad(),
+            self.autocast(),
+        ):
             for row in rows:
                 states, _ = trained_positions(model, row)
                 self.states[done : done + len(states)] = states.float().cpu()
@@ -140,7 +143,7 @@ def compare(reference: Reference, model: "PreTrainedModel") -> dict[str, float]:
     gaps, counts = [], []
     sums = dict.fromkeys(("loss_trained", "loss_merged", "kl", "top1_agreement"), 0.0)
     done = 0
-    with parity_progress("merged", reference.rows) as shown, torch.no_grad():
+    with progress("parity: merged", count_conversations(reference.rows), " conversations") as shown, torch.no_grad():
         for row in reference.rows:
             states, targets = trained_positions(model, row)
             gap = torch.empty(len(states), dtype=torch.float64)
