@@ -66,7 +66,32 @@ def test_each_known_format_becomes_messages(name, row, texts):
     assert [message["content"] for message in messages] == texts
     spoken = ["user", "assistant"] * (len(texts) // 2)
     assert [message["role"] for message in messages] == (["system"] if len(texts) % 2 else []) + spoken
-    assert all(message.keys() == {"role", "content"} for message in messages)
+    assert all(message.keys() - {"train"} == {"role", "content"} for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("marks", "trained"),
+    [
+        *(({"weight": value}, True) for value in (1, 1.0, None)),
+        *(({"weight": value}, False) for value in (0, 0.0)),
+        ({"train": True}, True),
+        ({"train": None, "train_detail": []}, True),
+        ({"train": False}, False),
+        ({"weight": 1, "train": False}, False),
+    ],
+)
+def test_an_answer_may_say_that_it_is_not_trained(marks, trained):
+    for name, row in (
+        ("messages", {"messages": [USER, ASSISTANT | marks, USER | marks, ASSISTANT]}),
+        ("sharegpt", {"conversations": [HUMAN, GPT | marks, HUMAN | marks, GPT]}),
+    ):
+        assert ["train" in message for message in read(name, row)] == [False, not trained, False, False]
+        assert read(name, row)[1].get("train", True) is trained
+
+
+def test_answers_in_a_prompt_are_context_as_in_trl():
+    row = {"prompt": [USER, ASSISTANT, USER], "completion": [ASSISTANT]}
+    assert [message.get("train") for message in read(PAIRS, row)] == [None, False, None, None]
 
 
 def test_a_system_column_that_is_null_in_the_mapping_is_not_read():
@@ -120,6 +145,15 @@ def test_a_conversation_with_tools_raises_its_own_error(name, row):
             "the assistant text is list",
         ),
         ("sharegpt", {"conversation": [HUMAN, GPT]}, "conversations is not a list"),
+        *(
+            ("messages", {"messages": [USER, ASSISTANT | {"weight": weight}]}, f"a turn has the weight {weight!r}. Set")
+            for weight in (0.5, 2, -1, "0", True, [0])
+        ),
+        *(
+            ("messages", {"messages": [USER, ASSISTANT | {"train": value}]}, f"a turn has train: {value!r}. Set")
+            for value in ("false", 0, 1)
+        ),
+        ("messages", {"messages": [USER, ASSISTANT | {"train_detail": [{}]}]}, "a turn has train_detail"),
         *(
             ("messages", {"messages": turns}, "turns must go user, assistant")
             for turns in (

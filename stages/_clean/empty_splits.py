@@ -18,6 +18,7 @@ EXPLAINED = {
     "secret": ("it holds a key or token", "To keep such rows, set clean.secrets: redact"),
     "personal_data": ("it holds personal data", "To keep such rows, set clean.personal_data: redact"),
     "empty_turn": ("a turn is empty", "Fill it in the data"),
+    "no_trained_turn": ("none of its answers is trained", "Mark one with weight: 1 or train: true"),
     "too_short": ("an answer is shorter than clean.min_characters", "To keep such rows, lower that"),
     "too_long": ("it is longer than clean.max_characters", "To keep such rows, raise that"),
     "refusal": ("an answer refuses", "To keep such rows, set clean.reject_refusals: false"),

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
-Messages = list[dict[str, str]]
+from stages.core.records import Message
+
+Messages = list[Message]
 # {a role as data sets name it: our name for it}.
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 TOOL_ROLES = {"tool", "function", "tool_call", "tool_response", "function_call", "function_response", "observation"}
@@ -13,18 +15,39 @@ class ToolCallError(ValueError):
     """The conversation uses a tool, which messages of a role and a text cannot express."""
 
 
-def turn(role: str, content: object) -> dict[str, str]:
+def turn(role: str, content: object) -> Message:
     if not isinstance(content, str):
         raise TypeError(f"the {role} text is {type(content).__name__}, not a string")
     # JSON's \ud800 escapes can bring in a lone surrogate, which cannot be written as UTF-8.
     return {"role": role, "content": content.encode("utf-8", "replace").decode("utf-8")}
 
 
-def column_turn(row: dict, column: str, role: str) -> dict[str, str]:
+def column_turn(row: dict, column: str, role: str) -> Message:
     """Makes a turn of the text in a column that every row of the format needs."""
     if column not in row:
         raise ValueError(f"the columns are {', '.join(sorted(map(str, row))) or 'none'}; {column} is missing")
     return turn(role, row[column])
+
+
+def is_left_untrained(said: dict) -> bool:
+    """Whether a turn says that it is not trained: `weight: 0` as for OpenAI and Mistral, `train: false` as for axolotl.
+
+    Raises:
+        ValueError: a key has another value, or asks for a part of the turn.
+    """
+    weight, train = said.get("weight"), said.get("train")
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        raise ValueError(f"a turn has the weight {weight!r}. Set 1 to train it, or 0 to keep it as context only")
+    if train is not None and not isinstance(train, bool):
+        raise ValueError(f"a turn has train: {train!r}. Set true to train it, or false to keep it as context only")
+    if said.get("train_detail"):
+        raise ValueError("a turn has train_detail, but turns are trained as a whole. Remove it, and set train")
+    return weight == 0 or train is False
+
+
+def untrained(messages: Messages) -> Messages:
+    """Returns the messages with no answer that is trained."""
+    return [said | {"train": False} if said["role"] == "assistant" else said for said in messages]
 
 
 def turns_of_list(name: str, value: object) -> Messages:
@@ -41,7 +64,8 @@ def turns_of_list(name: str, value: object) -> Messages:
             raise ToolCallError(f"a turn has the role {role}")
         if not isinstance(role, str) or role not in ROLES:
             raise ValueError(f"a turn needs a role ({', '.join(ROLES)}) and content")
-        turns.append(turn(ROLES[role], said["content"] if said.get("content") is not None else said.get("value")))
+        made = turn(ROLES[role], said["content"] if said.get("content") is not None else said.get("value"))
+        turns += untrained([made]) if is_left_untrained(said) else [made]
     return turns
 
 
@@ -54,10 +78,11 @@ def sharegpt(row: dict) -> Messages:
 
 
 def prompt_completion(row: dict) -> Messages:
-    """Reads prompt and completion, each a text or a list of turns."""
+    """Reads prompt and completion, each a text or a list of turns. As in TRL, answers in the prompt are not trained."""
     turns: Messages = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
-        turns += turns_of_list(name, row[name]) if isinstance(row.get(name), list) else [column_turn(row, name, role)]
+        part = turns_of_list(name, row[name]) if isinstance(row.get(name), list) else [column_turn(row, name, role)]
+        turns += untrained(part) if name == "prompt" else part
     return turns
 
 

@@ -200,6 +200,9 @@ class Tokenize(Section):
     too_long: Literal["drop", "truncate", "split"] = Field(
         description="drop the conversation; truncate: cut its last turns; split: they start a new one"
     )
+    train_turns: Literal["all", "last"] = Field(
+        description="all: every answer of a conversation is trained; last: only its last one"
+    )
     packing: bool = Field(description="put several conversations in a row; none of them sees another")
 
 
