@@ -2,8 +2,8 @@
 
 data/tokenized/{train,validation}.arrow have three columns. input_ids has the tokens. labels has the same ids for the
 assistant's turns and their end-of-sequence token, and -100 elsewhere. It has -100 for an answer too that the data or
-`tokenize.train_turns` say is not trained. seq_lengths (TRL's name) has the lengths of the conversations that are packed
-into the row.
+`tokenize.train_turns` say is not trained. Of a text it has all ids but the first. seq_lengths (TRL's name) has the
+lengths of the conversations that are packed into the row.
 data/tokenized/rejected.parquet has the conversations of which nothing that is trained is left, with the reason.
 `machine.workers` processes tokenize a split in shards of at most SHARD_CONVERSATIONS, and a row holds conversations of
 one shard. So memory does not grow with the data, and the number of workers changes no byte.
@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from stages._tokenize.packing import join_conversations, pack, row_schema
+from stages._tokenize.packing import join_conversations, pack, row_schema, text_windows
 from stages._tokenize.show import show_rows
 from stages.core.params import Params, Prompt, Tokenize
 from stages.core.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json, whole_directory, write_json
 from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, TokenArrays, check_tokenizer_of_base
 from stages.core.records import (
     Message,
+    is_text,
     is_trained,
     messages_of_column,
     read_batches,
@@ -54,13 +55,24 @@ Conversation = list[Message]
 TOO_LONG, NOT_TRAINED = "longer_than_max_length", "no_trained_turn"  # why nothing is kept of a conversation
 
 
+def labels_of_text(window: numpy.ndarray) -> numpy.ndarray:
+    """Returns the labels of a window of a text: all its tokens but <s>."""
+    labels = window.copy()
+    labels[0] = IGNORED
+    return labels
+
+
 def fitting_parts(messages: Conversation, encoder: Encoder, params: Tokenize) -> list[TokenArrays]:
     """Returns what `tokenize.too_long` keeps of a conversation: parts of whole turns, so that each ends in </s>.
 
-    A part in which nothing is trained is left out.
+    A part in which nothing is trained is left out. Of a text it keeps windows: `truncate` the first, `split` all.
     """
     if params.too_long == "drop":
         return []
+    if is_text(messages):
+        ids = encoder.arrays([messages], threads=1)[0][0]
+        windows = text_windows(ids, params.max_length, encoder.starts_word)
+        return [(window, labels_of_text(window)) for window in windows[: 1 if params.too_long == "truncate" else None]]
     system = messages[:1] if messages[0]["role"] == "system" else []
     turns, parts = messages[len(system) :], []
     while turns:
@@ -99,7 +111,7 @@ def tokenize(
             continue
         parts = fitting_parts(conversations[index], encoder, params)
         kept += parts
-        answers = sum(numpy.count_nonzero(labels == encoder.eos) for _, labels in parts)
+        answers = sum(numpy.count_nonzero(labels == encoder.eos) for _, labels in parts)  # a text has one end too
         if not parts:
             dropped[index] = TOO_LONG
         elif answers < trained[index]:
@@ -172,7 +184,7 @@ def tokenize_split(
             for start in range(0, rows.num_rows, BATCH_ROWS):
                 writer.write(rows.slice(start, BATCH_ROWS))
             if left_out.num_rows:
-                rejected.write_table(left_out.cast(rejected.schema))
+                rejected.write_table(left_out)
             counts.update(shard_counts)
             bar.advance(min(size, total - bar.done))
     if not counts["rows"]:
@@ -195,7 +207,7 @@ def main(params: Params, size: int = SHARD_CONVERSATIONS) -> Outcome:
     size = min(size, max(1, SHARD_TOKENS // params.tokenize.max_length))
     metrics = {"chat_template_sha256": template}
     splits = ("train", "validation")
-    turns = set().union(*(turn_keys_of_file(CLEAN / f"{split}.parquet") for split in splits))
+    turns = turn_keys_of_file(CLEAN / "train.parquet")  # the same in all files of data/clean
     with (
         whole_directory(TOKENIZED) as folder,
         record_file(folder / "rejected.parquet", "reason", turns=turns) as rejected,

@@ -530,3 +530,37 @@ def test_shards_with_and_without_untrained_turns_go_into_one_file(section):
     runs = [clean_rows(rows_of(*rows), section(), layout="messages", shard_rows=size) for size in (2, 100)]
     assert runs[0].splits == runs[1].splits
     assert sum(len(records) for records in runs[0].splits.values()) == 9
+
+
+STORY = "The old lighthouse keeper climbed the stairs every evening and lit the lamp before the first ship came in. "
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (STORY, None),
+        ("Short.", "too_short"),
+        (STORY * 40, "too_long"),
+        (" \n", "empty_turn"),
+        ("I'm sorry, but I cannot help you, said the keeper.", None),  # no answer, so no refusal
+        ("As an AI language model, I cannot answer that.", None),
+        ("[INST] What? [/INST] That.", "malformed"),
+        (None, "malformed"),
+    ],
+)
+def test_a_text_is_cleaned_as_far_as_the_rules_are_about_texts(section, text, reason):
+    cleaned = clean_rows(rows_of({"text": text}), section(check_code="auto"), layout="text")
+    assert [each.reason for each in cleaned.rejected] == [reason][: reason is not None]
+
+
+def test_texts_are_redacted_and_duplicates_among_them_found(section):
+    near = STORY + "The sea was calm and the night was long, and nobody else was there to see it. " * 3
+    rows = rows_of(
+        {"text": STORY}, {"text": f" {STORY}"}, {"text": near}, {"text": near + "Then."}, {"text": "a@b.org " * 9}
+    )
+    options = {"check_code": False, "near_duplicate_threshold": 0.8, "personal_data": "redact"}
+    cleaned = clean_rows(rows, section(**options), layout="text")
+    assert Counter(each.reason for each in cleaned.rejected) == {"duplicate": 1, "near_duplicate": 1}
+    kept = [record.messages for records in cleaned.splits.values() for record in records]
+    assert all(len(messages) == 1 and messages[0]["role"] == "text" for messages in kept)
+    assert [{"role": "text", "content": ("<EMAIL> " * 9)}] in kept

@@ -89,6 +89,31 @@ def test_an_answer_may_say_that_it_is_not_trained(marks, trained):
         assert read(name, row)[1].get("train", True) is trained
 
 
+def test_a_text_is_one_turn_whatever_other_columns_there_are():
+    assert read("text", {"text": " One. [INST] two\n", "system": "s", "url": "u"}) == [
+        {"role": "text", "content": " One. [INST] two\n"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<s>[INST] a [/INST] b", "the text has the mark <s>[INST] of a rendered conversation"),
+        ("\n[INST] a [/INST] b </s>", "the text has the mark [INST] of a"),
+        ("<|im_start|>user\na<|im_end|>", "the text has the mark <|im_start|> of a"),
+        ("<|begin_of_text|><|start_header_id|>user", "the text has the mark <|begin_of_text|><|start_header_id|> of"),
+        ("One.</s>\n", "the text ends with the mark </s>, which"),
+        ("One.<|endoftext|>", "the text ends with the mark <|endoftext|>, which"),
+        (None, "the text text is NoneType"),
+        (7, "the text text is int"),
+    ],
+)
+def test_a_text_with_marks_that_only_tokens_may_be_is_refused(text, words):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        read("text", {"text": text})
+    assert str(caught.value).startswith(words)
+
+
 def test_answers_in_a_prompt_are_context_as_in_trl():
     row = {"prompt": [USER, ASSISTANT, USER], "completion": [ASSISTANT]}
     assert [message.get("train") for message in read(PAIRS, row)] == [None, False, None, None]

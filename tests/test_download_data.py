@@ -415,6 +415,9 @@ MESSAGES = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant",
         ([MESSAGES, {**MESSAGES, "prompt": "the first of them"}], "messages"),
         ([{**ROW, "messages": None, "conversations": None}], "prompt-completion"),
         ([{"prompt": "p", "completion": None}, ROW, {}, 7], "prompt-completion"),
+        ([{"text": "t", "url": "u"}, {"text": "t"}], "text"),
+        ([{**ALPACA, "text": "Below is an instruction"}, ALPACA], "alpaca"),
+        ([{**MESSAGES, "text": "<s>[INST] u [/INST]"}], "messages"),
     ],
 )
 def test_the_format_is_recognised_from_the_columns_that_hold_values(run, rows, expected):
@@ -439,15 +442,15 @@ def refusal(run, **changes) -> str:
 
 def test_an_unknown_format_shows_the_columns_and_the_nearest_formats(run):
     write_rows(
-        {"question": "q\x1b[31m\u2028", "output": "o" * 500}, *[{"text": "é", "prompt": None}] * 3, {"prompt": "p"}
+        {"question": "q\x1b[31m\u2028", "output": "o" * 500}, *[{"body": "é", "prompt": None}] * 3, {"prompt": "p"}
     )
     lines = refusal(run).splitlines()
     assert lines[0] == "data.format: the rows are of no known format."
-    assert lines[1:5] == ["Columns with a value:", "  3 rows: text", "  1 row: output, question", "  1 row: prompt"]
+    assert lines[1:5] == ["Columns with a value:", "  3 rows: body", "  1 row: output, question", "  1 row: prompt"]
     assert lines[5] == "Rows, for example:"
     assert lines[6].startswith(r'  rows.jsonl:1 {"question": "q\u001b[31m\u2028", "output": "ooo')
     assert len(lines[6]) < 240
-    assert lines[7:9] == ['  rows.jsonl:2 {"text": "é", "prompt": null}', '  rows.jsonl:5 {"prompt": "p"}']
+    assert lines[7:9] == ['  rows.jsonl:2 {"body": "é", "prompt": null}', '  rows.jsonl:5 {"prompt": "p"}']
     assert lines[9:12] == [
         "Nearly fits:",
         "  prompt-completion: completion is missing",
@@ -476,6 +479,13 @@ def test_a_format_that_changes_after_thousands_of_rows_is_noticed(run):
     text = refusal(run)
     assert "the rows are of different formats: prompt-completion (3,000 rows), alpaca (1 row)" in text
     assert 'rows.jsonl:3001 {"instruction": "i"' in text, "one row of each is shown"
+
+
+def test_rows_with_only_a_text_among_others_are_another_format(run):
+    """Else an Alpaca row without its output would make a ready-made prompt in `text` the format of all rows."""
+    write_rows({**ALPACA, "text": "i j o"}, {**ALPACA, "text": "i j o", "output": None})
+    assert "the rows are of different formats: alpaca (1 row), text (1 row)" in refusal(run)
+    assert len(run(format="alpaca")) == 2
 
 
 def test_rows_that_fit_two_formats_need_a_choice(run):

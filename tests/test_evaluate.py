@@ -834,3 +834,34 @@ def test_a_test_split_in_which_nothing_is_trained_is_refused(tmp_path, monkeypat
     write_records(CLEAN / "test.parquet", [marked(record("Set a", "a = 1", "And b?", "b = 2"), 3)])
     with pytest.raises(UserError, match="no answer of the 1 test rows is trained. Set tokenize.train_turns: all"):
         main(params_of(tokenize={"train_turns": "last"}, machine=CPU), "base", folder)
+
+
+def text_record(number) -> Record:
+    text = f"Chapter {number}. " + "It was a quiet evening at the harbour. " * (number % 4 + 1)
+    return Record(f"{number:032x}", [{"role": "text", "content": text}], f"book.txt:{number}")
+
+
+def test_texts_are_evaluated_by_loss_alone(evaluated, folder, model, encoder):
+    texts = [text_record(number) for number in range(12)]
+    write_records(CLEAN / "test.parquet", texts)
+    for name in ("base", "tuned"):
+        evaluated(name, folder, max_rows=99, generate_rows=99)
+    base, tuned = (read_json(EVALUATIONS / f"{name}.json") for name in ("base", "tuned"))
+    assert (tuned["rows"], tuned["generated_rows"], base["plain"]["generated_rows"]) == (12, 0, 0)
+    assert not {"chrf", "rouge_l", "ended_share", "exact_share", "parses_share"} & tuned.keys()
+    encoded = [encoder.conversation(each.messages) for each in texts]
+    assert tuned["tokens"] == sum(len(each.input_ids) - 1 for each in encoded)
+    losses = [loss for each in encoded for loss in plain_losses(model, each.input_ids, each.labels)]
+    assert tuned["loss"] == pytest.approx(sum(losses) / len(losses), rel=0.02)
+    assert {"perplexity", "perplexity_lo", "loss_after_8", "bits_per_byte"} <= tuned.keys()
+    assert (EVALUATIONS / "tuned.predictions.jsonl").read_text() == ""
+
+
+def test_of_texts_among_conversations_only_the_conversations_are_answered(encoder, section):
+    prompts = fitting_prompts([text_record(1), *records_of(2)], encoder, section(), CONTEXT)
+    assert list(prompts) == [1, 2]
+
+
+def test_the_closing_line_says_that_there_is_no_answer_to_generate():
+    metrics = {"rows": 12, "generated_rows": 0, "tested_rows": 0, "perplexity": 4.5, "perplexity_after_8": 4.25}
+    assert stage.summary(metrics) == "12 rows, perplexity 4.50; no row has an answer to generate"

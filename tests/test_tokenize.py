@@ -497,3 +497,51 @@ def test_show_before_a_run_says_what_to_do(tmp_path, monkeypatch, tiny):
     shutil.copy(tiny, tmp_path / "params.yaml")
     with pytest.raises(UserError, match=r"train\.arrow is missing\. `dvc repro tokenize` makes it"):
         stage.show_rows(1)
+
+
+STORY = "".join(f"Line {number} of the story.\n" for number in range(40))
+
+
+def texts_of(params, encoder, *texts):
+    rows, counts, dropped = tokenize([[{"role": "text", "content": text}] for text in texts], encoder, params)
+    return rows.to_pylist(), counts, dropped
+
+
+@pytest.mark.parametrize("length", [8, 9, 40, 100, 250])
+def test_a_long_text_is_split_into_windows_that_miss_and_repeat_nothing(encoder, length):
+    params = Tokenize(max_length=length, packing=False, too_long="split", train_turns="last")
+    whole = encoder.conversation([{"role": "text", "content": STORY}]).input_ids
+    rows, counts, dropped = texts_of(params, encoder, STORY)
+    windows = [row["input_ids"] for row in rows]
+    assert [encoder.bos, *(token for window in windows for token in window[1:])] == whole
+    assert all(window[0] == encoder.bos and 2 < len(window) <= length for window in windows)
+    assert [row["labels"] for row in rows] == [[IGNORED, *window[1:]] for window in windows]
+    assert all(encoder.vocabulary[window[1]].startswith("\u2581") for window in windows)
+    assert min(map(len, windows)) >= length // 2 - 1
+    assert [encoder.eos in window for window in windows] == [False] * (len(windows) - 1) + [True]
+    assert (counts["answers"], counts["truncated"], dropped) == (1, 0, {})
+
+
+def test_a_long_text_without_blanks_is_cut_all_the_same(encoder):
+    params = Tokenize(max_length=16, packing=False, too_long="split", train_turns="all")
+    rows, _, _ = texts_of(params, encoder, "日本" * 100)
+    assert max(len(row["input_ids"]) for row in rows) == 16
+    assert encoder.decode([token for row in rows for token in row["input_ids"]]) == "日本" * 100
+
+
+def test_of_a_long_text_truncate_keeps_the_first_window_and_drop_nothing(encoder):
+    limits = {"max_length": 50, "packing": False, "train_turns": "all"}
+    rows, counts, dropped = texts_of(Tokenize(too_long="truncate", **limits), encoder, STORY)
+    assert STORY.startswith(encoder.decode(rows[0]["input_ids"]))
+    assert (len(rows), counts["truncated"], dropped) == (1, 1, {})
+    assert encoder.eos not in rows[0]["input_ids"]
+    assert texts_of(Tokenize(too_long="drop", **limits), encoder, STORY, "short")[2] == {0: "longer_than_max_length"}
+
+
+def test_texts_are_packed_and_do_not_train_each_others_first_token(encoder):
+    params = Tokenize(max_length=64, packing=True, too_long="drop", train_turns="all")
+    rows, _, _ = texts_of(params, encoder, "One day.", "Two days.")
+    assert len(rows) == 1
+    starts = [0, rows[0]["seq_lengths"][0]]
+    assert [place for place, label in enumerate(rows[0]["labels"]) if label == IGNORED] == starts
+    assert [rows[0]["input_ids"][start] for start in starts] == [encoder.bos] * 2

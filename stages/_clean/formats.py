@@ -1,5 +1,6 @@
 """Reads the conversation in a row: one function for each format that download_data recognises."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -9,6 +10,13 @@ Messages = list[Message]
 # {a role as data sets name it: our name for it}.
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 TOOL_ROLES = {"tool", "function", "tool_call", "tool_response", "function_call", "function_response", "observation"}
+
+
+# How texts begin that a chat template made, and marks that end texts.
+RENDERED = re.compile(
+    r"\A\s*(?:<s>|<\|begin_of_text\|>)?\s*(?:\[INST\]|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>)"
+)
+END_MARK = re.compile(r"(?:</s>|<\|endoftext\|>|<\|end_of_text\|>|<\|im_end\|>|<\|eot_id\|>)\s*\Z")
 
 
 class ToolCallError(ValueError):
@@ -109,7 +117,33 @@ def with_system(text: object, turns: Messages) -> Messages:
     return turns if text is None or text == "" else [turn("system", text), *turns]
 
 
-FORMATS = {"messages": messages, "sharegpt": sharegpt, "prompt-completion": prompt_completion, "alpaca": alpaca}
+def text(row: dict) -> Messages:
+    """Reads a text for continued pre-training.
+
+    Raises:
+        ValueError: it is a rendered conversation, or brings the end mark of its texts along.
+    """
+    made = column_turn(row, "text", "text")
+    if mark := RENDERED.search(made["content"]):
+        raise ValueError(
+            f"the text has the mark {mark[0].strip()} of a rendered conversation. In a text it would be trained as "
+            "letters. Bring the conversation as messages with the roles user and assistant"
+        )
+    if mark := END_MARK.search(made["content"]):
+        raise ValueError(
+            f"the text ends with the mark {mark[0].strip()}, which would be trained as letters. Remove it: every text "
+            "gets its </s>"
+        )
+    return [made]
+
+
+FORMATS = {
+    "messages": messages,
+    "sharegpt": sharegpt,
+    "prompt-completion": prompt_completion,
+    "alpaca": alpaca,
+    "text": text,
+}
 
 
 def to_messages(row: object, name: str, columns: dict[str, str | None] | None) -> Messages:
@@ -125,6 +159,8 @@ def to_messages(row: object, name: str, columns: dict[str, str | None] | None) -
     """
     if not isinstance(row, dict):
         raise TypeError(f"the row is {type(row).__name__}, not an object with columns")
+    if name == "text":
+        return text(row)
     turns = turns_of_columns(row, columns) if columns else with_system(row.get("system"), FORMATS[name](row))
     roles = [said["role"] for said in turns if said["role"] != "system"]
     if roles != ["user", "assistant"] * (len(roles) // 2) or not roles or "system" in [t["role"] for t in turns[1:]]:

@@ -10,7 +10,7 @@ from stages._clean.formats import Messages
 from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
 from stages.core.params import Clean
 from stages.core.python_syntax import fenced_python_parses, parse, python_in
-from stages.core.records import is_trained
+from stages.core.records import is_text, is_trained
 
 # Every match contains "as a". That is looked for first, because searching ASSISTANT takes many times as long.
 ASSISTANT = re.compile(
@@ -101,7 +101,7 @@ def is_refusal(answer: str) -> bool:
 
 
 def refusal(messages: Messages, clean: Clean) -> bool:
-    return clean.reject_refusals and any(map(is_refusal, answers(messages)))
+    return clean.reject_refusals and not is_text(messages) and any(map(is_refusal, answers(messages)))
 
 
 def is_python(answer: str) -> bool:

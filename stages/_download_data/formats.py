@@ -15,6 +15,7 @@ NEEDED = {
     "sharegpt": {"conversations"},
     "prompt-completion": {"prompt", "completion"},
     "alpaca": {"instruction", "output"},
+    "text": {"text"},
 }
 SHOWN_SAMPLES, SHOWN_COLUMN_SETS, SAMPLE_CHARACTERS = 3, 5, 200
 FORMAT_ADVICE = (
@@ -53,6 +54,15 @@ class Survey:
     def rows_with(self, needed: set[str]) -> int:
         return sum(count for columns, count in self.counts.items() if needed <= columns)
 
+    def rows_with_text_and_more(self) -> int:
+        """Counts the rows of the format `text` that have the columns of another format too."""
+        others = [needed for name, needed in NEEDED.items() if name != "text"]
+        return sum(
+            count
+            for columns, count in self.counts.items()
+            if NEEDED["text"] <= columns and any(needed <= columns for needed in others)
+        )
+
     def columns_found(self) -> str:
         """Lists the columns, how many rows have them, and the samples, as lines of a message."""
         common = self.counts.most_common(SHOWN_COLUMN_SETS)
@@ -89,6 +99,10 @@ def recognise(survey: Survey, data: Data) -> str:
         return data.format
     columns_and_advice = f"{survey.columns_found()}\n{survey.nearly_fitting()}\n{FORMAT_ADVICE}"
     fitting = {name: survey.rows_with(needed) for name, needed in NEEDED.items() if survey.rows_with(needed)}
+    if data.format == "auto" and "text" in fitting:
+        # Many data sets have a ready-made prompt in a column `text`, so it is read only where there is nothing else.
+        fitting["text"] -= survey.rows_with_text_and_more()
+        fitting = {name: rows for name, rows in fitting.items() if rows}
     if data.format != "auto":
         if data.format in fitting:
             return data.format

@@ -121,8 +121,8 @@ class Data(HubSource):
         description="SHA-256 of that file; the first run prints it"
     )
     split: str = Field(description="for a hub data set: read the files with this word in their names")
-    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "columns"] = Field(
-        description="auto: from the columns; or messages, prompt-completion, alpaca, sharegpt, columns"
+    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text", "columns"] = Field(
+        description="auto: from the columns; or messages, prompt-completion, alpaca, sharegpt, text, columns"
     )
     columns: Columns | None = Field(
         description="for format: columns, such as {user: question, assistant: answer, system: null}"

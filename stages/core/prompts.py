@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy
 
 from stages.core.params import Prompt
-from stages.core.records import Message, is_trained
+from stages.core.records import Message, is_text, is_trained
 from stages.core.tokenizer_files import wheel_file
 from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
@@ -78,6 +78,8 @@ class Encoder:
         self.pieces = SentencePieceProcessor(model_file=str(wheel_file(prompt.template)))
         self.bos, self.eos = self.pieces.bos_id(), self.pieces.eos_id()
         self.vocabulary = [self.pieces.id_to_piece(index) for index in range(len(self.pieces))]
+        # SentencePiece marks the pieces that begin a word. A long text is cut before one of them.
+        self.starts_word = numpy.array([piece.startswith("\u2581") for piece in self.vocabulary])
         # In v1 the marks are text. From v2 on they are tokens that no text can produce.
         marks = [] if self.version == "v1" else [self.pieces.piece_to_id(mark) for mark in ("[INST]", "[/INST]")]
         segments = ([self.bos], [self.eos], marks[:1], marks[1:])
@@ -88,8 +90,10 @@ class Encoder:
     def turns(self, messages: list[Message]) -> list[tuple[str, bool, bool]]:
         """Returns (text, whether it is an answer, whether it is trained) for each turn.
 
-        The system prompt goes into a user's turn.
+        The system prompt goes into a user's turn. A text is like an answer without a question.
         """
+        if is_text(messages):
+            return [(messages[0]["content"], True, is_trained(messages[0]))]
         has_system = messages[0]["role"] == "system"
         system = messages[0]["content"] if has_system else self.system
         rest = messages[1:] if has_system else messages

@@ -1,5 +1,6 @@
 """A record, `{id, messages: [{role, content}…], source}`, and the Parquet files that hold records.
 
+A text for continued pre-training is a record with one turn of the role `text`.
 A turn that is not trained has the key `train` too, which is false. The turns of a file have this field only if some
 record of the data set has such a turn.
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 SPLITS = ("train", "validation", "test")
+TRAINED_ROLES = ("assistant", "text")
 Message = dict[str, str | bool]  # role, content, and `train` on a turn that is not trained
 
 
@@ -34,8 +36,13 @@ class Record:
 
 
 def is_trained(message: Message) -> bool:
-    """Whether the turn is an answer that is trained."""
-    return message["role"] == "assistant" and message.get("train", True)
+    """Whether the turn is trained: an answer that is not marked, or a text."""
+    return message["role"] in TRAINED_ROLES and message.get("train", True)
+
+
+def is_text(messages: list[Message]) -> bool:
+    """Whether this is a text for continued pre-training, not a conversation."""
+    return messages[0]["role"] == "text"
 
 
 def with_trained_turns(messages: list[Message], train_turns: str) -> list[Message]:
