@@ -55,13 +55,6 @@ Conversation = list[Message]
 TOO_LONG, NOT_TRAINED = "longer_than_max_length", "no_trained_turn"  # why nothing is kept of a conversation
 
 
-def labels_of_text(window: numpy.ndarray) -> numpy.ndarray:
-    """Returns the labels of a window of a text: all its tokens but <s>."""
-    labels = window.copy()
-    labels[0] = IGNORED
-    return labels
-
-
 def fitting_parts(messages: Conversation, encoder: Encoder, params: Tokenize) -> list[TokenArrays]:
     """Returns what `tokenize.too_long` keeps of a conversation: parts of whole turns, so that each ends in </s>.
 
@@ -72,7 +65,8 @@ def fitting_parts(messages: Conversation, encoder: Encoder, params: Tokenize) ->
     if is_text(messages):
         ids = encoder.arrays([messages], threads=1)[0][0]
         windows = text_windows(ids, params.max_length, encoder.starts_word)
-        return [(window, labels_of_text(window)) for window in windows[: 1 if params.too_long == "truncate" else None]]
+        kept = windows[: 1 if params.too_long == "truncate" else None]
+        return [(window, window) for window in kept]  # join_conversations() leaves <s> untrained
     system = messages[:1] if messages[0]["role"] == "system" else []
     turns, parts = messages[len(system) :], []
     while turns:

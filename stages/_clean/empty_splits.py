@@ -17,7 +17,7 @@ EXPLAINED = {
     "tool_call": ("it calls tools", "Only conversations without tools can be trained"),
     "secret": ("it holds a key or token", "To keep such rows, set clean.secrets: redact"),
     "personal_data": ("it holds personal data", "To keep such rows, set clean.personal_data: redact"),
-    "empty_turn": ("a turn is empty", "Fill it in the data"),
+    "empty_turn": ("a turn is empty", "Fill it in the data; bring texts without a question in a column `text`"),
     "no_trained_turn": ("none of its answers is trained", "Mark one with weight: 1 or train: true"),
     "too_short": ("an answer is shorter than clean.min_characters", "To keep such rows, lower that"),
     "too_long": ("it is longer than clean.max_characters", "To keep such rows, raise that"),
