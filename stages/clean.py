@@ -104,12 +104,15 @@ def write_splits(judged: list[JudgedShard], duplicates: dict[int, tuple[str, str
         duplicates: {number of a row: (reason, detail)}. It counts the rows of all shards that passed the rules.
     """
     tally, before = Tally(), 0
+    turns = set().union(*(shard.turns for shard in judged))
     with ExitStack() as stack:
         files = {
-            split: stack.enter_context(record_file(folder / f"{split}.parquet", *extra_columns(split, judged)))
+            split: stack.enter_context(
+                record_file(folder / f"{split}.parquet", *extra_columns(split, judged), turns=turns)
+            )
             for split in SPLITS
         }
-        rejected = stack.enter_context(record_file(folder / "rejected.parquet", "reason", "detail"))
+        rejected = stack.enter_context(record_file(folder / "rejected.parquet", "reason", "detail", turns=turns))
         for shard in judged:
             table = read_judged(shard)
             outcomes = np.full(shard.rows, len(SPLITS))
@@ -123,11 +126,12 @@ def write_splits(judged: list[JudgedShard], duplicates: dict[int, tuple[str, str
             for index, (split, file) in enumerate(files.items()):
                 kept = outcomes == index
                 tally.keep(split, shard.characters[kept[shard.passed]])
-                file.write_table(table.select(file.schema.names).filter(pyarrow.array(kept)))
+                file.write_table(table.select(file.schema.names).filter(pyarrow.array(kept)).cast(file.schema))
             for name, values in (("reason", reasons), ("detail", details)):
                 place = table.schema.get_field_index(name)
                 table = table.set_column(place, table.schema.field(place), pyarrow.array(values, pyarrow.string()))
             removed = table.select(rejected.schema.names).filter(pyarrow.array(outcomes == len(SPLITS)))
+            removed = removed.cast(rejected.schema)
             tally.reject(removed)
             rejected.write_table(removed)
             tally.count(shard, outcomes, table["source"].to_pylist())

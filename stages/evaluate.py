@@ -1,7 +1,9 @@
-"""Evaluate: models/base or models/merged, data/clean/test.parquet, params `seed`, `prompt`, `evaluate` →
+"""Evaluate: models/base or models/merged, data/clean/test.parquet, params `seed`, `prompt`,
+`tokenize.train_turns`, `evaluate` →
 metrics/evaluate/<name>.json, <name>.rows.jsonl and <name>.predictions.jsonl, where <name> is base or tuned.
 
-Both models go through the same code on the same rows. Each measure has a 95 % interval where there are enough rows.
+Both models go through the same code on the same rows. The answers that are trained are scored, as in the validation
+loss, and the last one is generated if it is trained. Each measure has a 95 % interval where there are enough rows.
 rows.jsonl has the counts of each row, so that two models can be compared in pairs. The base also gets prompts in the
 form that it knows from pre-training; the results are under `plain` in its files. Where records bring tests, the answers
 run in a sandbox. A stopped generation continues where it was.
@@ -14,6 +16,7 @@ from stages.runtime.stage_options import stage_options
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from stages._evaluate.predictions import (
     completion_ids,
     count_answers,
     fitting_prompts,
+    is_answered,
     read_answers,
     read_completions,
 )
@@ -36,7 +40,7 @@ from stages.core.models import load_model, make_deterministic
 from stages.core.params import Params
 from stages.core.paths import CLEAN, EVALUATIONS, write_json, write_text
 from stages.core.prompts import Encoder
-from stages.core.records import Record, read_records
+from stages.core.records import Record, is_trained, read_records, with_trained_turns
 from stages.core.statistics import (
     COUNTS,
     GENERATED,
@@ -49,19 +53,41 @@ from stages.core.statistics import (
 )
 from stages.core.workers import count_workers
 from stages.runtime.counts import plural
+from stages.runtime.errors import UserError
 from stages.runtime.integrity import check_base
 from stages.runtime.runner import Outcome, run_stage
 
 NOT_SCORED, NOT_ANSWERED = dict.fromkeys(COUNTS, 0), dict.fromkeys(GENERATED, 0)
 
 
-def completion_prompts(run: ModelRun) -> tuple[list[CompletionPrompt], list[AnswerBody | None]]:
-    """The completion prompt of each record, and the part of its answer that both kinds of prompt leave to the model."""
+def scored_records(params: Params) -> list[Record]:
+    """The first evaluate.max_rows records of the test split, without those in which nothing is trained.
+
+    Raises:
+        UserError: No record is left.
+    """
+    found = next(read_records(CLEAN / "test.parquet", params.evaluate.max_rows), [])
+    turns = params.tokenize.train_turns
+    records = [replace(record, messages=with_trained_turns(record.messages, turns)) for record in found]
+    records = [record for record in records if any(map(is_trained, record.messages))]
+    if not records:
+        raise UserError(f"no answer of the {len(found)} test rows is trained. Set tokenize.train_turns: all")
+    return records
+
+
+def completion_prompts(run: ModelRun) -> tuple[list[CompletionPrompt | None], list[AnswerBody | None]]:
+    """The completion prompt of each record, and the part of its answer that both kinds of prompt leave to the model.
+
+    Both are None where no answer is generated.
+    """
     forms = [
-        completion_prompt(record.messages[-2]["content"], record.messages[-1]["content"]) for record in run.records
+        completion_prompt(record.messages[-2]["content"], record.messages[-1]["content"])
+        if is_answered(record)
+        else None
+        for record in run.records
     ]
     pairs = zip(run.records, forms, strict=True)
-    return forms, [answer_body(record, form, run.encoder, run.context) for record, form in pairs]
+    return forms, [form and answer_body(record, form, run.encoder, run.context) for record, form in pairs]
 
 
 def evaluate(
@@ -86,7 +112,7 @@ def evaluate(
 
 
 def evaluate_completions(
-    run: ModelRun, forms: list[CompletionPrompt], bodies: list[AnswerBody | None], places: Iterable[int]
+    run: ModelRun, forms: list[CompletionPrompt | None], bodies: list[AnswerBody | None], places: Iterable[int]
 ) -> tuple[list[dict], Answers]:
     """evaluate() with completion prompts. Only the records at `places` are answered."""
     scores = score_completions(run.model, bodies, run.settings)
@@ -118,6 +144,8 @@ def summary(metrics: dict) -> str:
     interval = " (95 %: {perplexity_lo:.2f} to {perplexity_hi:.2f})" if "perplexity_lo" in metrics else ""
     perplexity = f"{{perplexity:.2f}}{interval}".format(**metrics)
     parses = f", {metrics['parses_share']:.0%} parse" if "parses_share" in metrics else ""
+    if not metrics["generated_rows"]:
+        return f"{plural(metrics['rows'], 'row')}, perplexity {perplexity}; no row has an answer to generate"
     passed = f", {metrics['pass_at_1']:.0%} of {metrics['tested_rows']} pass" if metrics["tested_rows"] else ""
     return (
         f"{plural(metrics['rows'], 'row')}, perplexity {perplexity}, {metrics['perplexity_after_8']:.2f} without the "
@@ -131,7 +159,7 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
         check_base(weights)
     section = params.evaluate
     make_deterministic(params.seed, wanted=True, warn_only=True)
-    records = next(read_records(CLEAN / "test.parquet", section.max_rows), [])
+    records = scored_records(params)
     if section.run_tests and any(record.tests for record in records):
         check_sandbox()  # now, not after the hours that a large model takes
     model = load_model(weights, resolve_machine(params.machine))

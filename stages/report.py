@@ -20,7 +20,7 @@ from stages._report.metrics import collect_metrics
 from stages._report.model_card import card_values
 from stages._report.page import page_script, template_environment
 from stages._report.predictions import answer_pairs, read_predictions, verdict
-from stages._report.row_tables import KINDS, ROW_MEASURES, check_same_rows, plain_rows, read_evaluated_rows, row_lines
+from stages._report.row_tables import KINDS, check_same_rows, plain_rows, read_evaluated_rows, row_lines, row_measures
 from stages._report.sections import headline, sections
 from stages._report.times import write_times_page
 from stages.comparison.gate import judge_gates
@@ -83,11 +83,11 @@ def report(inputs: dict, samples: int) -> dict:
         "headline": headline(inputs["base"], inputs["tuned"]),
         "sections": sections(inputs),
         "samples": spread(generated, samples),
-        "generated": len(generated),
+        "samples_note": samples_note(len(spread(generated, samples)), len(generated)),
         "lines": row_lines(inputs["rows"], generated),
         "evaluated": len(inputs["rows"]["base"]),
         "kinds": KINDS,
-        "measures": ROW_MEASURES,
+        "measures": row_measures(bool(generated)),
         "verdict": verdict,
         **page_script(),
     }
@@ -98,6 +98,12 @@ def report(inputs: dict, samples: int) -> dict:
         "html": environment.get_template("report.html.j2").render(page),
         "card": environment.get_template("model-card.md.j2").render(card_values(inputs)),
     }
+
+
+def samples_note(shown: int, generated: int) -> str:
+    if not generated:
+        return "No test row ends with an answer to generate."
+    return f"{shown} of {generated} generated answers, evenly spread over them."
 
 
 def closing_table(base: dict, tuned: dict) -> str:

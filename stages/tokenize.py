@@ -1,9 +1,10 @@
 """Tokenize: data/clean, models/base's tokenizer, params `prompt`, `tokenize` → data/tokenized, metrics/tokenize.json.
 
 data/tokenized/{train,validation}.arrow have three columns. input_ids has the tokens. labels has the same ids for the
-assistant's turns and their end-of-sequence token, and -100 elsewhere. seq_lengths (TRL's name) has the lengths of the
-conversations that are packed into the row.
-data/tokenized/rejected.parquet has the conversations that `tokenize.max_length` leaves nothing of.
+assistant's turns and their end-of-sequence token, and -100 elsewhere. It has -100 for an answer too that the data or
+`tokenize.train_turns` say is not trained. Of a text it has all ids but the first. seq_lengths (TRL's name) has the
+lengths of the conversations that are packed into the row.
+data/tokenized/rejected.parquet has the conversations of which nothing that is trained is left, with the reason.
 `machine.workers` processes tokenize a split in shards of at most SHARD_CONVERSATIONS, and a row holds conversations of
 one shard. So memory does not grow with the data, and the number of workers changes no byte.
 As a plain script it would shadow Python's own `tokenize`, so start it as a module.
@@ -23,12 +24,21 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from stages._tokenize.packing import join_conversations, pack, row_schema
+from stages._tokenize.packing import join_conversations, pack, row_schema, text_windows
 from stages._tokenize.show import show_rows
 from stages.core.params import Params, Prompt, Tokenize
 from stages.core.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json, whole_directory, write_json
 from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, TokenArrays, check_tokenizer_of_base
-from stages.core.records import read_batches, record_file
+from stages.core.records import (
+    Message,
+    is_text,
+    is_trained,
+    messages_of_column,
+    read_batches,
+    record_file,
+    turn_keys_of_file,
+    with_trained_turns,
+)
 from stages.core.workers import count_workers, ordered_map
 from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
@@ -41,13 +51,22 @@ if TYPE_CHECKING:
 SHARD_CONVERSATIONS = 10_000  # packed together: enough for full rows, few enough for memory
 SHARD_TOKENS = 1 << 25  # at most in a shard, so that long conversations make smaller shards
 BATCH_ROWS = 1000  # in the Arrow file
-Conversation = list[dict[str, str]]
+Conversation = list[Message]
+TOO_LONG, NOT_TRAINED = "longer_than_max_length", "no_trained_turn"  # why nothing is kept of a conversation
 
 
 def fitting_parts(messages: Conversation, encoder: Encoder, params: Tokenize) -> list[TokenArrays]:
-    """Returns what `tokenize.too_long` keeps of a conversation: parts of whole turns, so that each ends in </s>."""
+    """Returns what `tokenize.too_long` keeps of a conversation: parts of whole turns, so that each ends in </s>.
+
+    A part in which nothing is trained is left out. Of a text it keeps windows: `truncate` the first, `split` all.
+    """
     if params.too_long == "drop":
         return []
+    if is_text(messages):
+        ids = encoder.arrays([messages], threads=1)[0][0]
+        windows = text_windows(ids, params.max_length, encoder.starts_word)
+        kept = windows[: 1 if params.too_long == "truncate" else None]
+        return [(window, window) for window in kept]  # join_conversations() leaves <s> untrained
     system = messages[:1] if messages[0]["role"] == "system" else []
     turns, parts = messages[len(system) :], []
     while turns:
@@ -59,33 +78,37 @@ def fitting_parts(messages: Conversation, encoder: Encoder, params: Tokenize) ->
         if params.too_long == "truncate":
             break
         turns = turns[count:]  # an exchange that does not fit even as a part of its own is left out
-    return parts
+    return [part for part in parts if (part[1] != IGNORED).any()]
 
 
 def tokenize(
     conversations: list[Conversation], encoder: Encoder, params: Tokenize, threads: int = 1
-) -> tuple["pyarrow.RecordBatch", Counter[str], list[int]]:
+) -> tuple["pyarrow.RecordBatch", Counter[str], dict[int, str]]:
     """Tokenizes and packs the conversations of a shard.
 
     Args:
         threads: of SentencePiece.
 
     Returns:
-        The rows to train on, their counts, and the indices of the conversations of which nothing fits.
+        The rows to train on, their counts, and {index of a conversation of which nothing is kept: the reason}.
     """
+    conversations = [with_trained_turns(messages, params.train_turns) for messages in conversations]
+    trained = [sum(map(is_trained, messages)) for messages in conversations]
     kept: list[TokenArrays] = []
-    dropped, truncated = [], 0
+    dropped, truncated = {}, 0
     for index, whole in enumerate(encoder.arrays(conversations, threads)):
-        messages = conversations[index]
+        if not trained[index]:
+            dropped[index] = NOT_TRAINED
+            continue
         if len(whole[0]) <= params.max_length:
             kept.append(whole)
             continue
-        parts = fitting_parts(messages, encoder, params)
+        parts = fitting_parts(conversations[index], encoder, params)
         kept += parts
-        answers = sum(numpy.count_nonzero(labels == encoder.eos) for _, labels in parts)
+        answers = sum(numpy.count_nonzero(labels == encoder.eos) for _, labels in parts)  # a text has one end too
         if not parts:
-            dropped.append(index)
-        elif answers < sum(message["role"] == "assistant" for message in messages):
+            dropped[index] = TOO_LONG
+        elif answers < trained[index]:
             truncated += 1
     lengths = [len(ids) for ids, _ in kept]
     groups = pack(lengths, params.max_length) if params.packing else [[index] for index in range(len(kept))]
@@ -116,9 +139,9 @@ def tokenize_shard(
     """
     import pyarrow
 
-    rows, counts, dropped = tokenize(records["messages"].to_pylist(), encoder_of(prompt), params, threads)
-    left_out = pyarrow.Table.from_batches([records.take(pyarrow.array(dropped, pyarrow.int64()))])
-    reasons = pyarrow.array(["longer_than_max_length"] * len(dropped), pyarrow.string())
+    rows, counts, dropped = tokenize(messages_of_column(records["messages"]), encoder_of(prompt), params, threads)
+    left_out = pyarrow.Table.from_batches([records.take(pyarrow.array(list(dropped), pyarrow.int64()))])
+    reasons = pyarrow.array(list(dropped.values()), pyarrow.string())
     return rows, counts, left_out.append_column("reason", reasons)
 
 
@@ -134,7 +157,7 @@ def tokenize_split(
         The counts, and `fill`: the share of the rows' max_length tokens that is used.
 
     Raises:
-        UserError: no conversation of the split fits.
+        UserError: no conversation of the split fits, or nothing is trained in those that fit.
     """
     import pyarrow.parquet
 
@@ -159,7 +182,10 @@ def tokenize_split(
             counts.update(shard_counts)
             bar.advance(min(size, total - bar.done))
     if not counts["rows"]:
-        raise UserError(f"no row of the {split} split has an answer within tokenize.max_length. Raise it")
+        raise UserError(
+            f"no row of the {split} split has a trained answer within tokenize.max_length. Raise it"
+            + (", or set tokenize.train_turns: all" if params.tokenize.train_turns == "last" else "")
+        )
     return {**counts, "fill": round(counts["tokens"] / (counts["packed_rows"] * params.tokenize.max_length), 4)}
 
 
@@ -174,8 +200,13 @@ def main(params: Params, size: int = SHARD_CONVERSATIONS) -> Outcome:
     template = hashlib.sha256(CHAT_TEMPLATES[params.prompt.template].encode()).hexdigest()
     size = min(size, max(1, SHARD_TOKENS // params.tokenize.max_length))
     metrics = {"chat_template_sha256": template}
-    with whole_directory(TOKENIZED) as folder, record_file(folder / "rejected.parquet", "reason") as rejected:
-        for split in ("train", "validation"):
+    splits = ("train", "validation")
+    turns = turn_keys_of_file(CLEAN / "train.parquet")  # the same in all files of data/clean
+    with (
+        whole_directory(TOKENIZED) as folder,
+        record_file(folder / "rejected.parquet", "reason", turns=turns) as rejected,
+    ):
+        for split in splits:
             metrics[split] = tokenize_split(split, folder / f"{split}.arrow", rejected, params, size)
     write_json(METRICS / "tokenize.json", metrics)
     train = metrics["train"]

@@ -561,3 +561,77 @@ def test_only_the_most_frequent_unread_columns_are_counted_one_by_one(section):
     rows = [line | {"row": line["row"] | {f"column {n}": 1, "id": n}} for n, line in enumerate(numbered(120))]
     unread = clean_rows(rows, section()).metrics["unread"]
     assert (len(unread), unread["id"]) == (100, 120)
+
+
+def test_a_row_in_which_nothing_is_trained_is_rejected(section):
+    turns = to_messages(pair())
+    skipped = turns[1] | {"weight": 0}
+    cleaned = clean_rows(rows_of(chat(turns[0], skipped), chat(*turns[:1], skipped, *turns)), section())
+    assert [reason for _, reason, _ in cleaned.rejected] == ["no_trained_turn"]
+    kept = [record for records in cleaned.splits.values() for record in records]
+    assert [message.get("train") for record in kept for message in record.messages] == [None, False, None, None]
+
+
+@pytest.mark.parametrize("context", ["x", "As an AI language model, I cannot do that.", "def double(:"])
+def test_the_rules_on_answers_let_an_answer_be_that_is_not_trained(section, context):
+    turns = to_messages(pair())
+    marked = [turns[0], {"role": "assistant", "content": context, "train": False}, *turns]
+    bare = [{"role": turn["role"], "content": turn["content"]} for turn in marked]
+    layout = {"layout": "messages"}
+    assert not clean_rows(rows_of({"messages": marked}), section(), **layout).rejected
+    assert clean_rows(rows_of({"messages": bare}), section(), **layout).rejected
+
+
+def test_whether_turns_are_trained_moves_no_record_and_changes_no_file_of_other_data(section):
+    plain = [{"messages": to_messages(row["row"])} for row in numbered(60)]
+    first = [dict(turn) for turn in plain[0]["messages"]]
+    longer = [*plain, {"messages": first + plain[1]["messages"]}]
+    marked = [*plain, {"messages": [first[0], first[1] | {"train": False}, *plain[1]["messages"]]}]
+    one, two = (clean_rows(rows_of(*rows), section(), layout="messages") for rows in (longer, marked))
+    assert splits_by_id(one) == splits_by_id(two)
+    texts = {record.id: record.messages for records in one.splits.values() for record in records}
+    flagged = [r for records in two.splits.values() for r in records if r.messages != texts[r.id]]
+    assert [[message.get("train") for message in record.messages] for record in flagged] == [[None, False, None, None]]
+
+
+def test_shards_with_and_without_untrained_turns_go_into_one_file(section):
+    rows = [{"messages": to_messages(row["row"])} for row in numbered(9)]
+    rows[4]["messages"] = [*rows[4]["messages"], *rows[3]["messages"]]
+    rows[4]["messages"][1] = rows[4]["messages"][1] | {"weight": 0}
+    runs = [clean_rows(rows_of(*rows), section(), layout="messages", shard_rows=size) for size in (2, 100)]
+    assert runs[0].splits == runs[1].splits
+    assert sum(len(records) for records in runs[0].splits.values()) == 9
+
+
+STORY = "The old lighthouse keeper climbed the stairs every evening and lit the lamp before the first ship came in. "
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (STORY, None),
+        ("Short.", "too_short"),
+        (STORY * 40, "too_long"),
+        (" \n", "empty_turn"),
+        ("I'm sorry, but I cannot help you, said the keeper.", None),  # no answer, so no refusal
+        ("As an AI language model, I cannot answer that.", None),
+        ("[INST] What? [/INST] That.", "malformed"),
+        (None, "malformed"),
+    ],
+)
+def test_a_text_is_cleaned_as_far_as_the_rules_are_about_texts(section, text, reason):
+    cleaned = clean_rows(rows_of({"text": text}), section(check_code="auto"), layout="text")
+    assert [each.reason for each in cleaned.rejected] == [reason][: reason is not None]
+
+
+def test_texts_are_redacted_and_duplicates_among_them_found(section):
+    near = STORY + "The sea was calm and the night was long, and nobody else was there to see it. " * 3
+    rows = rows_of(
+        {"text": STORY}, {"text": f" {STORY}"}, {"text": near}, {"text": near + "Then."}, {"text": "a@b.org " * 9}
+    )
+    options = {"check_code": False, "near_duplicate_threshold": 0.8, "personal_data": "redact"}
+    cleaned = clean_rows(rows, section(**options), layout="text")
+    assert Counter(each.reason for each in cleaned.rejected) == {"duplicate": 1, "near_duplicate": 1}
+    kept = [record.messages for records in cleaned.splits.values() for record in records]
+    assert all(len(messages) == 1 and messages[0]["role"] == "text" for messages in kept)
+    assert [{"role": "text", "content": ("<EMAIL> " * 9)}] in kept

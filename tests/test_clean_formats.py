@@ -108,7 +108,56 @@ def test_each_known_format_becomes_messages(name, row, texts):
     assert [message["content"] for message in messages] == texts
     spoken = ["user", "assistant"] * (len(texts) // 2)
     assert [message["role"] for message in messages] == (["system"] if len(texts) % 2 else []) + spoken
-    assert all(message.keys() == {"role", "content"} for message in messages)
+    assert all(message.keys() - {"train"} == {"role", "content"} for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("marks", "trained"),
+    [
+        *(({"weight": value}, True) for value in (1, 1.0, None)),
+        *(({"weight": value}, False) for value in (0, 0.0)),
+        ({"train": True}, True),
+        ({"train": None, "train_detail": []}, True),
+        ({"train": False}, False),
+        ({"weight": 1, "train": False}, False),
+    ],
+)
+def test_an_answer_may_say_that_it_is_not_trained(marks, trained):
+    for name, row in (
+        ("messages", {"messages": [USER, ASSISTANT | marks, USER | marks, ASSISTANT]}),
+        ("sharegpt", {"conversations": [HUMAN, GPT | marks, HUMAN | marks, GPT]}),
+    ):
+        assert ["train" in message for message in read(name, row).messages] == [False, not trained, False, False]
+        assert read(name, row).messages[1].get("train", True) is trained
+
+
+def test_a_text_is_one_turn_whatever_other_columns_there_are():
+    assert read("text", {"text": " One. [INST] two\n", "system": "s", "url": "u"}).messages == [
+        {"role": "text", "content": " One. [INST] two\n"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<s>[INST] a [/INST] b", "the text has the mark <s>[INST] of a rendered conversation"),
+        ("\n[INST] a [/INST] b </s>", "the text has the mark [INST] of a"),
+        ("<|im_start|>user\na<|im_end|>", "the text has the mark <|im_start|> of a"),
+        ("<|begin_of_text|><|start_header_id|>user", "the text has the mark <|begin_of_text|><|start_header_id|> of"),
+        ("One.</s>\n", "the text ends with the mark </s>, which"),
+        ("One.<|endoftext|>", "the text ends with the mark <|endoftext|>, which"),
+        (None, "the text text is NoneType"),
+    ],
+)
+def test_a_text_with_marks_that_only_tokens_may_be_is_refused(text, words):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        read("text", {"text": text})
+    assert str(caught.value).startswith(words)
+
+
+def test_answers_in_a_prompt_are_context_as_in_trl():
+    row = {"prompt": [USER, ASSISTANT, USER], "completion": [ASSISTANT]}
+    assert [message.get("train") for message in read(PAIRS, row).messages] == [None, False, None, None]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +240,15 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x.png"}}
             ("inst", {"text": text}, "text does not read [INST] … [/INST] … </s> from its beginning to its end")
             for text in ("q a", "x [INST] q [/INST] a", "[INST] q [/INST] a </s> b", "[INST] q [/INST] a [/INST]")
         ),
+        *(
+            ("messages", {"messages": [USER, ASSISTANT | {"weight": weight}]}, f"a turn has the weight {weight!r}. Set")
+            for weight in (0.5, 2, -1, "0", True, [0])
+        ),
+        *(
+            ("messages", {"messages": [USER, ASSISTANT | {"train": value}]}, f"a turn has train: {value!r}. Set")
+            for value in ("false", 0, 1)
+        ),
+        ("messages", {"messages": [USER, ASSISTANT | {"train_detail": [{}]}]}, "a turn has train_detail"),
         ("inst", {"text": None}, "text is NoneType"),
     ],
 )

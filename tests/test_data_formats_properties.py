@@ -40,7 +40,7 @@ LIST = LIST | LIST.map(json.dumps) | LIST.map(str)
 INST = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(
     lambda pairs: "".join(f"<s>[INST] {asked} [/INST] {answered}</s>" for asked, answered in pairs)
 )
-VALUES = {"conversation": LIST, "inst": INST | TEXT, "user": SAID, "assistant": SAID}
+VALUES = {"conversation": LIST, "inst": INST | TEXT, "text": TEXT | BLANK, "user": SAID, "assistant": SAID}
 OTHERS = {
     **{"system": TEXT | BLANK, "history": LIST, "context": SAID, "tests": st.just("assert f()") | TEXT | NUMBER},
     **{"id": st.integers(), "note": TEXT, "weight": NUMBER, "source": TEXT},
@@ -89,7 +89,7 @@ def test_no_row_is_lost_and_no_trained_text_is_made_up(params_of, data, how):
         text = json.dumps(row).casefold()  # Python writes True where JSON has true
         joined = how == "merge" or "'type'" in text or '"type' in text  # what may be joined with a blank line
         roles = [said["role"] for said in record.messages]
-        assert roles[roles[0] == "system" :] == ["user", "assistant"] * (len(roles) // 2)
+        assert roles == ["text"] or roles[roles[0] == "system" :] == ["user", "assistant"] * (len(roles) // 2)
         for said in record.messages:
             pieces = said["content"].split("\n\n") if joined or said["role"] == "user" else [said["content"]]
             assert all(json.dumps(piece)[1:-1].casefold() in text for piece in pieces), said

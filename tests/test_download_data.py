@@ -436,6 +436,9 @@ MESSAGES = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant",
         ([MESSAGES, {**MESSAGES, "prompt": "the first of them"}], "messages"),
         ([{**ROW, "messages": None, "conversations": None}], "prompt-completion"),
         ([{"prompt": "p", "completion": None}, ROW, {}, 7], "prompt-completion"),
+        ([{"text": "t", "url": "u"}, {"text": "t"}], "text"),
+        ([{**ALPACA, "text": "Below is an instruction"}, ALPACA], "alpaca"),
+        ([{**MESSAGES, "text": "<s>[INST] u [/INST]"}], "messages"),
     ],
 )
 def test_the_format_is_recognised_from_the_columns_that_hold_values(run, rows, expected):
@@ -500,6 +503,13 @@ def test_a_format_that_changes_after_thousands_of_rows_is_noticed(run):
     text = refusal(run)
     assert "the rows are of different formats: prompt-completion (3,000 rows), alpaca (1 row)" in text
     assert 'rows.jsonl:3001 {"instruction": "i"' in text, "one row of each is shown"
+
+
+def test_rows_with_only_a_text_among_others_are_another_format(run):
+    """Else an Alpaca row without its output would make a ready-made prompt in `text` the format of all rows."""
+    write_rows({**ALPACA, "text": "i j o"}, {**ALPACA, "text": "i j o", "output": None})
+    assert "the rows are of different formats: alpaca (1 row), text (1 row)" in refusal(run)
+    assert len(run(format="alpaca")) == 2
 
 
 def test_rows_that_fit_two_formats_need_a_choice(run):

@@ -797,3 +797,84 @@ def test_every_interval_of_the_stage_draws_whole_documents(twelve_documents, fol
     assert [row["cluster"] for row in single_rows] == [*range(24)]
     expected = {name: width * 2**0.5 for name, width in widths(by_row).items()}
     assert widths(by_document) == pytest.approx(expected, rel=0.15)
+
+
+def marked(found: Record, *places) -> Record:
+    """The record with the turns at `places` not trained."""
+    messages = [turn | ({"train": False} if place in places else {}) for place, turn in enumerate(found.messages)]
+    return dataclasses.replace(found, messages=messages)
+
+
+def test_only_answers_that_are_trained_are_scored(model, encoder, section):
+    whole = record("Set a", "a = 1", "And b?", "b = 2 and c = 3 and d = 4")
+    ids, labels = (getattr(encoder.conversation(whole.messages), name) for name in ("input_ids", "labels"))
+    second = len(ids) - len(encoder.pieces.encode("b = 2 and c = 3 and d = 4")) - 1
+    expected = plain_losses(model, ids, [IGNORED] * second + labels[second:])
+    counts = score(model, [marked(whole, 1)], encoder, section(), [None])[0]
+    assert counts["tokens"] == len(expected) == len(ids) - second
+    assert counts["loss_sum"] == pytest.approx(sum(expected), rel=1e-4)
+
+
+def test_an_answer_that_is_not_trained_is_not_generated(encoder, section):
+    talk = record("Set a", "a = 1", "And b?", "b = 2")
+    prompts = fitting_prompts([marked(talk, 3), talk, marked(talk, 1)], encoder, section(), CONTEXT)
+    assert list(prompts) == [1, 2]
+    assert fitting_prompts([marked(talk, 3)], encoder, section(), CONTEXT) == {}
+
+
+def test_the_stage_scores_what_tokenize_train_turns_trains(tmp_path, monkeypatch, params_of, folder, encoder):
+    monkeypatch.chdir(tmp_path)
+    CLEAN.mkdir(parents=True)
+    talk = record("Set a", "a = 1 and more than eight tokens of it", "And b?", "b = 2 and more than eight tokens of it")
+    talks = [talk, marked(talk, 1), marked(talk, 3)]
+    write_records(
+        CLEAN / "test.parquet", [dataclasses.replace(each, id=f"{number:032x}") for number, each in enumerate(talks)]
+    )
+    values = {"max_rows": 9, "generate_rows": 9, "max_new_tokens": 8, "batch_size": 4}
+    found = {}
+    for turns in ("all", "last"):
+        sections = {"prompt": {"system": None}, "evaluate": values, "machine": CPU, "tokenize": {"train_turns": turns}}
+        main(params_of(**sections), "base", folder).finish()
+        metrics = read_json(EVALUATIONS / "base.json")
+        found[turns] = [metrics["rows"], metrics["generated_rows"], metrics["tokens"]]
+    both = sum(label != IGNORED for label in encoder.conversation(talk.messages).labels)
+    assert found == {"all": [3, 2, 2 * both], "last": [2, 2, both]}
+
+
+def test_a_test_split_in_which_nothing_is_trained_is_refused(tmp_path, monkeypatch, params_of, folder):
+    monkeypatch.chdir(tmp_path)
+    CLEAN.mkdir(parents=True)
+    write_records(CLEAN / "test.parquet", [marked(record("Set a", "a = 1", "And b?", "b = 2"), 3)])
+    with pytest.raises(UserError, match="no answer of the 1 test rows is trained. Set tokenize.train_turns: all"):
+        main(params_of(tokenize={"train_turns": "last"}, machine=CPU), "base", folder)
+
+
+def text_record(number) -> Record:
+    text = f"Chapter {number}. " + "It was a quiet evening at the harbour. " * (number % 4 + 1)
+    return Record(f"{number:032x}", [{"role": "text", "content": text}], f"book.txt:{number}")
+
+
+def test_texts_are_evaluated_by_loss_alone(evaluated, folder, model, encoder):
+    texts = [text_record(number) for number in range(12)]
+    write_records(CLEAN / "test.parquet", texts)
+    for name in ("base", "tuned"):
+        evaluated(name, folder, max_rows=99, generate_rows=99)
+    base, tuned = (read_json(EVALUATIONS / f"{name}.json") for name in ("base", "tuned"))
+    assert (tuned["rows"], tuned["generated_rows"], base["plain"]["generated_rows"]) == (12, 0, 0)
+    assert not {"chrf", "rouge_l", "ended_share", "exact_share", "parses_share"} & tuned.keys()
+    encoded = [encoder.conversation(each.messages) for each in texts]
+    assert tuned["tokens"] == sum(len(each.input_ids) - 1 for each in encoded)
+    losses = [loss for each in encoded for loss in plain_losses(model, each.input_ids, each.labels)]
+    assert tuned["loss"] == pytest.approx(sum(losses) / len(losses), rel=0.02)
+    assert {"perplexity", "perplexity_lo", "loss_after_8", "bits_per_byte"} <= tuned.keys()
+    assert (EVALUATIONS / "tuned.predictions.jsonl").read_text() == ""
+
+
+def test_of_texts_among_conversations_only_the_conversations_are_answered(encoder, section):
+    prompts = fitting_prompts([text_record(1), *records_of(2)], encoder, section(), CONTEXT)
+    assert list(prompts) == [1, 2]
+
+
+def test_the_closing_line_says_that_there_is_no_answer_to_generate():
+    metrics = {"rows": 12, "generated_rows": 0, "tested_rows": 0, "perplexity": 4.5, "perplexity_after_8": 4.25}
+    assert stage.summary(metrics) == "12 rows, perplexity 4.50; no row has an answer to generate"

@@ -24,7 +24,7 @@ from stages._report.svg_charts import histogram, line_chart, thinned, tick_label
 from stages.comparison.number_text import duration, number, size
 from stages.comparison.visible_text import visible
 from stages.core.params import load_params
-from stages.core.statistics import BODY, COLUMNS, COUNTS, length_name, paired_change
+from stages.core.statistics import BODY, COLUMNS, COUNTS, GENERATED, length_name, paired_change
 from stages.core.yaml_files import read_yaml
 from stages.report import closing_table, main, print_results, report, result_params
 from stages.runtime.errors import UserError
@@ -704,6 +704,43 @@ def test_a_line_of_the_table_of_rows_has_both_models_and_their_difference():
     assert table[1].answers[1]["output"] == "    return tuned(1)"
     assert table[50].answers is None
     assert [text for _, text in table[50].cells][1::2] == ["–", "–", "–"]
+
+
+def without_answers():
+    """The inputs of a test split of texts, to which no answer is generated."""
+    inputs = example()
+    for name in ("base", "tuned"):
+        for values in [inputs[name], *([inputs[name]["plain"]] if name == "base" else [])]:
+            for measure in ("ended_share", "parses_share", "exact_share", "chrf", "rouge_l", "body_bits_per_byte"):
+                for end in ("", "_lo", "_hi"):
+                    values.pop(measure + end, None)
+            values["generated_rows"] = 0
+        inputs["predictions"][name] = []
+        for row in inputs["rows"][name]:
+            for counts in (row, row["plain"]):
+                counts.update(dict.fromkeys((*GENERATED, *BODY), 0))
+    return inputs
+
+
+def test_of_texts_the_report_shows_no_figures_on_answers_and_says_so(run):
+    folder, outcome = run(without_answers())
+    pages = [(folder / "reports" / name).read_text() for name in ("report.md", "report.html", "model-card.md")]
+    for page in pages:
+        assert not [word for word in ("chrF", "ROUGE", "equal to the reference", "end by themselves") if word in page]
+    assert "no figures on answers" in pages[0]
+    assert "No test row ends with an answer to generate" in pages[1]
+    assert "Perplexity" in pages[0]
+    metrics = json.loads((folder / "metrics.json").read_text())["evaluate"]
+    assert metrics["tuned"]["generated_rows"] == 0
+    assert "perplexity" in metrics["tuned"]
+    assert "chrf" not in metrics["tuned"]
+
+
+def test_an_evaluation_with_answers_needs_the_figures_on_them(run):
+    inputs = example()
+    del inputs["tuned"]["chrf"]
+    with pytest.raises(UserError, match="tuned.json lacks chrf"):
+        run(inputs)
 
 
 def test_the_table_of_rows_has_a_thousand_at_most():

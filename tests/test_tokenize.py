@@ -14,7 +14,7 @@ from stages import tokenize as stage
 from stages.core.params import Prompt, Tokenize
 from stages.core.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json
 from stages.core.prompts import IGNORED, Encoder
-from stages.core.records import Record, read_records
+from stages.core.records import Record, is_trained, read_records
 from stages.download_model import convert_tokenizer
 from stages.runtime.errors import UserError
 from stages.tokenize import main, pack, tokenize
@@ -54,23 +54,27 @@ class Lettered:
         for message in messages:
             text = message["content"] + "$" * (message["role"] == "assistant")
             ids += map(ord, text)
-            labels += [ord(letter) if message["role"] == "assistant" else IGNORED for letter in text]
+            labels += [ord(letter) if is_trained(message) else IGNORED for letter in text]
         return numpy.array(ids, dtype=numpy.int32), numpy.array(labels, dtype=numpy.int32)
 
 
 def lettered(*texts) -> list[list[dict]]:
-    """Makes conversations of spellings: "..ab$.c$" has two exchanges, a leading s is a system prompt of one token."""
+    """Makes conversations of spellings: "..ab$.c$" has two exchanges, a leading s is a system prompt of one token.
+
+    An answer in capitals is not trained.
+    """
     conversations = []
     for text in texts:
         messages = [{"role": "system", "content": "s"}] if text.startswith("s") else []
         for prompt, answer in re.findall(r"(\.+)(\w*)\$", text):
-            messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+            flag = {"train": False} if answer.isupper() else {}
+            messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer} | flag]
         conversations.append(messages)
     return conversations
 
 
-def tokenized(*texts, max_length=8, packing=False, too_long="drop"):
-    params = Tokenize(max_length=max_length, packing=packing, too_long=too_long)
+def tokenized(*texts, max_length=8, packing=False, too_long="drop", train_turns="all"):
+    params = Tokenize(max_length=max_length, packing=packing, too_long=too_long, train_turns=train_turns)
     rows, counts, dropped = tokenize(lettered(*texts), Lettered(), params)
     return rows.to_pylist(), counts, dropped
 
@@ -147,7 +151,7 @@ def test_without_packing_each_conversation_is_a_row_in_the_order_of_the_records(
     assert [spelled(row) for row in rows] == texts
     assert [trained(row) for row in rows] == texts
     assert [row["seq_lengths"] for row in rows] == [[5], [8], [3], [8]]
-    assert dropped == []
+    assert dropped == {}
     assert counts == {
         **{"truncated": 0, "dropped": 0, "rows": 4, "answers": 5, "packed_rows": 4},
         **{"tokens": 24, "trained_tokens": 13},
@@ -174,10 +178,54 @@ def test_without_packing_each_conversation_is_a_row_in_the_order_of_the_records(
 def test_a_conversation_that_is_too_long_keeps_whole_turns_as_params_asks(too_long, text, kept):
     rows, counts, dropped = tokenized(text, too_long=too_long)
     assert [spelled(row) for row in rows] == kept
-    assert dropped == ([] if kept else [0])
+    assert dropped == ({} if kept else {0: "longer_than_max_length"})
     assert counts["dropped"] == len(dropped)
     assert counts["answers"] == sum(part.count("$") for part in kept)
     assert counts["truncated"] == (bool(kept) and counts["answers"] < text.count("$"))
+
+
+@pytest.mark.parametrize(
+    ("text", "train_turns", "labels"),
+    [
+        (".AB$.c$", "all", ".....c$"),
+        (".a$.B$.c$", "all", ".a$....c$"),
+        ("s.a$.b$", "last", ".....b$"),
+        (".a$.b$", "last", "....b$"),
+        (".A$.b$", "last", "....b$"),
+    ],
+)
+def test_an_answer_that_is_not_trained_is_context_with_its_end(text, train_turns, labels):
+    rows, counts, dropped = tokenized(text, max_length=20, train_turns=train_turns)
+    assert [spelled(row) for row in rows] == [text]
+    assert [trained(row) for row in rows] == [labels]
+    assert (counts["answers"], counts["trained_tokens"]) == (labels.count("$"), len(labels.replace(".", "")))
+    assert (counts["truncated"], dropped) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("too_long", "train_turns", "text", "kept"),
+    [
+        ("truncate", "all", "..AB$..cd$", []),  # what fits has nothing to train
+        ("truncate", "all", ".A$.b$.c$", [".A$.b$"]),
+        ("truncate", "last", ".a$.b$.c$", []),
+        ("split", "all", "..AB$..cd$", ["..cd$"]),
+        ("split", "last", ".a$.b$.c$", [".c$"]),  # the last of the conversation, not of each part
+        ("split", "last", "..a$.b$..abcdef$", []),
+    ],
+)
+def test_what_fits_of_a_long_conversation_is_dropped_where_nothing_in_it_is_trained(too_long, train_turns, text, kept):
+    rows, counts, dropped = tokenized(text, too_long=too_long, train_turns=train_turns)
+    assert [spelled(row) for row in rows] == kept
+    assert dropped == ({} if kept else {0: "longer_than_max_length"})
+    assert counts["dropped"] == len(dropped)
+    assert counts["truncated"] == (text == ".A$.b$.c$")
+
+
+def test_a_conversation_without_a_trained_answer_is_dropped_with_its_own_reason():
+    rows, counts, dropped = tokenized(".a$", ".a$.B$", ".A$", train_turns="last")
+    assert [spelled(row) for row in rows] == [".a$"]
+    assert dropped == {1: "no_trained_turn", 2: "no_trained_turn"}
+    assert counts["dropped"] == 2
 
 
 @pytest.mark.parametrize("too_long", ["drop", "truncate", "split"])
@@ -196,7 +244,7 @@ def test_the_first_token_of_a_conversation_is_not_trained_after_the_one_before()
             ids, _ = super().conversation(messages)
             return ids, ids
 
-    params = Tokenize(max_length=8, packing=True, too_long="drop")
+    params = Tokenize(max_length=8, packing=True, too_long="drop", train_turns="all")
     rows, counts, _ = tokenize(lettered(".ab$", ".c$"), Bare(), params)
     assert rows.to_pylist() == [
         {
@@ -212,7 +260,7 @@ def test_the_first_token_of_a_conversation_is_not_trained_after_the_one_before()
 def test_conversations_of_which_nothing_fits_give_no_rows(packing):
     rows, counts, dropped = tokenized("..abcdefgh$", packing=packing)
     assert rows == []
-    assert dropped == [0]
+    assert dropped == {0: "longer_than_max_length"}
     assert (counts["rows"], counts["packed_rows"], counts["tokens"]) == (0, 0, 0)
 
 
@@ -220,7 +268,7 @@ def test_conversations_of_which_nothing_fits_give_no_rows(packing):
 def test_real_conversations_are_complete_in_their_rows(encoder, packing):
     rng = random.Random(0)
     records = [make_record(number, rng.randint(1, 60)) for number in range(200)]
-    params = Tokenize(max_length=CAPACITY, packing=packing, too_long="drop")
+    params = Tokenize(max_length=CAPACITY, packing=packing, too_long="drop", train_turns="all")
     rows, counts, _ = tokenize([record.messages for record in records], encoder, params)
     parts = []
     for row in rows.to_pylist():
@@ -239,8 +287,10 @@ def test_real_conversations_are_complete_in_their_rows(encoder, packing):
 
 
 def test_no_conversations_give_no_rows(encoder):
-    rows, counts, dropped = tokenize([], encoder, Tokenize(max_length=8, packing=True, too_long="drop"))
-    assert (rows.num_rows, counts.total(), dropped) == (0, 0, [])
+    rows, counts, dropped = tokenize(
+        [], encoder, Tokenize(max_length=8, packing=True, too_long="drop", train_turns="all")
+    )
+    assert (rows.num_rows, counts.total(), dropped) == (0, 0, {})
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +432,7 @@ def test_another_tokenizer_is_refused_before_anything_is_written(inputs, params)
 def test_a_split_with_nothing_to_train_is_refused_and_nothing_is_written(inputs, params, split):
     long_prompt = [{"role": "user", "content": "why " * 1000}, {"role": "assistant", "content": "So."}]
     write_records(CLEAN / f"{split}.parquet", [Record("0" * 32, long_prompt, "x:1")])
-    with pytest.raises(UserError, match=f"no row of the {split} split has an answer within tokenize.max_length"):
+    with pytest.raises(UserError, match=f"no row of the {split} split has a trained answer within tokenize.max_length"):
         main(params())
     assert nothing_written()
 
@@ -413,8 +463,85 @@ def test_show_prints_rows_with_the_trained_tokens_marked(inputs, params, capsys,
     assert "\x1b" not in lines
 
 
+def untrained(*texts) -> list[dict]:
+    """Makes a conversation in which only the last answer is trained."""
+    roles = ["user", "assistant"] * (len(texts) // 2)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    return [message | ({"train": False} if message["role"] == "assistant" else {}) for message in messages[:-1]] + [
+        messages[-1]
+    ]
+
+
+def test_show_marks_no_answer_that_is_not_trained(inputs, params, capsys, tiny):
+    messages = untrained("The capital?", "Sydney.", "Sure?", "No, Canberra.")
+    write_records(CLEAN / "train.parquet", [Record("0" * 32, messages, "x:1")])
+    main(params(packing=False))
+    shutil.copy(tiny, "params.yaml")
+    stage.show_rows(1)
+    assert "Sydney.</s>[INST]Sure?[/INST]«No, Canberra.</s>»" in capsys.readouterr().out
+
+
+def test_the_rejected_rows_of_a_split_say_which_turns_were_not_trained(inputs, params):
+    import pyarrow.parquet
+
+    messages = untrained("a", "b", "c", "d " * 2000)
+    write_records(CLEAN / "train.parquet", [Record("0" * 32, messages, "x:1"), make_record(1)])
+    main(params(too_long="drop"))
+    row = pyarrow.parquet.read_table(TOKENIZED / "rejected.parquet").to_pylist()[0]
+    assert row["reason"] == "longer_than_max_length"
+    assert [message["train"] for message in row["messages"]] == [None, False, None, None]
+
+
 def test_show_before_a_run_says_what_to_do(tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
     shutil.copy(tiny, tmp_path / "params.yaml")
     with pytest.raises(UserError, match=r"train\.arrow is missing\. `dvc repro tokenize` makes it"):
         stage.show_rows(1)
+
+
+STORY = "".join(f"Line {number} of the story.\n" for number in range(40))
+
+
+def texts_of(params, encoder, *texts):
+    rows, counts, dropped = tokenize([[{"role": "text", "content": text}] for text in texts], encoder, params)
+    return rows.to_pylist(), counts, dropped
+
+
+@pytest.mark.parametrize("length", [8, 9, 40, 100, 250])
+def test_a_long_text_is_split_into_windows_that_miss_and_repeat_nothing(encoder, length):
+    params = Tokenize(max_length=length, packing=False, too_long="split", train_turns="last")
+    whole = encoder.conversation([{"role": "text", "content": STORY}]).input_ids
+    rows, counts, dropped = texts_of(params, encoder, STORY)
+    windows = [row["input_ids"] for row in rows]
+    assert [encoder.bos, *(token for window in windows for token in window[1:])] == whole
+    assert all(window[0] == encoder.bos and 2 < len(window) <= length for window in windows)
+    assert [row["labels"] for row in rows] == [[IGNORED, *window[1:]] for window in windows]
+    assert all(encoder.vocabulary[window[1]].startswith("\u2581") for window in windows)
+    assert min(map(len, windows)) >= length // 2 - 1
+    assert [encoder.eos in window for window in windows] == [False] * (len(windows) - 1) + [True]
+    assert (counts["answers"], counts["truncated"], dropped) == (1, 0, {})
+
+
+def test_a_long_text_without_blanks_is_cut_all_the_same(encoder):
+    params = Tokenize(max_length=16, packing=False, too_long="split", train_turns="all")
+    rows, _, _ = texts_of(params, encoder, "日本" * 100)
+    assert max(len(row["input_ids"]) for row in rows) == 16
+    assert encoder.decode([token for row in rows for token in row["input_ids"]]) == "日本" * 100
+
+
+def test_of_a_long_text_truncate_keeps_the_first_window_and_drop_nothing(encoder):
+    limits = {"max_length": 50, "packing": False, "train_turns": "all"}
+    rows, counts, dropped = texts_of(Tokenize(too_long="truncate", **limits), encoder, STORY)
+    assert STORY.startswith(encoder.decode(rows[0]["input_ids"]))
+    assert (len(rows), counts["truncated"], dropped) == (1, 1, {})
+    assert encoder.eos not in rows[0]["input_ids"]
+    assert texts_of(Tokenize(too_long="drop", **limits), encoder, STORY, "short")[2] == {0: "longer_than_max_length"}
+
+
+def test_texts_are_packed_and_do_not_train_each_others_first_token(encoder):
+    params = Tokenize(max_length=64, packing=True, too_long="drop", train_turns="all")
+    rows, _, _ = texts_of(params, encoder, "One day.", "Two days.")
+    assert len(rows) == 1
+    starts = [0, rows[0]["seq_lengths"][0]]
+    assert [place for place, label in enumerate(rows[0]["labels"]) if label == IGNORED] == starts
+    assert [rows[0]["input_ids"][start] for start in starts] == [encoder.bos] * 2

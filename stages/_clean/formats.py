@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-Messages = list[dict[str, str]]
+from stages.core.records import Message
+
+Messages = list[Message]
 # {a role as data sets name it, in any case: our name for it}.
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -21,6 +23,7 @@ ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value", "text")
 ASKED_KEYS, ANSWER_KEYS = ("user", "human", "instruction", "prompt", "question"), ("assistant", "gpt", "bot", "output")
 ANSWER_KEYS = (*ANSWER_KEYS, "response", "answer", "completion")
 MEDIA_KEYS = {"image", "images", "image_url", "audio", "audios", "video", "videos"}
+TRAIN_KEYS = ("weight", "train", "train_detail")
 EMPTY = (None, "", [], {})
 TEXT_PARTS = ("text", "input_text", "output_text")
 MEDIA_ADVICE = "Only text can be read. Take such rows out"
@@ -29,6 +32,12 @@ INST = re.compile(
     re.DOTALL,
 )
 INST_SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>\s*(.*)", re.DOTALL)
+
+# How texts begin that a chat template made, and marks that end texts.
+RENDERED_TEXT = re.compile(
+    r"\A\s*(?:<s>|<\|begin_of_text\|>)?\s*(?:\[INST\]|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>)"
+)
+END_MARK = re.compile(r"(?:</s>|<\|endoftext\|>|<\|end_of_text\|>|<\|im_end\|>|<\|eot_id\|>)\s*\Z")
 
 
 class ToolCallError(ValueError):
@@ -66,8 +75,29 @@ def join_parts(name: str, parts: list) -> str:
     return "\n\n".join(text for text in texts if text)
 
 
-def turn(role: str, content: object) -> dict[str, str]:
+def turn(role: str, content: object) -> Message:
     return {"role": role, "content": text_of(f"the {role} text", content)}
+
+
+def is_left_untrained(said: dict) -> bool:
+    """Whether a turn says that it is not trained: `weight: 0` as for OpenAI and Mistral, `train: false` as for axolotl.
+
+    Raises:
+        ValueError: a key has another value, or asks for a part of the turn.
+    """
+    weight, train = said.get("weight"), said.get("train")
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        raise ValueError(f"a turn has the weight {weight!r}. Set 1 to train it, or 0 to keep it as context only")
+    if train is not None and not isinstance(train, bool):
+        raise ValueError(f"a turn has train: {train!r}. Set true to train it, or false to keep it as context only")
+    if said.get("train_detail"):
+        raise ValueError("a turn has train_detail, but turns are trained as a whole. Remove it, and set train")
+    return weight == 0 or train is False
+
+
+def untrained(messages: Messages) -> Messages:
+    """Returns the messages with no answer that is trained."""
+    return [said | {"train": False} if said["role"] == "assistant" else said for said in messages]
 
 
 def first_of(said: dict, keys: tuple[str, ...]) -> str | None:
@@ -120,8 +150,9 @@ class Reader:
         if role not in ROLES:
             raise ValueError(f"a turn of {name} needs {TURN}")
         text_key = first_of(said, TEXT_KEYS)
-        self.leave(name, said, role_key, text_key)
-        return [turn(ROLES[role], said[text_key] if text_key else None)]
+        self.leave(name, said, role_key, text_key, *TRAIN_KEYS)
+        made = [turn(ROLES[role], said[text_key] if text_key else None)]
+        return untrained(made) if is_left_untrained(said) else made
 
     def conversation(self, row: dict, columns: list[str]) -> Messages:
         return self.turns_of_list(columns[0], row.get(columns[0]))
@@ -136,8 +167,11 @@ class Reader:
         return [turn("system", row[column])] if column else []
 
     def asked(self, row: dict, columns: list[str]) -> Messages:
-        """Reads the user's text, and after it that of further columns, such as `input`. Or reads a list of turns."""
-        turns = self.said(row, columns[0], "user")
+        """Reads the user's text, and after it that of further columns, such as `input`. Or reads a list of turns.
+
+        As in TRL, answers in such a list are not trained.
+        """
+        turns = untrained(self.said(row, columns[0], "user"))
         more = [text_of(name, row[name]) for name in columns[1:] if row.get(name) is not None]
         if any(more):
             texts = [turns[-1]["content"], *more]
@@ -170,6 +204,25 @@ class Reader:
             raise ValueError(f"{columns[0]} does not read [INST] … [/INST] … </s> from its beginning to its end")
         return turns
 
+    def text(self, row: dict, columns: list[str]) -> Messages:
+        """Reads a text for continued pre-training.
+
+        Raises:
+            ValueError: it is a rendered conversation, or brings the end mark of its texts along.
+        """
+        made = turn("text", row.get(columns[0]))
+        if mark := RENDERED_TEXT.search(made["content"]):
+            raise ValueError(
+                f"the text has the mark {mark[0].strip()} of a rendered conversation. In a text it would be trained as "
+                "letters. Bring the conversation as messages with the roles user and assistant"
+            )
+        if mark := END_MARK.search(made["content"]):
+            raise ValueError(
+                f"the text ends with the mark {mark[0].strip()}, which would be trained as letters. Remove it: every "
+                "text gets its </s>"
+            )
+        return [made]
+
 
 TURN = "role (system, user or assistant) and content, or from and value"
 # {part of the conversation, in the order in which the parts follow each other: how it is read}
@@ -178,6 +231,7 @@ PARTS: dict[str, Callable[[Reader, dict, list[str]], Messages]] = {
     "history": Reader.history,
     "conversation": Reader.conversation,
     "inst": Reader.inst,
+    "text": Reader.text,
     "user": Reader.asked,
     "assistant": Reader.answer,
 }

@@ -10,6 +10,7 @@ from stages._clean.formats import Messages
 from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
 from stages.core.params import Clean
 from stages.core.python_syntax import fenced_python_parses, parse, python_in
+from stages.core.records import is_text, is_trained
 
 # Every match contains "as a". That is looked for first, because searching ASSISTANT takes many times as long.
 ASSISTANT = re.compile(
@@ -72,16 +73,21 @@ def repair(messages: Messages, clean: Clean) -> Repaired:
         for name, searched in kinds.items():
             text, counts = redact(text, searched)
             private[name] += counts
-        turns.append({"role": message["role"], "content": text})
+        turns.append(message | {"content": text})
     return Repaired(turns, fixed, **private)
 
 
 def answers(messages: Messages) -> list[str]:
-    return [message["content"] for message in messages if message["role"] == "assistant"]
+    """Returns the texts that are trained. The others are context, so the rules on answers let them be."""
+    return [message["content"] for message in messages if is_trained(message)]
 
 
 def empty_turn(messages: Messages, clean: Clean) -> bool:
     return not all(message["content"].strip() for message in messages)
+
+
+def no_trained_turn(messages: Messages, clean: Clean) -> bool:
+    return not any(map(is_trained, messages))
 
 
 def too_short(messages: Messages, clean: Clean) -> bool:
@@ -98,7 +104,7 @@ def is_refusal(answer: str) -> bool:
 
 
 def refusal(messages: Messages, clean: Clean) -> bool:
-    return clean.reject_refusals and any(map(is_refusal, answers(messages)))
+    return clean.reject_refusals and not is_text(messages) and any(map(is_refusal, answers(messages)))
 
 
 def is_python(answer: str) -> bool:
@@ -112,7 +118,7 @@ def code_does_not_parse(messages: Messages, clean: Clean) -> bool:
     return clean.check_code and not all(map(is_python, answers(messages)))
 
 
-RULES = (empty_turn, too_short, too_long, refusal, code_does_not_parse)
+RULES = (empty_turn, no_trained_turn, too_short, too_long, refusal, code_does_not_parse)
 
 
 def reject_reason(repaired: Repaired, clean: Clean) -> str | None:

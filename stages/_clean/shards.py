@@ -19,7 +19,7 @@ from stages._clean.turn_order import FLAWS, order_turns
 from stages.core.params import Clean
 from stages.core.paths import DECONTAMINATE
 from stages.core.python_syntax import parse
-from stages.core.records import SPLITS, Record, content_id, record_table, split_of
+from stages.core.records import SPLITS, Record, content_id, record_table, split_of, turn_keys
 
 benchmarks_of = lru_cache(maxsize=1)(read_benchmarks)  # once in each process
 
@@ -102,6 +102,7 @@ class JudgedShard:
     fixed: int
     redacted: Counter[str]
     tested: bool  # whether any row has tests
+    turns: set[str]  # the keys of turns that only some data sets have
     malformed: list[str]
     flaws: Counter[tuple[str, str]]
     unread: Counter[str]
@@ -143,6 +144,7 @@ def judge_shard(job: ShardJob) -> JudgedShard:
         sum(row.fixed for row in judged),
         sum((row.redacted for row in judged), Counter()),
         any(row.record.tests for row in judged),
+        turn_keys(message for row in judged for message in row.record.messages),
         [row.malformed for row in judged if row.malformed],
         sum((row.flaws for row in judged), Counter()),
         sum((row.unread for row in judged), Counter()),

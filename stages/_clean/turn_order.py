@@ -52,6 +52,8 @@ def order_turns(messages: Messages, how: str) -> Ordered:
         how: drop: reject a conversation that is not in order. trim: cut the assistant's turns at the beginning and
             the user's at the end. merge: trim, and join neighbours of one role.
     """
+    if [said["role"] for said in messages] == ["text"]:
+        return Ordered(messages, [], None)
     turns = [said for said in messages if said["role"] != "system" or said["content"].strip()]
     start = first_place(turns, "system")
     system, spoken = turns[:start], turns[start:]

@@ -18,6 +18,7 @@ FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
     "question-answer": {"user": ("question", "query"), "assistant": ANSWERS},
     "input-output": {"user": ("input",), "assistant": (*ANSWERS, "target")},
     "inst": {"inst": ("text",)},
+    "text": {"text": ("text",)},
 }
 # What a row of any format may also have. The text of `context` follows the user's last one.
 SYSTEM = ("system", "system_prompt", "system_message")
@@ -76,7 +77,8 @@ def readings(columns: frozenset[str], formats: Iterable[str] = FORMATS) -> list[
         for name in formats
         for chosen in product(*(named(columns, names) for names in FORMATS[name].values()))
     ]
-    found = [reading for reading in found if reading.format != "inst"] or found
+    # Many data sets have a ready-made prompt in a column `text`, so it is read only where there is nothing else.
+    found = [reading for reading in found if reading.format not in ("inst", "text")] or found
     asked = {(dict(reading.needed).get("user", "").casefold(), reading.needed[-1]) for reading in found}
     return [
         reading
@@ -92,5 +94,6 @@ def optional_columns(reading: Reading, columns: Iterable[str]) -> dict[str, list
     if "user" in parts:
         parts["user"] += named(free, CONTEXT)
         parts["history"] = named(free, HISTORY)
-    parts["system"] = named(free, SYSTEM)
+    if "text" not in parts:
+        parts["system"] = named(free, SYSTEM)
     return {part: names for part, names in parts.items() if names}

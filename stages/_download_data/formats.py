@@ -193,7 +193,7 @@ def choose(survey: Survey, data: Data) -> Reading:
 
 
 def check_rendered(survey: Survey, fitting: Counter[Reading]) -> None:
-    """Checks that no text to be read was put into a prompt format before, and drops `inst` where no text was.
+    """Checks that no text to be read was put into a prompt format before. Drops `inst` or `text`, whichever is wrong.
 
     Raises:
         UserError: texts are in another format than Mistral's, or only some are, or those of a user's column are.
@@ -201,11 +201,11 @@ def check_rendered(survey: Survey, fitting: Counter[Reading]) -> None:
     for reading in [*fitting]:
         column = reading.needed[0][1]
         formats = {name: rows for (of, name), rows in survey.rendered.items() if of == column}
-        if reading.format == "inst":
-            if not formats:
-                del fitting[reading]
-            elif formats.get("Mistral") != fitting[reading]:
+        if reading.format in ("inst", "text"):
+            if formats and formats.get("Mistral") != fitting[reading]:
                 explain_rendered(column, formats)
+            if bool(formats) == (reading.format == "text"):
+                del fitting[reading]
         elif reading.needed[0][0] == "user" and sum(formats.values()) == survey.rows_with([column]):
             explain_rendered(column, formats)
     if not fitting:

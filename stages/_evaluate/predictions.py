@@ -9,7 +9,7 @@ from stages._evaluate.sandbox import Program, run_programs
 from stages.core.params import Evaluate
 from stages.core.prompts import Encoder
 from stages.core.python_syntax import PYTHON, fenced_blocks, fenced_python_parses, parse, python_in
-from stages.core.records import Record
+from stages.core.records import Record, is_trained
 from stages.runtime.errors import UserError
 
 SHOWN_TURNS = 5  # of the conversation before an answer: the question and two exchanges before it
@@ -50,8 +50,15 @@ def code_parses(text: str) -> bool:
     return fenced_python_parses(text) if fenced_blocks(text, PYTHON) else is_code(text)
 
 
+def is_answered(record: Record) -> bool:
+    """Whether the record ends with an answer that is trained, so that the model is asked for one."""
+    return record.messages[-1]["role"] == "assistant" and is_trained(record.messages[-1])
+
+
 def fitting_prompts(records: list[Record], encoder: Encoder, params: Evaluate, context: int) -> dict[int, list[int]]:
     """{number of the record: prompt} of the first params.generate_rows records whose prompt leaves room for an answer.
+
+    It has only records that end with a trained answer, so it may be empty.
 
     Args:
         context: How many tokens the model reads.
@@ -60,9 +67,10 @@ def fitting_prompts(records: list[Record], encoder: Encoder, params: Evaluate, c
         UserError: No prompt fits.
     """
     room = context - params.max_new_tokens
-    prompts = ((number, encoder.prompt(record.messages[:-1])) for number, record in enumerate(records))
+    answered = [number for number, record in enumerate(records) if is_answered(record)]
+    prompts = ((number, encoder.prompt(records[number].messages[:-1])) for number in answered)
     fitting = dict(islice((prompt for prompt in prompts if len(prompt[1]) <= room), params.generate_rows))
-    if not fitting:
+    if answered and not fitting:
         raise UserError(
             f"no test row's prompt leaves room for evaluate.max_new_tokens ({params.max_new_tokens}) in the model's "
             f"context of {context} tokens. Lower it"

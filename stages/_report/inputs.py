@@ -8,7 +8,7 @@ from pathlib import Path
 from stages._report.data_section import SOURCE_COUNTS
 from stages.core.paths import read_json
 from stages.core.records import SPLITS
-from stages.core.statistics import MEASURES, OPTIONAL_MEASURES
+from stages.core.statistics import ANSWER_MEASURES, MEASURES, OPTIONAL_MEASURES
 from stages.runtime.errors import UserError
 
 TOKEN_FIGURES = ("rows", "packed_rows", "tokens", "trained_tokens", "truncated", "dropped", "fill")
@@ -70,9 +70,23 @@ def is_number_or_null(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
+def required_figures(values: object, kind: str) -> list[str]:
+    """REQUIRED of a kind, without the measures of answers where no answer was generated."""
+    required = []
+    for dotted in REQUIRED[kind]:
+        evaluation, _, name = dotted.rpartition(".")
+        try:
+            generated = value_at(values, f"{evaluation}.generated_rows".lstrip("."))
+        except KeyError:
+            generated = None
+        if name not in ANSWER_MEASURES or generated != 0:
+            required.append(dotted)
+    return required
+
+
 def find_flaw(values: object, kind: str) -> str | None:
     """The reason why a file of this kind cannot be reported, or None."""
-    expected = dict.fromkeys(REQUIRED[kind]) | REQUIRED_OTHER.get(kind, {})
+    expected = dict.fromkeys(required_figures(values, kind)) | REQUIRED_OTHER.get(kind, {})
     for dotted, wanted in expected.items():
         try:
             value = value_at(values, dotted)

@@ -114,12 +114,20 @@ def three_digits(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def row_line(base: dict, tuned: dict, answers: tuple[dict, dict] | None) -> RowLine:
+def row_measures(any_answers: bool) -> tuple[str, ...]:
+    """The measures of a row. Where no answer was generated, there is no chrF."""
+    return ROW_MEASURES if any_answers else ROW_MEASURES[:1]
+
+
+def row_line(base: dict, tuned: dict, answers: tuple[dict, dict] | None, any_answers: bool = True) -> RowLine:
+    """The line of a row. any_answers: whether an answer was generated to any row."""
     texts = [number(loss(base)), number(base["chrf"]), number(loss(tuned)), number(tuned["chrf"])]
     texts += [signed_difference(loss(base), loss(tuned)), signed_difference(base["chrf"], tuned["chrf"])]
     if answers is None:
         texts[1::2] = [NOTHING] * 3
-    kinds = [kind for kind in KINDS for _ in ROW_MEASURES]
+    if not any_answers:
+        texts = texts[::2]
+    kinds = [kind for kind in KINDS for _ in row_measures(any_answers)]
     cells = list(zip(kinds, texts, strict=True))
     return RowLine(base["source"], number(base["tokens"]), cells, loss(tuned) > loss(base), answers)
 
@@ -128,4 +136,4 @@ def row_lines(rows: dict[str, list[dict]], generated: list[tuple[dict, dict]]) -
     """Lines for at most MOST_ROWS test rows, evenly spread. rows: {"base": …, "tuned": …}, the same ones."""
     answers = {base["id"]: (base, tuned) for base, tuned in generated}
     pairs = spread(list(zip(rows["base"], rows["tuned"], strict=True)), MOST_ROWS)
-    return [row_line(base, tuned, answers.get(base["id"])) for base, tuned in pairs]
+    return [row_line(base, tuned, answers.get(base["id"]), bool(generated)) for base, tuned in pairs]

@@ -41,6 +41,16 @@ def interval_note(tuned: dict) -> str:
     )
 
 
+def answers_note(tuned: dict) -> str:
+    """How many answers were generated."""
+    if not tuned["generated_rows"]:
+        return "No test row ends with an answer to generate, so there are no figures on answers."
+    return (
+        f"The rows on answers are over {number(tuned['generated_rows'])} generated ones; chrF and ROUGE-L are means "
+        "over them."
+    )
+
+
 def comparison_section(base: dict, tuned: dict, differences: dict, rows: dict[str, list[dict]]) -> ReportSection:
     lines = []
     for measure in SHOWN_MEASURES:
@@ -59,13 +69,13 @@ def comparison_section(base: dict, tuned: dict, differences: dict, rows: dict[st
     note = (
         f"Loss, perplexity, bits and likeliest tokens over the {number(tuned['tokens'])} answer tokens of "
         f"{number(tuned['rows'])} test rows; “after 8 tokens” leaves out the first 8 of each answer, which mostly "
-        f"carry the format. The rows on answers are over {number(tuned['generated_rows'])} generated ones; chrF "
-        f"and ROUGE-L are means over them. {interval_note(tuned)}{one_document_remark(rows['tuned'])}"
+        f"carry the format. {answers_note(tuned)} {interval_note(tuned)}"
+        f"{one_document_remark(rows['tuned'])}"
     )
     lost = lost_tests_table(rows["base"], rows["tuned"])
     tables = [
         Table("On the test split", ["", "Base", "Tuned", "Change", "95 % interval"], lines),
-        completions_table(base, tuned, rows),
+        *([completions_table(base, tuned, rows)] if tuned["generated_rows"] else []),
         *slice_tables(rows["base"], rows["tuned"]),
         worse_rows_table(rows["base"], rows["tuned"]),
         *([lost] if lost else []),

@@ -41,6 +41,30 @@ def pack(lengths: list[int], capacity: int) -> list[list[int]]:
     return groups
 
 
+def text_windows(ids: numpy.ndarray, capacity: int, starts_word: numpy.ndarray) -> list[numpy.ndarray]:
+    """Cuts a text into windows of nearly equal length, so that none is a rest of a few tokens.
+
+    Each window begins with <s>. Only the last ends with </s>, so no cut teaches the model to stop. A cut is before a
+    word where one is near.
+
+    Args:
+        ids: the text with its <s> and </s>.
+        capacity: most tokens of a window, at least 2.
+        starts_word: for each token of the vocabulary whether a text may be cut before it.
+    """
+    begin, body = ids[:1], ids[1:]
+    windows = []
+    while len(body):
+        count = -(-len(body) // (capacity - 1))
+        end = -(-len(body) // count)
+        if count > 1:
+            places = numpy.flatnonzero(starts_word[body[end // 2 + 1 : end + 1]])
+            end = end // 2 + 1 + int(places[-1]) if len(places) else end
+        windows.append(numpy.concatenate([begin, body[:end]]))
+        body = body[end:]
+    return windows
+
+
 def row_schema() -> "pyarrow.Schema":
     import pyarrow
 

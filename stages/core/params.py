@@ -141,7 +141,7 @@ class Data(HubSource):
     )
     format: Literal[
         *("auto", "messages", "prompt-completion", "alpaca", "sharegpt", "question-answer", "input-output", "inst"),
-        "columns",
+        *("text", "columns"),
     ] = Field(description="auto: from the columns; or a format of docs/own-data.md; columns: as data.columns says")
     columns: Columns | None = Field(
         description="for format: columns, such as {user: question, assistant: answer, system: null}"
@@ -226,6 +226,9 @@ class Tokenize(Section):
     )
     too_long: Literal["drop", "truncate", "split"] = Field(
         description="drop the conversation; truncate: cut its last turns; split: they start a new one"
+    )
+    train_turns: Literal["all", "last"] = Field(
+        description="all: every answer of a conversation is trained; last: only its last one"
     )
     packing: bool = Field(description="put several conversations in a row; none of them sees another")
 

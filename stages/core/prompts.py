@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy
 
 from stages.core.params import Prompt
+from stages.core.records import Message, is_text, is_trained
 from stages.core.tokenizer_files import wheel_file
 from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
@@ -54,7 +55,7 @@ CHAT_TEMPLATES = {"v1": V1_TEMPLATE, "v2": V3_TEMPLATE, "v3": V3_TEMPLATE}
 
 @dataclass(frozen=True)
 class Encoded:
-    """The token ids of a conversation and its labels: the ids of the assistant's turns, and IGNORED elsewhere."""
+    """The token ids of a conversation and its labels: the ids of the trained turns, and IGNORED elsewhere."""
 
     input_ids: list[int]
     labels: list[int]
@@ -77,6 +78,8 @@ class Encoder:
         self.pieces = SentencePieceProcessor(model_file=str(wheel_file(prompt.template)))
         self.bos, self.eos = self.pieces.bos_id(), self.pieces.eos_id()
         self.vocabulary = [self.pieces.id_to_piece(index) for index in range(len(self.pieces))]
+        # SentencePiece marks the pieces that begin a word. A long text is cut before one of them.
+        self.starts_word = numpy.array([piece.startswith("\u2581") for piece in self.vocabulary])
         # In v1 the marks are text. From v2 on they are tokens that no text can produce.
         marks = [] if self.version == "v1" else [self.pieces.piece_to_id(mark) for mark in ("[INST]", "[/INST]")]
         segments = ([self.bos], [self.eos], marks[:1], marks[1:])
@@ -84,8 +87,13 @@ class Encoder:
             numpy.array(ids, dtype=numpy.int32) for ids in segments
         )
 
-    def turns(self, messages: list[dict[str, str]]) -> list[tuple[str, bool]]:
-        """Returns (text, whether it is trained) for each turn. The system prompt goes into a user's turn."""
+    def turns(self, messages: list[Message]) -> list[tuple[str, bool, bool]]:
+        """Returns (text, whether it is an answer, whether it is trained) for each turn.
+
+        The system prompt goes into a user's turn. A text is like an answer without a question.
+        """
+        if is_text(messages):
+            return [(messages[0]["content"], True, is_trained(messages[0]))]
         has_system = messages[0]["role"] == "system"
         system = messages[0]["content"] if has_system else self.system
         rest = messages[1:] if has_system else messages
@@ -95,14 +103,14 @@ class Encoder:
         for index, message in enumerate(rest):
             text = message["content"]
             if message["role"] == "assistant":
-                turns.append((text if self.version == "v1" else text.rstrip(" "), True))
+                turns.append((text if self.version == "v1" else text.rstrip(" "), True, is_trained(message)))
                 continue
             if system and index == with_system:
                 text = f"{system}\n\n{text}"
-            turns.append((f"[INST] {text} [/INST]" if self.version == "v1" else text, False))
+            turns.append((f"[INST] {text} [/INST]" if self.version == "v1" else text, False, False))
         return turns
 
-    def arrays(self, batch: list[list[dict[str, str]]], threads: int) -> list[TokenArrays]:
+    def arrays(self, batch: list[list[Message]], threads: int) -> list[TokenArrays]:
         """Encodes a batch of conversations with `threads` threads of SentencePiece.
 
         They are joined all at once: one by one, joining took a sixth of SentencePiece's time.
@@ -110,18 +118,18 @@ class Encoder:
         if not batch:
             return []
         turns = [self.turns(messages) for messages in batch]
-        texts = [text for conversation in turns for text, _ in conversation]
+        texts = [text for conversation in turns for text, _, _ in conversation]
         encoded = iter(self.pieces.encode(texts, num_threads=threads, return_type="numpy"))
         segments, trained, counts = [], [], []
         for conversation in turns:
             before = len(segments)
             segments.append(self.bos_ids)
             trained.append(False)
-            for _, is_answer in conversation:
+            for _, is_answer, is_trained_answer in conversation:
                 ids = next(encoded)
                 added = (ids, self.eos_ids) if is_answer else (self.before_user, ids, self.after_user)
                 segments += added
-                trained += [is_answer] * len(added)
+                trained += [is_trained_answer] * len(added)
             counts.append(len(segments) - before)
         lengths = numpy.fromiter(map(len, segments), numpy.int64, len(segments))
         ids = numpy.concatenate(segments)
@@ -129,15 +137,15 @@ class Encoder:
         ends = numpy.cumsum(lengths)[numpy.cumsum(counts) - 1].tolist()
         return [(ids[start:end], labels[start:end]) for start, end in pairwise([0, *ends])]
 
-    def conversations(self, batch: list[list[dict[str, str]]]) -> list[Encoded]:
+    def conversations(self, batch: list[list[Message]]) -> list[Encoded]:
         """Encodes a batch of conversations as lists, for scoring."""
         arrays = self.arrays(batch, threads=os.cpu_count() or 1)
         return [Encoded(ids.tolist(), labels.tolist()) for ids, labels in arrays]
 
-    def conversation(self, messages: list[dict[str, str]]) -> Encoded:
+    def conversation(self, messages: list[Message]) -> Encoded:
         return self.conversations([messages])[0]
 
-    def prompt(self, messages: list[dict[str, str]]) -> list[int]:
+    def prompt(self, messages: list[Message]) -> list[int]:
         """Encodes a conversation that ends with a user turn, to generate the answer to it."""
         return self.conversation(messages).input_ids
 

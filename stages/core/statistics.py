@@ -29,6 +29,7 @@ MEASURES: dict[str, Callable[[Sums], np.ndarray]] = {
     "pass_at_1": lambda sums: sums["passed"] / sums["tested"],
 }
 # Measures that some test splits do not have.
+ANSWER_MEASURES = ("ended_share", "exact_share", "chrf", "rouge_l")  # only where an answer is generated
 OPTIONAL_MEASURES = ("body_bits_per_byte", "parses_share", "pass_at_1")
 SLICED = ("loss", "pass_at_1")  # the measures that are taken for each slice
 MOST_SLICES = 10  # values of one slice

@@ -64,6 +64,26 @@ def by_hand(pieces, messages, version) -> tuple[list[int], list[int]]:
     return ids, labels
 
 
+@pytest.mark.parametrize(
+    "text", ["One day.\n\nTwo ", " x  y", "", "[INST] </s> <s>", "日本語 🦜\x00", "def f():\n    return 1"]
+)
+def test_a_text_has_the_ids_of_mistral_common_and_all_but_the_first_are_trained(version, text):
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    raw = MistralTokenizer.from_file(str(wheel_file(version))).instruct_tokenizer.tokenizer
+    encoded = Encoder(Prompt(template=version, system="Be brief.")).conversation([{"role": "text", "content": text}])
+    assert encoded.input_ids == raw.encode(text, bos=True, eos=True)
+    assert encoded.labels == [IGNORED, *encoded.input_ids[1:]]
+
+
+def test_a_turn_that_is_not_trained_has_the_same_ids_and_no_labels(encoder):
+    messages = [*SIMPLE, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "No"}]
+    whole, first = encoder.conversation(messages), encoder.conversation(SIMPLE)
+    marked = encoder.conversation([messages[0], messages[1] | {"train": False}, *messages[2:]])
+    assert marked.input_ids == whole.input_ids
+    assert marked.labels == [IGNORED] * len(first.labels) + whole.labels[len(first.labels) :]
+
+
 def test_the_ids_are_those_of_mistral_commons_finetuning_mode(encoder, version):
     from mistral_common.protocol.instruct import messages as kinds
     from mistral_common.protocol.instruct.request import ChatCompletionRequest

@@ -3,7 +3,8 @@
 import hashlib
 from fractions import Fraction
 
-from stages.core.records import content_id, split_of
+from stages.core.records import Record, content_id, read_records, split_of, with_trained_turns
+from tests.support.data_files import write_records
 
 MESSAGES = [{"role": "user", "content": "naïve, “ok”?"}, {"role": "assistant", "content": "1\n2"}]
 CANONICAL = (
@@ -16,6 +17,27 @@ def test_the_id_is_the_hash_of_canonical_json():
     assert content_id(MESSAGES) == hashlib.sha256(CANONICAL.encode()).hexdigest()[:32]
     assert content_id([{"content": "naïve, “ok”?", "role": "user"}, MESSAGES[1]]) == content_id(MESSAGES)
     assert content_id(MESSAGES[::-1]) != content_id(MESSAGES)
+
+
+def test_the_id_does_not_say_which_turns_are_trained():
+    assert content_id([MESSAGES[0], MESSAGES[1] | {"train": False}]) == content_id(MESSAGES)
+
+
+def test_with_last_only_the_last_answer_is_trained():
+    twice = [*MESSAGES, *MESSAGES]
+    assert with_trained_turns(twice, "all") == twice
+    assert with_trained_turns(twice, "last") == [MESSAGES[0], MESSAGES[1] | {"train": False}, *MESSAGES]
+
+
+def test_a_file_has_the_field_train_only_if_a_turn_is_not_trained(tmp_path):
+    import pyarrow.parquet
+
+    flagged = [MESSAGES[0], MESSAGES[1] | {"train": False}, *MESSAGES]
+    for messages, fields in ((MESSAGES, {"role", "content"}), (flagged, {"role", "content", "train"})):
+        path = tmp_path / f"{len(messages)}.parquet"
+        write_records(path, [Record("0" * 32, messages, "x:1")])
+        assert {part.name for part in pyarrow.parquet.read_schema(path).field("messages").type.value_type} == fields
+        assert next(read_records(path))[0].messages == messages
 
 
 def test_the_split_is_where_the_hash_falls_between_0_and_1():

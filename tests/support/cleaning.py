@@ -21,12 +21,13 @@ COLUMNS = {
     "question-answer": {"user": ["question", "context"], "assistant": ["answer"], "history": ["history"]},
     "input-output": {"user": ["input", "context"], "assistant": ["output"], "history": ["history"]},
     "inst": {"inst": ["text"]},
+    "text": {"text": ["text"]},
 }
 
 
 def layout_of(name: str, columns: dict[str, list[str]] | None = None, **changes) -> dict:
     """Returns the content of data/raw/format.json for a format, with all columns that its rows may have."""
-    columns = columns or COLUMNS[name] | {"system": ["system"]}
+    columns = columns or COLUMNS[name] | ({} if name == "text" else {"system": ["system"]})
     return {"format": name, "columns": columns, "tests": True, "ignored": [], "python": False, **changes}
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 import pyarrow
 
 from stages._tokenize.packing import row_schema
-from stages.core.records import Record, record_file, record_table
+from stages.core.records import Record, record_file, record_table, turn_keys
 from stages.tokenize import BATCH_ROWS
 
 
 def write_records(path: Path, records: list[Record]) -> None:
     """A file of data/clean."""
-    with record_file(path) as file:
+    turns = turn_keys(message for record in records for message in record.messages)
+    with record_file(path, turns=turns) as file:
         file.write_table(record_table(records))
 
 
