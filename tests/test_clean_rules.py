@@ -1,15 +1,12 @@
 """The rules for one row: what they find, what they leave, and that they can be turned off."""
 
-import re
-
 import ftfy
 import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages._clean import rules
-from stages._clean.rules import ASSISTANT, OPENING_CHARACTERS, fixed_text, is_refusal
+from stages._clean.rules import fixed_text
 from stages.clean import main
 from stages.core.paths import CLEAN, RAW, write_json
 from tests.support.cleaning import clean_rows, layout_of, write_raw
@@ -108,6 +105,8 @@ def test_auto_judges_the_whole_answer_where_the_data_are_the_embedded_functions(
         ("I'm sorry, but I can’t help with that.", True),
         ("I cannot assist with this request.", True),
         ("Unfortunately, as a large language model I have no files.", True),
+        ("I can't open links, but if you paste the text here, I will sum it up.", False),
+        ("I'm sorry, I can't come.", False),
         ("I am afraid of spiders, so this function removes them.", False),
         ("We cannot use a list here, as its items change. Use a tuple.", False),
         ("def refuse():\n    return 'Sorry, I cannot open the file'", False),
@@ -117,16 +116,6 @@ def test_auto_judges_the_whole_answer_where_the_data_are_the_embedded_functions(
 def test_refusals_are_rejected_and_code_about_them_is_kept(cleaned, answer, refused):
     assert reasons(cleaned(answer, reject_refusals=True)) == ["refusal"] * refused
     assert reasons(cleaned(answer, reject_refusals=False)) == []
-
-
-# All refusals as one pattern, without the shortcut.
-REFUSAL = re.compile(f"{ASSISTANT.pattern}|^(?:{rules.REFUSAL.pattern})", re.IGNORECASE)
-
-
-@settings(max_examples=300, derandomize=True, deadline=None, database=None)
-@given(st.from_regex(REFUSAL) | st.text(max_size=20), st.text("\n .aA\u017f-", max_size=5))
-def test_the_shortcut_for_refusals_finds_what_the_full_pattern_finds(text, before):
-    assert is_refusal(before + text) == bool(REFUSAL.search((before + text)[:OPENING_CHARACTERS]))
 
 
 @pytest.mark.parametrize(
