@@ -9,7 +9,7 @@ from stages._clean.refusals import MOST_CHARACTERS, is_refusal
 from tests.support.labelled_refusals import SETS
 
 # What docs/own-data.md states.
-LEAST = {"tuned on": {"recall": 0.97, "precision": 0.99}, "held out": {"recall": 0.9, "precision": 0.99}}
+LEAST = {"tuned on": {"recall": 0.97, "precision": 0.99}, "held out": {"recall": 0.85, "precision": 0.99}}
 
 
 def test_the_labelled_sets_are_large_enough():

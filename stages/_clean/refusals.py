@@ -94,8 +94,8 @@ DOING = words(
 FORBIDDEN = words(
     "such (?:that|this|your|these|the)_(?:request|question|topic|subject|conversation|kind|type|one|task|sort|"
     "image|story|recipe)",
-    "(?:that|this|any)_information fake_\\w+ attachments court addresses phone_numbers filters? laws?",
-    "customers_data religion passports? requests instructions? guidance advice",
+    "(?:that|this|any)_information laws?",
+    "requests instructions? guidance advice",
     "(?:such|that|this|hateful|sexual)_content content(?=_(?:about|that|like)) policy policies",
     "guidelines illegal* unethical against_the_law break_the_law harm* dangerous hate* hatred weapons? bombs?",
     "explosives? malware",
