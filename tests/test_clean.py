@@ -370,7 +370,9 @@ def test_each_reason_to_reject_a_row_is_explained():
 
 def test_two_runs_write_the_same_bytes_without_importing_torch(raw, python_at, params):
     with open(RAW / "rows-00000.jsonl", "a") as file:
-        for number, row in enumerate([pair(f"{list(range(200))} {end}", CODE + " # a@b.de 8.8.8.8") for end in "ABCD"]):
+        for number, row in enumerate(
+            [pair(f"{list(range(200))} {end}", CODE + " # a@b.de 93.184.216.34") for end in "ABCD"]
+        ):
             file.write(json.dumps({"source": f"zz:{number}", "row": row}) + "\n")
     everything = {"fix_text": True, "secrets": "redact", "personal_data": "redact", "near_duplicate_threshold": 0.9}
     written = []

@@ -8,21 +8,10 @@ from typing import NamedTuple
 
 from stages._clean.formats import Messages
 from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
+from stages._clean.refusals import is_refusal
 from stages.core.params import Clean
 from stages.core.python_syntax import fenced_python_parses, parse, python_in
 from stages.core.records import is_text, is_trained
-
-# Every match contains "as a". That is looked for first, because searching ASSISTANT takes many times as long.
-ASSISTANT = re.compile(
-    r"\bas an? (ai|artificial intelligence|large language|language)\b[^.\n]{0,20}\b(model|assistant)\b|\bas an ai\b",
-    re.IGNORECASE,
-)
-REFUSAL = re.compile(
-    r"\W*((i['\u2019]?m|i am) (sorry|afraid)\b[^.\n]{0,30}\b(can['\u2019]?t|cannot|can not|unable|not able)\b|"
-    r"(i|we) (can['\u2019]?t|cannot|am unable to|am not able to) (assist|help|provide|fulfil|comply|answer))",
-    re.IGNORECASE,
-)
-OPENING_CHARACTERS = 300  # where a refusal is looked for in an answer
 
 
 class Repaired(NamedTuple):
@@ -96,11 +85,6 @@ def too_short(messages: Messages, clean: Clean) -> bool:
 
 def too_long(messages: Messages, clean: Clean) -> bool:
     return sum(len(message["content"]) for message in messages) > clean.max_characters
-
-
-def is_refusal(answer: str) -> bool:
-    opening = answer[:OPENING_CHARACTERS]
-    return bool(REFUSAL.match(opening) or ("as a" in opening.casefold() and ASSISTANT.search(opening)))
 
 
 def refusal(messages: Messages, clean: Clean) -> bool:

@@ -189,7 +189,7 @@ class Clean(Section):
         description="keys and tokens: reject the row, redact them or keep them"
     )
     personal_data: Literal["reject", "redact", "keep"] = Field(
-        description="e-mail, phone, IBAN, public IP: reject the row, redact them or keep them"
+        description="e-mail, phone, IBAN, card, SSN, public IP: reject the row, redact them or keep them"
     )
     decontaminate: list[Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(jsonl|txt)$")]] = Field(
         description="benchmarks in data/decontaminate; reject rows that share 13 consecutive words with one"

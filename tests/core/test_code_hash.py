@@ -224,5 +224,4 @@ def test_no_hashed_module_is_imported_by_a_name_that_is_made_at_run_time():
     """Its import statement would not show."""
     for path in {path for stage in STAGES for path in stage_files(stage) if path.suffix == ".py"}:
         calls = [node for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Call)]
-        names = [ast.unparse(call) for call in calls if "import_module" in ast.unparse(call.func)]
-        assert all("detect_secrets" in name for name in names), path
+        assert not [call for call in calls if "import_module" in ast.unparse(call.func)], path
