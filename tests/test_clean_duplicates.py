@@ -339,6 +339,17 @@ def test_of_two_similar_records_the_lower_one_is_named_also_if_it_is_the_first_o
     assert in_one_bucket([first, second, between], tmp_path) == {2: 0}
 
 
+def test_each_round_takes_eight_times_as_many_of_a_bucket_as_the_one_before(tmp_path, monkeypatch):
+    """Few rounds for large buckets, and few pairs for records whose similar one comes early."""
+    rounds, next_pairs = [], duplicates.Buckets.next_pairs
+    monkeypatch.setattr(
+        duplicates.Buckets, "next_pairs", lambda self, most: rounds.append(most) or next_pairs(self, most)
+    )
+    texts = ["".join(map(chr, range(start, start + 9))) for start in range(0x4E00, 0x4E00 + 80 * 9, 9)]
+    assert in_one_bucket(texts, tmp_path) == {}
+    assert rounds == [8, 64, 512]
+
+
 def test_a_batch_has_about_as_many_pairs_as_a_worker_takes_and_all_pairs_of_a_record(monkeypatch):
     monkeypatch.setattr(duplicates, "PAIRS_PER_BATCH", 10)
     pairs = np.array([(higher, lower) for higher in range(1, 12) for lower in range(min(higher, 4))])

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from inspect import getsource
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from stages import merge as merge_stage
-from stages._merge import weights
+from stages._merge import four_bit, stream, weights
 from stages._merge.adapter import Adapter
 from stages._merge.four_bit import FourBitWeight
 from stages._merge.judgement import check_divergence, judge_loss_gap
+from stages._merge.nf4 import quantized
 from stages._merge.parity import Reference, compare, merge_in_memory, reference_bytes
 from stages._merge.stream import write_merged
-from stages._merge.weights import stored_tensors
+from stages._merge.weights import OriginalWeight, stored_tensors
 from stages._tokenize.packing import row_schema
 from stages.core.fused import layer
 from stages.core.machine import resolve_machine
@@ -219,6 +221,42 @@ def test_one_thread_or_several_and_blocks_of_any_size_write_the_same_bytes(adapt
         folder = merged_folder(adapted, tmp_path / str(threads))
         found.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.safetensors")})
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("base", ["dequantized", "original"])
+def test_every_weight_and_every_update_goes_to_the_device_of_the_plan(adapted, tmp_path, monkeypatch, base):
+    """A device without values stands for a GPU. What is asked of it, the CPU does."""
+    expected, asked, update = merged_folder(adapted, tmp_path / "expected", base), [], Adapter.update
+
+    def watched(kind):
+        return lambda stored, device, *rest: asked.append(device) or kind(stored, "cpu", *rest)
+
+    for kind in (FourBitWeight, OriginalWeight):
+        monkeypatch.setattr(stream, kind.__name__, watched(kind))
+    monkeypatch.setattr(
+        Adapter, "update", lambda self, name, shape, device=None: asked.append(device) or update(self, name, shape)
+    )
+    found = tmp_path / "found"
+    found.mkdir()
+    write_merged(replace(plan_of(adapted, base), device="meta"), found)
+    assert asked == ["meta"] * (2 * CHANGED)
+    assert all(path.read_bytes() == (found / path.name).read_bytes() for path in expected.glob("*.safetensors"))
+
+
+def test_weights_and_updates_are_on_the_device_that_is_asked_for(adapted, monkeypatch):
+    name, devices = "model.layers.1.mlp.up_proj", []
+    stored = plan_of(adapted).tensors()[name]
+
+    def watched(rows, quant_type):
+        devices.append(rows.device.type)
+        return quantized(rows, quant_type)
+
+    monkeypatch.setattr(four_bit, "quantized", watched)
+    weight = FourBitWeight(stored, "meta", adapted.quantization.model_copy(update={"double_quant": False}))
+    devices += [weight.packed.device.type, weight.constants.device.type]
+    update = Adapter(ADAPTER).update(name, stored.shape, "meta")
+    assert {*devices, update.a.device.type, update.b.device.type} == {"meta"}
+    assert Adapter(ADAPTER).update(name, stored.shape).a.device.type == "cpu"
 
 
 def test_no_tensor_is_held_whole(adapted, tmp_path, monkeypatch):

@@ -54,7 +54,13 @@ def test_blocks_of_zeros_and_weights_that_are_no_numbers_have_the_same_codes():
 
 
 def test_a_block_that_is_not_full_and_fp4_are_left_to_bitsandbytes(monkeypatch):
-    monkeypatch.setattr("bitsandbytes.functional.quantize_4bit", quantize_4bit)
+    asked = []
+
+    def watched(rows, **options):
+        asked.append(options["blocksize"])
+        return quantize_4bit(rows, **options)
+
+    monkeypatch.setattr("bitsandbytes.functional.quantize_4bit", watched)
     monkeypatch.setattr(nf4, "quantized_nf4", None)
     rows = torch.randn(150, 30, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     assert_same_bits(rows)
@@ -62,3 +68,4 @@ def test_a_block_that_is_not_full_and_fp4_are_left_to_bitsandbytes(monkeypatch):
     expected, state = quantize_4bit(rows, blocksize=FOUR_BIT_BLOCK, quant_type="fp4")
     assert torch.equal(packed, expected)
     assert torch.equal(constants, state.absmax)
+    assert asked == [FOUR_BIT_BLOCK] * 2  # on some GPUs bitsandbytes' default is another one

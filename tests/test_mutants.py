@@ -6,13 +6,14 @@ import sys
 
 import pytest
 
+from stages.core.paths import read_json
 from stages.runtime.errors import UserError
 from tests.support.project import ROOT
 from tools._mutants.areas import AREAS
-from tools._mutants.explained import EXPLAINED
-from tools._mutants.results import KILLED, Mutant, function_of, functions, is_wording
+from tools._mutants.explained import EXPLAINED, MEMORY, why_left
+from tools._mutants.results import KILLED, TIMEOUT, Mutant, function_of, functions, is_wording
 from tools._mutants.sandbox import MARK, marked
-from tools.mutants import summary, updated
+from tools.mutants import RESULT, explain, summary, table, updated, with_sums
 
 
 def run(*arguments):
@@ -25,6 +26,16 @@ def test_the_code_and_the_tests_of_an_area_exist(name):
     for file, wanted in AREAS[name].code.items():
         assert set(wanted) <= functions(ROOT / file).keys()
     assert all((ROOT / test).is_file() for test in AREAS[name].tests)
+
+
+def test_every_reason_is_the_one_of_a_survivor_in_the_committed_result():
+    result = read_json(RESULT)
+    survivors = [survivor for name in AREAS for survivor in result[name]["survivors"]]
+    used = {(survivor["file"], survivor["why"]) for survivor in survivors}
+    assert {(file, reason) for file, reasons in EXPLAINED.items() for reason in reasons.values()} <= used
+    for survivor in survivors:
+        reason = why_left(survivor["file"], survivor["change"])
+        assert (survivor["why"], survivor["equivalent"]) == reason
 
 
 def test_survivors_are_explained_only_in_files_of_an_area():
@@ -64,6 +75,26 @@ def test_mutmuts_names_of_functions_and_methods_are_understood():
 
 def mutant(number, status, before="x"):
     return Mutant(f"f__mutmut_{number}", "f.py", "f", number, before, f"{before}{number}", status, is_wording=False)
+
+
+def test_the_score_leaves_out_only_mutants_that_change_no_result(monkeypatch):
+    reasons = {"x2": "the same", "x3": MEMORY}
+    monkeypatch.setitem(EXPLAINED, "f.py", reasons)
+    killed = [mutant(1, KILLED), mutant(5, TIMEOUT)]
+    result = summary([*killed, *(mutant(number, "survived (0)") for number in (2, 3, 4))])
+    explain(result)
+    assert [survivor["why"] for survivor in result["survivors"]] == ["the same", MEMORY, ""]
+    assert (result["survived"], result["equivalent"], result["unexplained"]) == (3, 1, 1)
+    results = with_sums({"one": result, "other": summary([mutant(1, KILLED)]) | {"equivalent": 0, "unexplained": 0}})
+    assert [(name, each["mutants"], each["score"]) for name, each in results.items()] == [
+        ("all", 6, 0.6),
+        ("one", 5, 0.5),
+        ("other", 1, 1.0),
+    ]
+    assert [line.split() for line in table(results).splitlines()][:2] == [
+        ["area", "mutants", "killed", "timeout", "survived", "equivalent", "unexplained", "score"],
+        ["all", "6", "2", "1", "3", "1", "1", "60.0%"],
+    ]
 
 
 def test_survivors_that_are_tried_again_change_the_counts_and_the_list():

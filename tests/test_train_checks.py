@@ -272,6 +272,14 @@ def test_a_checkpoint_is_known_by_all_that_shapes_its_bytes_and_by_nothing_else(
     assert fingerprint_changes(before, fingerprint_of(params_of(**values))) == named
 
 
+def test_the_order_of_the_files_in_the_bases_manifest_changes_no_fingerprint():
+    path = Path("models/base/manifest.json")
+    manifest, before = json.loads(path.read_text()), fingerprint.content_hash(Path("models/base"))
+    manifest["files"] = dict(reversed(manifest["files"].items()))
+    path.write_text(json.dumps(manifest))
+    assert fingerprint.content_hash(Path("models/base")) == before
+
+
 def test_of_the_adapters_only_the_one_to_start_from_counts_for_a_checkpoint(params_of):
     for name in ("first", "second"):
         Path("data/adapters", name).mkdir()

@@ -131,6 +131,22 @@ def test_flat_batches_have_the_states_and_gradients_of_padded_ones(window):
     torch.testing.assert_close(found["varlen"][2], found["sdpa"][2], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("window", [None, 3, 7, 8])
+def test_attention_has_the_scaling_and_the_window_that_it_is_given(window):
+    """Another default device is set, as a stand-in for a GPU next to the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 12, 8, generator=generator) for heads in (4, 2, 2))
+    bounds = torch.tensor([0, 7, 12], dtype=torch.int32)
+    with torch.device("meta"):
+        found, _ = attention.varlen_attention(
+            None, query, key, value, None, scaling=0.9, cu_seq_lens_q=bounds, max_length_q=7, sliding_window=window
+        )
+    states = [each[0].transpose(0, 1) for each in (query, key, value)]
+    visible = (window - 1 if window else -1, 0)
+    expected = reference(*states, bounds, bounds, 7, 7, scale=0.9, window_size=visible, enable_gqa=True)
+    torch.testing.assert_close(found[0], expected)
+
+
 @pytest.mark.usefixtures("with_varlen")
 def test_in_a_flat_batch_a_changed_conversation_leaves_the_others_as_they_were():
     model, some = small("varlen").model, rows(2)
@@ -161,6 +177,7 @@ def test_a_flat_batch_has_no_padding_and_trains_the_same_tokens():
     assert flat["input_ids"].shape == (1, sum(len(row["input_ids"]) for row in some)) != padded["input_ids"].shape
     lengths = [length for row in some for length in row["seq_lengths"]]
     assert flat["cu_seq_lens_q"].diff().tolist() == lengths
+    assert flat["cu_seq_lens_q"].dtype == torch.int32  # the kernel of CUDA takes nothing else
     assert (flat["position_ids"][0] == 0).nonzero()[:, 0].tolist() == flat["cu_seq_lens_q"][:-1].tolist()
     assert torch.equal(flat["targets"], padded["targets"])
     trained = [label for row in some for label in row["labels"][1:] if label != IGNORED]

@@ -4,8 +4,11 @@
     python -m tools.mutants [--area NAME ...] [--again]
 
 mutmut makes the changes in a copy of the repository. For each it runs the tests that reach the changed function. That
-takes two to four seconds a change. The result is bench/results/mutants.json. After a new test, --again tries only the
-survivors that the result lists.
+takes one to four seconds a change, and up to twenty for one that survives. The result is bench/results/mutants.json.
+After a new test, --again tries only the survivors that the result lists and that are not equivalent.
+
+A mutant is equivalent where every result is the same, so that no test could notice it. tools/_mutants/explained.py says
+why. The score is the share of killed mutants among those that are not equivalent. A mutant that never ends is killed.
 
 Some changes do not count, since no test should assert wording. These are changes in `raise`, in `print`, in `progress`,
 and in a text with blanks between its words. mutmut does not change decorated functions or values at the top of a
@@ -34,6 +37,7 @@ from tools._mutants.sandbox import ENTRY, failure, make_sandbox
 ROOT = Path(__file__).resolve().parents[1]
 SPINNER = re.compile(r"\s*[\u2800-\u28ff]")  # the line that mutmut draws again and again
 RESULT = ROOT / "bench/results/mutants.json"
+COUNTS = ("mutants", "killed", "timeout", "survived", "equivalent", "unexplained")
 
 
 def patterns(area: Area) -> list[str]:
@@ -103,19 +107,38 @@ def updated(before: dict, mutants: list[Mutant]) -> dict:
     return now | {"mutants": before["mutants"], **{key: before[key] + now[key] for key in ("killed", "timeout")}}
 
 
-def table(results: dict[str, dict]) -> str:
-    """One line an area, and the sum. A mutant that never ends counts as killed in the share."""
-    sums = {
-        key: sum(result[key] for result in results.values()) for key in ("mutants", "killed", "timeout", "survived")
+def explain(result: dict) -> None:
+    """Adds to each survivor of an area why it is left, and counts those that are equivalent or not explained."""
+    for survivor in result["survivors"]:
+        survivor["why"], survivor["equivalent"] = why_left(survivor["file"], survivor["change"])
+    result["equivalent"] = sum(survivor["equivalent"] for survivor in result["survivors"])
+    result["unexplained"] = sum(not survivor["why"] for survivor in result["survivors"])
+
+
+def with_sums(results: dict[str, dict]) -> dict[str, dict]:
+    """The areas' results with their scores, and all areas together as "all"."""
+    together = {key: sum(result[key] for result in results.values()) for key in COUNTS}
+    return {
+        name: result | {"score": round((result["killed"] + result["timeout"]) / (total - result["equivalent"]), 4)}
+        for name, result in {"all": together, **results}.items()
+        if (total := result["mutants"])
     }
-    lines = [f"{'area':14}{'mutants':>8}{'killed':>8}{'timeout':>9}{'survived':>10}{'share':>9}{'unexplained':>13}"]
-    for name, result in [*results.items(), ("all", sums)]:
-        share = (result["killed"] + result["timeout"]) / max(result["mutants"], 1)
-        open_ones = sum(not survivor["why"] for survivor in result.get("survivors", []))
-        last = f"{open_ones:13}" if "survivors" in result else ""
-        counts = f"{result['mutants']:8}{result['killed']:8}{result['timeout']:9}{result['survived']:10}"
-        lines.append(f"{name:14}{counts}{share:9.1%}{last}")
+
+
+def table(results: dict[str, dict]) -> str:
+    """One line an area."""
+    header = "".join(f"{key:>{len(key) + 2}}" for key in (*COUNTS, "score"))
+    lines = [f"{'area':12}{header}"]
+    for name, result in results.items():
+        counts = "".join(f"{result[key]:{len(key) + 2}}" for key in COUNTS)
+        lines.append(f"{name:12}{counts}{result['score']:7.1%}")
     return "\n".join(lines)
+
+
+def last_results() -> dict[str, dict]:
+    """{area: its last result}, without the sums."""
+    results = read_json(RESULT) if RESULT.exists() else {}
+    return {name: result for name, result in results.items() if name in AREAS}
 
 
 def main(names: list[str], again: bool = False) -> str:
@@ -130,14 +153,15 @@ def main(names: list[str], again: bool = False) -> str:
     """
     if importlib.util.find_spec("mutmut") is None:
         raise UserError("mutmut is not installed: pip install -r bench/requirements-mutants.txt")
-    results = read_json(RESULT) if RESULT.exists() else {}
+    results = last_results()
     areas = {name: AREAS[name] for name in names if not again or results.get(name, {}).get("survivors")}
     if again:
-        wanted = [survivor["mutant"] for name in areas for survivor in results[name]["survivors"]]
+        survivors = [survivor for name in areas for survivor in results[name]["survivors"]]
+        wanted = [each["mutant"] for each in survivors if not why_left(each["file"], each["change"]).is_equivalent]
     else:
         wanted = [name for area in areas.values() for name in patterns(area)]
     if not wanted:
-        return "no survivors"
+        return "no survivors to try again"
     with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
         folder = Path(temporary)
         make_sandbox(ROOT, folder, list(areas.values()))
@@ -147,12 +171,13 @@ def main(names: list[str], again: bool = False) -> str:
             for name, area in areas.items()
         }
     found = {name: updated(results[name], each) if again else summary(each) for name, each in mutants.items()}
-    results = (read_json(RESULT) if RESULT.exists() else {}) | found  # another run may have written meanwhile
-    for survivor in [survivor for result in results.values() for survivor in result["survivors"]]:
-        survivor["why"] = why_left(survivor["file"], survivor["change"])
+    results = last_results() | found  # another run may have written meanwhile
+    for result in results.values():
+        explain(result)
+    results = with_sums({name: results[name] for name in AREAS if name in results})
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    write_json(RESULT, {name: results[name] for name in AREAS if name in results})
-    return table(found)
+    write_json(RESULT, results)
+    return table(results)
 
 
 if __name__ == "__main__":

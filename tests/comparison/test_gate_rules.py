@@ -168,6 +168,21 @@ def test_each_gate_is_judged_by_its_own_bound_or_revision(monkeypatch):
         judge_gates([gate_of()], here)
 
 
+def test_a_gate_on_a_merge_that_was_not_compared_names_the_missing_figure():
+    for metrics in ({}, {"merge": {}}):
+        with pytest.raises(NoFigureError, match=r"metrics\.json has no figure merge\.parity\.kl"):
+            judge_gates([gate_of("merge.parity.kl", bound=0.01)], revision(**metrics))
+
+
+def test_an_error_without_a_text_is_named_by_its_kind(monkeypatch):
+    def fail(*_):
+        raise KeyError
+
+    monkeypatch.setattr(gates, "check_bound", fail)
+    with pytest.raises(UserError, match=r"as the pipeline writes them \(KeyError\(\)\)"):
+        judge_gates([gate_of(bound=1.0)], revision())
+
+
 def test_the_metrics_of_the_working_tree_must_be_readable(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"metrics\.json cannot be read .*`dvc repro report` makes it"):

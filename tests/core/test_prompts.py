@@ -3,9 +3,11 @@
 import copy
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
+from stages.core import prompts
 from stages.core.params import Prompt
 from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, check_tokenizer_of_base
 from stages.core.tokenizer_files import wheel_file
@@ -82,6 +84,27 @@ def test_a_turn_that_is_not_trained_has_the_same_ids_and_no_labels(encoder):
     marked = encoder.conversation([messages[0], messages[1] | {"train": False}, *messages[2:]])
     assert marked.input_ids == whole.input_ids
     assert marked.labels == [IGNORED] * len(first.labels) + whole.labels[len(first.labels) :]
+
+
+@pytest.mark.parametrize("answer", ["an X", "an X  ", "XX XX", " \n "])
+def test_of_an_answers_end_nothing_but_blanks_is_dropped(encoder, pieces, version, answer):
+    messages = [SIMPLE[0], {"role": "assistant", "content": answer}]
+    found = encoder.conversation(messages)
+    assert (found.input_ids, found.labels) == by_hand(pieces, messages, version)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(3, 3), (None, 1)])  # Python does not know the cores of every machine
+def test_conversations_are_encoded_by_one_thread_a_core(encoder, pieces, monkeypatch, cores, threads):
+    asked = []
+
+    def encode(texts, **options):
+        asked.append(options.get("num_threads"))
+        return pieces.encode(texts, **options)
+
+    monkeypatch.setattr(encoder, "pieces", SimpleNamespace(encode=encode))
+    monkeypatch.setattr(prompts.os, "cpu_count", lambda: cores)
+    encoder.conversation(SIMPLE)
+    assert asked == [threads]
 
 
 def test_the_ids_are_those_of_mistral_commons_finetuning_mode(encoder, version):

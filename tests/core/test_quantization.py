@@ -16,6 +16,7 @@ from bitsandbytes.functional import (
 )
 from safetensors.torch import load_file
 
+from stages.core import quantization
 from stages.core.quantization import (
     CONSTANTS_BLOCKSIZE,
     dequantize_constants,
@@ -77,6 +78,17 @@ def test_on_the_cpu_constants_have_the_codes_of_bitsandbytes_on_cuda_where_its_o
     assert torch.equal(codes, found["codes"]) and torch.equal(state.absmax, found["absmax"])
     assert offset == found["offset"]
     assert not torch.equal(quantize_blockwise(given - offset, blocksize=CONSTANTS_BLOCKSIZE)[0], codes)
+
+
+def test_constants_are_quantized_on_their_own_device(monkeypatch):
+    """Another default device is set, as a stand-in for a GPU next to the CPU."""
+    given, asked = constants(), []
+    expected, maps = quantize_constants(given), quantization.dynamic_map(given.device)
+    monkeypatch.setattr(quantization, "dynamic_map", lambda device: asked.append(device) or maps)
+    with torch.device("meta"):
+        codes, state, offset = quantize_constants(given)
+    assert asked == [given.device]
+    assert torch.equal(codes, expected[0]) and torch.equal(state.absmax, expected[1].absmax) and offset == expected[2]
 
 
 def test_codes_are_the_nearest_where_bitsandbytes_on_the_cpu_takes_a_neighbour_of_some():

@@ -1,6 +1,7 @@
 """Intervals: how often they contain the truth, clusters of one document's rows, and the benefit of pairs."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from stages.core.statistics import (
     measures_with_intervals,
     ratio_interval,
     renumbered_clusters,
+    resampled_measures,
     rows_by_slice,
     slice_measures,
 )
@@ -68,7 +70,8 @@ def test_the_interval_of_a_ratio_is_the_textbooks():
     totals = np.random.default_rng(3).normal(20, 5, 400)
     low, high = ratio_interval(totals, np.full(400, 10))
     spread = 1.96 * totals.std() / 400**0.5 / 10
-    assert (low, high) == pytest.approx((totals.mean() / 10 - spread, totals.mean() / 10 + spread), rel=0.01)
+    middle = totals.mean() / 10
+    assert (middle - low, high - middle) == pytest.approx((spread, spread), rel=0.06)
 
 
 def test_the_interval_of_a_ratio_weights_each_cluster_by_its_count():
@@ -136,6 +139,16 @@ def test_a_measure_with_nothing_to_measure_is_left_out_and_those_after_it_stay()
     found = measures_with_intervals(rows, np.arange(12))
     assert "body_bits_per_byte" not in found
     assert {"loss", "token_accuracy", "pass_at_1", "pass_at_1_lo"} <= found.keys()
+
+
+def test_numpy_warns_of_nothing_where_there_is_nothing_to_measure():
+    """No answer was generated, and none has a byte of text. So there is 0 / 0, a loss / 0, and inf − inf."""
+    rows = rows_of([1.0] * 12) | dict.fromkeys(("answers", "ended", "bytes"), np.zeros(12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(all_measures(rows)["ended_share"])
+        assert resampled_measures(rows, np.arange(12))["loss"].shape == (DRAWS,)
+        assert "ended_share" not in changes_with_intervals(rows, rows, np.arange(12))
 
 
 def test_answers_that_were_not_generated_count_for_nothing():

@@ -1,22 +1,29 @@
-"""Why some mutants are left: they change nothing that a test could or should notice."""
+"""Why some mutants are left, and which of them are equivalent: every result is the same, so no test could tell them."""
+
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    """Why a mutant is left, and whether it is equivalent."""
+
+    text: str
+    is_equivalent: bool
+
 
 CAST = "pyarrow casts the numbers to the types of row_schema()"
 SUMS = "the sums of whole numbers are the same in int64 and in fp64"
 STRICT = "both sides have the same length; strict only guards against a later mistake"
-WARNING = "only a warning of numpy about 0 / 0 or inf − inf is shown or not"
-CPU = "it differs only on a GPU, and the tests run on a CPU"
-SPEED = "the number of threads changes the time, not the ids"
-SCALE = "PyTorch's default is what transformers passes for Mistral"
-DEFAULT = "all callers name the device"
-ROUNDS = "the rounds have other sizes, but the same pairs are compared in the end"
+INDICES = "PyTorch takes indices on the CPU for values on any device"
+MEMORY = "it keeps more or fewer shingles in memory, and computes the same"
 BELOW = "any other number that no index or mark has does the same"
+OTHERS = (MEMORY,)  # reasons of mutants that are not equivalent: they differ, but not in what a test here sees
 # {file: {a part of the changed line after the change: the reason}}
 EXPLAINED: dict[str, dict[str, str]] = {
     "stages/core/records.py": {
         "dumps(messages, sort_keys=": "json's default is the same",
     },
     "stages/_clean/duplicates.py": {
-        "lru_cache(maxsize=": "it keeps more shingles in memory, and computes the same",
+        "lru_cache(maxsize=": MEMORY,
         "prepend=-2": BELOW,
         "prepend=+1": "the first record is always in batch 0, which differs from 1 as it does from −1",
         "len(bands), -2)": BELOW,
@@ -24,24 +31,13 @@ EXPLAINED: dict[str, dict[str, str]] = {
         "len(is_first)], )": STRICT,
         "cuts[1:], )": "zip's default is the same",
         "reshape(-2, 2)": "numpy takes any negative size as the one to work out",
-        "most = 8": ROUNDS,
-        "most *= 9": ROUNDS,
         "pyarrow.array(keys.sources, ": "pyarrow finds the type by itself, and sorts an empty column too",
     },
     "stages/core/quantization.py": {
-        "dynamic_map(None)": CPU,
-        "device=None": CPU,
-        "dtype=torch.float32, )": CPU,
-        ".to(None)]": CPU,
+        ".to(None)]": INDICES,
         'cast("b")': "the bytes are the same, and nobody reads them as numbers",
     },
     "stages/core/prompts.py": {
-        'rstrip("XX XX")': "it differs only for an answer that ends with X",
-        "num_threads=None": SPEED,
-        "encode(texts, return_type": SPEED,
-        "threads=None": SPEED,
-        "os.cpu_count() and 1": SPEED,
-        "os.cpu_count() or 2": SPEED,
         "return_type=None": CAST,
         "num_threads=threads, )": CAST,
         "trained.append(None)": "None counts as not trained, as False does",
@@ -52,37 +48,14 @@ EXPLAINED: dict[str, dict[str, str]] = {
         "for tensor in states), )": STRICT,
         "conversation[1].shape[2]": "a conversation has as many keys as queries",
         "window <= longest": "a window as long as the longest conversation hides nothing",
-        "device=None": CPU,
-        "dtype=torch.bool, )": CPU,
-        "scale=None": SCALE,
-        "is_causal=mask is None, enable_gqa": SCALE,
-        "cumsum(0, dtype=None)": "only the kernel for GPUs needs int32",
-        "cumsum(0, )": "only the kernel for GPUs needs int32",
-    },
-    "stages/_merge/nf4.py": {
-        "blocksize=None": "64 is bitsandbytes' default",
-        "quantize_4bit(rows, quant_type": "64 is bitsandbytes' default",
     },
     "stages/_merge/four_bit.py": {
-        "device=None": CPU,
-        "dtype=torch.uint8, )": CPU,
-        "FOUR_BIT_BLOCK), )": CPU,
-        "OriginalWeight(stored, None)": CPU,
-        ".to(None)].cpu()": CPU,
+        ".to(None)].cpu()": INDICES,
         "(count + 2) // 2": "it allocates a byte that parts() never gives out",
         "strict=": STRICT,
         "len(rows)), )": STRICT,
     },
-    "stages/_merge/adapter.py": {
-        '= "XXcpuXX"': DEFAULT,
-        '= "CPU"': DEFAULT,
-        ".to(None) for part": CPU,
-    },
     "stages/_merge/stream.py": {
-        "stored.shape, None)": CPU,
-        "stored.shape, )": CPU,
-        "FourBitWeight(stored, None": CPU,
-        "OriginalWeight(stored, None)": CPU,
         "BaseValues({}, None)": "without hashes nobody reads the samples",
         'four_bit = ""': "an empty text counts as no 4-bit values, as None does",
     },
@@ -94,7 +67,6 @@ EXPLAINED: dict[str, dict[str, str]] = {
     },
     "stages/comparison/gate.py": {
         'rest.rpartition(".")': "it differs only for a name with more dots, which is no measure in either way",
-        "or repr(None)": "only the message about an error without a text is another one",
     },
     "stages/core/statistics.py": {
         "np.array([row[name] for row in rows], None)": SUMS,
@@ -103,20 +75,16 @@ EXPLAINED: dict[str, dict[str, str]] = {
         "strict=None": STRICT,
         "strict=False": STRICT,
         ".T, )": STRICT,
-        "np.errstate(invalid=None)": WARNING,
-        "np.errstate(invalid=None, divide=": WARNING,
-        'np.errstate(invalid="ignore", divide=None)': WARNING,
-        'np.errstate(divide="ignore")': WARNING,
-        'np.errstate(invalid="ignore", )': WARNING,
     },
 }
 
 
-def why_left(file: str, change: str) -> str:
-    """The reason, or an empty text where nobody has found one yet.
+def why_left(file: str, change: str) -> Reason:
+    """The reason. Its text is empty where nobody has found one yet.
 
     Args:
         change: `line before → line after`.
     """
     after = change.partition(" → ")[2]
-    return next((reason for part, reason in EXPLAINED.get(file, {}).items() if part in after), "")
+    text = next((reason for part, reason in EXPLAINED.get(file, {}).items() if part in after), "")
+    return Reason(text, bool(text) and text not in OTHERS)
