@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow
 
 from stages._clean.contamination import read_benchmarks
-from stages._clean.duplicates import DuplicateKeys, StoredTexts, find_duplicates
+from stages._clean.duplicates import DuplicateKeys, StoredTexts, count_absorbed, find_duplicates
 from stages._clean.empty_splits import check_splits
 from stages._clean.shards import JudgedShard, ShardJob, judge_shard, read_judged
 from stages._clean.tally import Tally
@@ -60,8 +60,10 @@ def clean(shards: list[Path], params: Clean, layout: dict, folder: Path, workers
             judged.append(shard)
             bar.advance()
     check_malformed([line for shard in judged for line in shard.malformed], params.max_malformed_rows)
-    duplicates = find_duplicates(keys_of(judged), params.near_duplicate_threshold, workers)
+    keys = keys_of(judged)
+    duplicates = find_duplicates(keys, params.near_duplicate_threshold, workers)
     tally = write_splits(judged, duplicates, folder)
+    tally.absorbed = count_absorbed(keys, duplicates)
     shutil.rmtree(work)
     return tally
 
@@ -84,10 +86,8 @@ def keys_of(judged: list[JudgedShard]) -> DuplicateKeys:
         np.concatenate([np.concatenate([[0], shard.ends])[:-1] for shard in judged]),
         np.concatenate([shard.ends for shard in judged]),
     )
-    ids, fingerprints, bands = (
-        np.concatenate([getattr(shard, name) for shard in judged]) for name in ("ids", "fingerprints", "bands")
-    )
-    return DuplicateKeys(ids, [source for shard in judged for source in shard.sources], fingerprints, bands, texts)
+    ids, fingerprints = (np.concatenate([getattr(shard, name) for shard in judged]) for name in ("ids", "fingerprints"))
+    return DuplicateKeys(ids, [source for shard in judged for source in shard.sources], fingerprints, texts)
 
 
 def extra_columns(split: str, judged: list[JudgedShard]) -> list[str]:
@@ -148,6 +148,8 @@ def main(params: Params) -> Outcome:
         metrics["sha256"] = {split: sha256(folder / f"{split}.parquet") for split in SPLITS}
     write_json(METRICS / "clean.json", metrics)
     write_json(REJECTED_SAMPLES, tally.rejected_samples())
+    if line := tally.absorbed_line():
+        print(line, flush=True)
     warn_of_small_splits(metrics["splits"], tally.documents("test"))
     counts = ", ".join(f"{count} {split}" for split, count in metrics["splits"].items())
     said = f"{metrics['rows']['kept']} of {plural(metrics['rows']['read'], 'row')} kept: {counts}"

@@ -1,5 +1,6 @@
 """Cleaning: which rows are kept, why others are rejected, that none is lost, and that none changes its split."""
 
+import hashlib
 import json
 import math
 import random
@@ -15,6 +16,7 @@ from stages._clean.empty_splits import EXPLAINED
 from stages._clean.formats import to_messages as read_row
 from stages._clean.rules import RULES
 from stages._clean.shards import read_raw_rows
+from stages._clean.tally import Tally
 from stages.clean import main
 from stages.core.paths import CLEAN, METRICS, RAW, read_json, write_json
 from stages.core.records import SPLITS, content_id, read_records, split_of
@@ -436,6 +438,29 @@ def test_three_rows_that_each_rule_rejected_are_shown(raw, params):
         number = int(row["source"].removeprefix("y:"))
         assert len(row["text"]) <= 300
         assert row["text"].startswith(f"user: {'p' * min(number, 290)}")
+
+
+def test_a_row_that_stands_for_more_than_twenty_near_duplicates_is_named(raw, params, capsys):
+    text = " ".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(60))
+    copies = [pair(f"Write {n}", f"# {chr(n)} {text}") for n in range(1000, 1022)]
+    write_raw([*numbered(120), *({"source": f"spam.csv:{n}", "row": row} for n, row in enumerate(copies))], RAW)
+    main(params(near_duplicate_threshold=0.95))
+    (absorbed,) = read_json(METRICS / "clean.json")["absorbed"].items()
+    assert absorbed[0].startswith("spam.csv:")
+    assert absorbed[1] == 21
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "near-duplicates went" in line]
+    assert line.startswith(f"clean: more than 20 near-duplicates went for one row: {absorbed[0]} for 21. Look at them")
+
+
+def test_twenty_near_duplicates_of_a_row_are_not_named_and_many_such_rows_are_counted():
+    tally = Tally()
+    tally.absorbed = Counter({f"a.csv:{n}": 20 + n for n in range(8)})
+    assert "a.csv:7 for 27, a.csv:6 for 26, a.csv:5 for 25, a.csv:4 for 24, a.csv:3 for 23, and 2 more rows." in (
+        tally.absorbed_line()
+    )
+    tally.absorbed = Counter({"a.csv:1": 20})
+    assert tally.absorbed_line() is None
+    assert tally.metrics()["absorbed"] == {}
 
 
 def test_a_line_separator_inside_a_row_starts_no_new_row(tmp_path):

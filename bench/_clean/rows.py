@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stages._clean.formats import turn
-from stages._clean.signatures import compared_text, shingles, similarities, turns_of
+from stages._clean.signatures import compared_text, plain_text, shingles, similarities, turns_of
 from stages.core.paths import RAW, write_json
 from stages.core.python_syntax import parse
 from stages.core.records import Record, content_id
@@ -73,7 +73,7 @@ def record(row: dict, number: int) -> Record:
 
 def shingled(record: Record) -> np.ndarray:
     """Hashes of the runs of characters by which the stage compares, each once."""
-    return np.unique(shingles(compared_text(turns_of(record))))
+    return np.unique(shingles(plain_text(compared_text(turns_of(record)))))
 
 
 def alike(one: dict, other: dict) -> float:

@@ -14,7 +14,7 @@ import pyarrow
 from stages._clean.contamination import contamination, read_benchmarks
 from stages._clean.formats import Messages, ToolCallError, fields_of, tests_of, to_messages, turn
 from stages._clean.rules import Repaired, reject_reason, repair
-from stages._clean.signatures import band_hashes, compared_text, conversation_fingerprint, turns_of
+from stages._clean.signatures import compared_text, conversation_fingerprint, turns_of
 from stages._clean.turn_order import FLAWS, order_turns
 from stages.core.params import Clean
 from stages.core.paths import DECONTAMINATE
@@ -112,7 +112,6 @@ class JudgedShard:
     splits: np.ndarray  # the index of its split in SPLITS
     characters: np.ndarray
     fingerprints: np.ndarray
-    bands: np.ndarray
     ends: np.ndarray  # the byte in `work`.text where its text ends
 
 
@@ -154,7 +153,6 @@ def judge_shard(job: ShardJob) -> JudgedShard:
         np.array([split_index(record.id, params) for record in records], np.int8),
         np.array([sum(len(message["content"]) for message in record.messages) for record in records], np.int64),
         np.array([conversation_fingerprint(pairs) for pairs in turns], "S32"),
-        band_hashes(texts, params.near_duplicate_threshold),
         np.cumsum([0, *map(len, encoded)])[1:],
     )
 

@@ -7,6 +7,7 @@ import pyarrow
 
 from stages._clean.shards import JudgedShard
 from stages.core.records import SPLITS
+from stages.runtime.counts import plural
 
 LENGTH_EDGES = (250, 500, 1000, 2000, 4000, 8000, 16000)  # characters: the upper ends of the metrics' buckets
 SHOWN_SOURCES = 100  # the sources that are counted one by one
@@ -14,6 +15,8 @@ SHOWN_UNREAD = 100  # the columns that are not read and are counted one by one
 SHOWN_ROWS = 3  # for each reason
 SHOWN_CHARACTERS = 300  # of a rejected row
 OUTCOMES = (*SPLITS, "rejected")
+MANY_ABSORBED = 20  # near-duplicates of one row: more are rarely copies of it
+NAMED = 5  # rows in the line about them
 
 
 def length_bucket_names() -> list[str]:
@@ -45,6 +48,7 @@ class Tally:
         self.sources: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.characters = {split: np.zeros(len(LENGTH_EDGES) + 1, np.int64) for split in SPLITS}
         self.fixed = 0  # rows whose text was repaired, kept or not
+        self.absorbed: Counter[str] = Counter()  # near-duplicates by the source of the row that stays for them
         self.redacted: Counter[str] = Counter()  # secrets and personal data by kind, in rows kept or not
         self.flaws: Counter[tuple[str, str]] = Counter()  # (repaired or rejected, what was wrong with the turns)
         self.unread: Counter[str] = Counter()  # values by column, or key of a turn, that are not read
@@ -89,7 +93,8 @@ class Tally:
             split: dict(zip(length_bucket_names(), counts.tolist(), strict=True))
             for split, counts in self.characters.items()
         }
-        repaired = {"fixed": self.fixed, "redacted": dict(self.redacted)}
+        repaired = {"absorbed": dict([*self.largest_absorbers().items()][:SHOWN_SOURCES])}
+        repaired |= {"fixed": self.fixed, "redacted": dict(self.redacted)}
         repaired["turn_order"] = {
             kind: {flaw: rows for (of, flaw), rows in self.flaws.items() if of == kind}
             for kind in ("repaired", "rejected")
@@ -97,6 +102,23 @@ class Tally:
         repaired["unread"] = dict(sorted(self.unread.items(), key=lambda pair: (-pair[1], pair[0]))[:SHOWN_UNREAD])
         counts = {"rows": rows, "splits": dict(self.splits), "characters": characters, "sources": self.largest()}
         return counts | repaired
+
+    def largest_absorbers(self) -> dict[str, int]:
+        """Returns {source of a row: its near-duplicates} for rows with many, the most first."""
+        many = {source: count for source, count in self.absorbed.items() if count > MANY_ABSORBED}
+        return dict(sorted(many.items(), key=lambda item: (-item[1], item[0])))
+
+    def absorbed_line(self) -> str | None:
+        """Returns a line that names the rows with many near-duplicates, or None if there is none."""
+        many = self.largest_absorbers()
+        if not many:
+            return None
+        named = ", ".join(f"{source} for {count}" for source, count in [*many.items()][:NAMED])
+        others = f", and {plural(len(many) - NAMED, 'more row')}" if len(many) > NAMED else ""
+        return (
+            f"clean: more than {MANY_ABSORBED} near-duplicates went for one row: {named}{others}. Look at them in "
+            "data/clean/rejected.parquet. If they differ in what matters, raise clean.near_duplicate_threshold"
+        )
 
     def documents(self, split: str) -> list[str]:
         """Returns the sources with rows in a split."""

@@ -38,7 +38,7 @@ AREAS = {
     "splits": Area(
         {
             "stages/core/records.py": ("content_id", "split_position", "split_of"),
-            "stages/_clean/duplicates.py": ("first_similar", "near_duplicates", "find_duplicates", "pair_batches"),
+            "stages/_clean/duplicates.py": ("compare_pairs", "near_duplicates", "find_duplicates", "pair_batches"),
         },
         ("tests/core/test_records.py", "tests/test_clean_duplicates.py"),
     ),
