@@ -26,7 +26,7 @@ EXPLAINED = {
     "refusal": ("an answer refuses", "To keep such rows, set clean.reject_refusals: false"),
     "code_does_not_parse": ("an answer is no Python", "If none should be, set clean.check_code: false"),
     "tests_do_not_parse": ("its tests are no Python", "Correct them in the data"),
-    "contaminated": ("it shares 13 words with a benchmark", "To keep such rows, shorten clean.decontaminate"),
+    "contaminated": ("it shares text with a benchmark", "To keep such rows, shorten clean.decontaminate"),
     "duplicate": ("it repeats another row", "Bring more different rows"),
     "near_duplicate": ("it nearly repeats another row", "To keep such rows, set clean.near_duplicate_threshold: null"),
 }

@@ -192,10 +192,10 @@ class Clean(Section):
         description="e-mail, phone, IBAN, card, SSN, public IP: reject the row, redact them or keep them"
     )
     decontaminate: list[Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(jsonl|txt)$")]] = Field(
-        description="benchmarks in data/decontaminate; reject rows that share 13 consecutive words with one"
+        description="benchmarks in data/decontaminate; reject rows that share a third of a text, or 40 words, with one"
     )
     near_duplicate_threshold: Annotated[Number, Field(ge=0.5, lt=1)] | None = Field(
-        description="reject one of two rows with this share of 5-character runs in common; null: off"
+        description="reject one of two rows that share this part of their text; null: off"
     )
     max_malformed_rows: CountOrZero = Field(description="the stage fails if more rows than this do not fit the format")
     keep_fields: Annotated[list[Annotated[str, AfterValidator(check_column)]], AfterValidator(check_unique)] = Field(
