@@ -35,8 +35,9 @@ from bench._clean.rows import LAYOUT, THRESHOLD, Rows, read_lines, read_planted,
 from stages._clean.contamination import contamination, read_benchmarks
 from stages._clean.formats import to_messages
 from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
-from stages._clean.rules import RULES, fixed_text
+from stages._clean.rules import RULES
 from stages._clean.signatures import banding
+from stages._clean.text_repair import fixed_text
 from stages._download_data.stdlib import stdlib_rows
 from stages.core.params import Clean, Params
 from stages.core.paths import DECONTAMINATE, METRICS, PARAMS, read_json

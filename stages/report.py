@@ -14,6 +14,7 @@ from stages.runtime.stage_options import stage_options
 
 import sys
 
+from stages._report.data_section import sampled
 from stages._report.inputs import read_curve, read_rejected, read_values
 from stages._report.layout import spread
 from stages._report.metrics import collect_metrics
@@ -166,7 +167,7 @@ def result_params(params: Params) -> dict:
 def main(params: Params) -> Outcome:
     inputs = {name: read_values(METRICS / f"{name}.json", name) for name in ("clean", "tokenize", "train", "merge")}
     inputs |= {name: read_values(EVALUATIONS / f"{name}.json", name) for name in ("base", "tuned")}
-    inputs["rejected"] = read_rejected(METRICS / "clean.rejected.json", inputs["clean"]["rows"]["rejected"])
+    inputs["rejected"] = read_rejected(METRICS / "clean.rejected.json", sampled(inputs["clean"]))
     inputs["manifest"] = read_values(METRICS / "download_model.json", "manifest")
     inputs["curves"] = {
         "train": read_curve(CURVE, "loss"),

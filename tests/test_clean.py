@@ -18,7 +18,7 @@ from stages._clean.rules import RULES
 from stages._clean.shards import read_raw_rows
 from stages._clean.tally import Tally
 from stages.clean import main
-from stages.core.paths import CLEAN, METRICS, RAW, read_json, write_json
+from stages.core.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, write_json
 from stages.core.records import SPLITS, content_id, read_records, split_of
 from stages.runtime.errors import UserError
 from tests.support.cleaning import clean_rows, layout_of, write_raw
@@ -27,6 +27,10 @@ CODE = "def double(number):\n    return 2 * number"
 LAYOUT = layout_of("prompt-completion")
 SYSTEM, USER, ASSISTANT = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
 LONE = json.loads(r'"\ud800"')  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+
+
+SENTENCE = "a ferry crosses the lake nine times every day and carries forty people each time"
+WORDS = SENTENCE.split()
 
 
 def to_messages(row: dict) -> list[dict]:
@@ -353,6 +357,60 @@ def test_too_few_rows_of_which_none_was_rejected_ask_for_more(raw, params):
         UserError, match="^only 1 of 1 row can be kept, and three splits need more. Raise data.limit, or"
     ):
         main(params())
+
+
+DETAILED = {
+    "malformed": ({"prompt": 3}, "the columns are prompt; completion is missing"),
+    "tool_call": (chat({"role": "user", "content": "?"}, {"role": "tool", "content": "3"}), "a turn has the role tool"),
+    "turn_order": (
+        chat({"role": "user", "content": "?"}, *[{"role": "assistant", "content": CODE}] * 2),
+        "two turns of one role follow each other",
+    ),
+    "no_answer": (
+        chat({"role": "user", "content": "?"}, {"role": "user", "content": "??"}),
+        "ends with the user, no answer of the assistant",
+    ),
+    "secret": (pair(completion=CODE + "\nKEY = 'AK" + "IAQWERTYUIOPASDFGH'"), "1 SECRET"),
+    "personal_data": (pair("Ask a.b@mail.de or c@mail.de"), "2 EMAIL"),
+    "empty_turn": (pair(prompt=" \n"), "turn 1 of 2, of the role user"),
+    "too_short": (pair(completion="x = 1"), "answer 1 of 1 has 5 characters, clean.min_characters is 20"),
+    "too_long": (pair(prompt="x" * 4000), f"{4000 + len(CODE)} characters, clean.max_characters is 4000"),
+    "refusal": (pair(completion="I'm sorry, but I can't\nhelp with that."), "I'm sorry, but I can't help with that."),
+    "code_does_not_parse": (pair(completion=CODE + "\nreturn 2 *"), "answer 1, line 3: invalid syntax"),
+    "tests_do_not_parse": (pair() | {"tests": "assert double(2 == 4"}, "line 1: '(' was never closed"),
+    "contaminated": (pair(" ".join(WORDS)), f"b.txt:1, 100%: {' '.join(WORDS)}"),
+    "duplicate": (pair("Again", CODE + " # again"), None),
+    "near_duplicate": (pair("Write it", f"{CODE} # {' '.join(WORDS[::-1])}"), None),
+}
+
+
+@pytest.mark.parametrize("reason", DETAILED)
+def test_the_detail_says_why_for_every_reason(raw, section, reason):
+    """Of two like rows the detail names the id of the one that stays."""
+    row, expected = DETAILED[reason]
+    DECONTAMINATE.mkdir(parents=True)
+    (DECONTAMINATE / "b.txt").write_text(" ".join(WORDS))
+    rows = [row]
+    if reason == "duplicate":
+        rows.append(pair("Again ", row["completion"]))
+    if reason == "near_duplicate":
+        rows.append(pair("Write it", row["completion"] + "!"))
+    keys = {"secrets": "reject", "personal_data": "reject", "decontaminate": ["b.txt"]}
+    cleaned = clean_rows(rows_of(*rows), section(**keys, near_duplicate_threshold=0.8))
+    (rejected,) = cleaned.rejected
+    (kept,) = [record for records in cleaned.splits.values() for record in records] or [None]
+    assert (rejected.reason, rejected.detail) == (reason, kept.id if expected is None else expected)
+
+
+def test_every_reason_has_an_example_of_its_detail():
+    assert EXPLAINED.keys() == DETAILED.keys()
+
+
+def test_the_detail_of_a_malformed_row_shows_nothing_private(raw, section):
+    row = {"messages": [{"role": "AK" + "IAQWERTYUIOPASDFGH \ud800" + "x" * 500, "content": "?"}]}
+    (rejected,) = clean_rows(rows_of(row), section(secrets="redact"), "messages").rejected
+    assert "IAQWERTY" not in rejected.detail
+    assert len(rejected.detail) <= 150
 
 
 def test_each_reason_to_reject_a_row_is_explained():

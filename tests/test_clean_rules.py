@@ -1,12 +1,8 @@
 """The rules for one row: what they find, what they leave, and that they can be turned off."""
 
-import ftfy
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from stages._clean.rules import fixed_text
 from stages.clean import main
 from stages.core.paths import CLEAN, RAW, write_json
 from tests.support.cleaning import clean_rows, layout_of, write_raw
@@ -116,56 +112,3 @@ def test_auto_judges_the_whole_answer_where_the_data_are_the_embedded_functions(
 def test_refusals_are_rejected_and_code_about_them_is_kept(cleaned, answer, refused):
     assert reasons(cleaned(answer, reject_refusals=True)) == ["refusal"] * refused
     assert reasons(cleaned(answer, reject_refusals=False)) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "fixed"),
-    [
-        ("donâ€™t", "don’t"),
-        ("naÃ¯ve cafÃ©", "naïve café"),
-        ("a\x00b\x07c", "abc"),
-        ("two\r\nlines", "two\nlines"),
-        ("“curly” &amp; &lt;b&gt; ﬁ ｗｉｄｅ é", None),
-        ("s = '\\x1b[31m'\n\treturn '\t'", None),
-        ("naïve Größe — 日本語 🦜", None),
-    ],
-)
-def test_mojibake_and_control_characters_are_repaired_and_the_rest_stays(cleaned, text, fixed):
-    assert fixed_text(text) == (fixed or text)
-    result = cleaned(text, "sound", fix_text=True)
-    assert kept(result) == [fixed or text, "sound"] or set(kept(result)) == {fixed or text, "sound"}
-    assert result.metrics["fixed"] == (fixed is not None)
-    assert set(kept(cleaned(text))) == {text}
-
-
-LINES = [
-    "donâ€™t",
-    "naÃ¯ve",
-    "plain",
-    "&amp;",
-    "\t",
-    " ",
-    "\n",
-    "\r",
-    "\r\n",
-    "\x00",
-    "\x0b",
-    "\x0c",
-    "\x1b[31m",
-    "\x7f",
-]
-LINES += ["\x85", "\u2028", "\ufeff", "\xa0", "Ã", "\x81", "â€", "œ", "é", "Ã ", "\x1a", "ﬁ"]
-
-
-@settings(max_examples=500, derandomize=True, deadline=None, database=None)
-@given(st.lists(st.sampled_from(LINES) | st.characters(codec="utf-8"), max_size=12).map("".join))
-def test_lines_that_skip_ftfy_are_those_that_ftfy_does_not_change(text):
-    keep = {"unescape_html": False, "uncurl_quotes": False, "fix_latin_ligatures": False, "normalization": None}
-    keep |= {"fix_character_width": False, "remove_terminal_escapes": False}
-    assert fixed_text(text) == ftfy.fix_text(text, **keep)
-
-
-def test_every_ascii_character_comes_out_as_from_ftfy():
-    for code in range(128):
-        text = f"def f():\n\treturn {chr(code)}{chr(code)} \n"
-        assert fixed_text(text) == ftfy.fix_text(text, unescape_html=False, uncurl_quotes=False)

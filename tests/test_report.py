@@ -95,6 +95,9 @@ def example():
         "manifest": {"source": "path", "id": None, "path": "assets/tiny-mistral", "revision": None}
         | {"parameters": 1_234_567, "bytes": 2_469_999, "files": {"config.json": "ab" * 32}},
         "clean": {
+            "fixed": 7,
+            "fixed_kinds": {"mojibake": 7},
+            "absorbed": {"more.csv:5": 25},
             "rows": {"read": 2400, "kept": 2287, "rejected": {"too_short": 88, "duplicate": 25}},
             "splits": {"train": 2005, "validation": 92, "test": 190},
             "characters": {
@@ -110,6 +113,7 @@ def example():
                 {"source": f"answers.jsonl:{n}", "detail": "", "text": f"user: {n}?\nno"} for n in (3, 9, 27)
             ],
             "duplicate": [{"source": "more.csv:5", "detail": "0123abcd", "text": "user: again?\nagain"}],
+            "fixed": [{"source": "more.csv:8", "detail": "1 mojibake", "text": "cafÃ© → café"}],
         },
         "tokenize": {"train": split(2005), "validation": split(92)},
         "train": {
@@ -208,7 +212,7 @@ def hostile_inputs():
         for row in inputs["predictions"][name]:
             row |= {"source": HOSTILE, "prompt": HOSTILE, "reference": HOSTILE, "output": HOSTILE}
     reason = HOSTILE.replace("\ud800", "")
-    inputs["clean"]["rows"]["rejected"] = {reason: 3}
+    inputs["clean"]["rows"]["rejected"], inputs["clean"]["fixed"] = {reason: 3}, 0
     inputs["rejected"] = {reason: [{"source": HOSTILE, "detail": HOSTILE, "text": HOSTILE}] * 3}
     inputs["clean"]["sources"] = {reason: source(2400, 2005, 92, 190, 113)}
     inputs["train"]["versions"] = {HOSTILE: HOSTILE}
@@ -237,6 +241,7 @@ def test_floats_of_metrics_json_have_six_significant_digits_and_counts_have_all(
 def test_no_rejected_row_is_reported_as_an_empty_group():
     inputs = example()
     inputs["clean"]["rows"]["rejected"] = inputs["rejected"] = {}
+    inputs["clean"]["fixed"] = 0
     assert report(inputs, 1)["metrics"]["clean"]["rows"]["rejected"] == {}
 
 
@@ -316,7 +321,7 @@ def test_both_pages_carry_the_numbers(kind):
 
 def test_of_clean_metrics_json_has_what_tells_two_runs_apart():
     clean = report(example(), 0)["metrics"]["clean"]
-    assert set(clean) == {"rows", "splits"}
+    assert set(clean) == {"fixed", "rows", "splits"}
 
 
 @pytest.mark.parametrize("kind", ["html", "markdown"])
@@ -334,7 +339,11 @@ def test_both_pages_show_lengths_sources_and_samples_of_what_was_rejected(kind):
 
 def test_the_samples_of_each_reason_are_folded_away_behind_how_many_rows_it_rejected():
     html = report(example(), 0)["html"]
-    assert re.findall("<details>\n<summary>(.*?)</summary>", html) == ["duplicate: 1 of 25", "too_short: 3 of 88"]
+    assert re.findall("<details>\n<summary>(.*?)</summary>", html) == [
+        "duplicate: 1 of 25",
+        "fixed: 1 of 7",
+        "too_short: 3 of 88",
+    ]
 
 
 def test_the_twenty_largest_sources_are_listed_and_the_others_summed():

@@ -122,7 +122,7 @@ def run_ends(weights: list[int]) -> Iterator[int]:
         total -= each
 
 
-def shown(tokens: list[str]) -> str:
+def joined_tokens(tokens: list[str]) -> str:
     """Joins tokens for the reader, with blanks where the script has them."""
     text = "".join(f" {token}" if weight(token) == WORD else token for token in tokens).strip()
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
@@ -267,4 +267,4 @@ def most_shared(benchmarks: Benchmarks, covered: dict[int, set[int]], stretches:
     if not shares:
         return None
     text = min(shares, key=lambda text: (-shares[text], text))
-    return f"{benchmarks.texts[text].name}, {min(1, shares[text]):.0%}: {shown(stretches[text])}"
+    return f"{benchmarks.texts[text].name}, {min(1, shares[text]):.0%}: {joined_tokens(stretches[text])}"

@@ -1,14 +1,12 @@
 """Repairs one conversation and applies the rules to it. A rule's name is the reason that rejected.parquet gives."""
 
-import re
 from collections import Counter
-from collections.abc import Callable
-from functools import cache, partial
 from typing import NamedTuple
 
 from stages._clean.formats import Messages
 from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
 from stages._clean.refusals import is_refusal
+from stages._clean.text_repair import any_about_decoding, excerpts, repaired_text
 from stages.core.params import Clean
 from stages.core.python_syntax import fenced_python_parses, parse, python_in
 from stages.core.records import is_text, is_trained
@@ -16,36 +14,10 @@ from stages.core.records import is_text, is_trained
 
 class Repaired(NamedTuple):
     messages: Messages
-    fixed: bool  # whether fixed_text() changed a turn
+    fixed: Counter[str]  # {kind of repair: places in the text}
+    change: str  # an excerpt of the first turn that a repair changed, before and after, or nothing
     secrets: Counter[str]  # {name of the kind: number of replacements}
     personal: Counter[str]
-
-
-@cache
-def text_fixer() -> Callable[[str], str]:
-    """Returns ftfy's fix_text without the fixes that change what may be meant."""
-    from ftfy import TextFixerConfig, fix_text
-
-    keep = {"unescape_html": False, "uncurl_quotes": False, "fix_latin_ligatures": False}
-    keep |= {"fix_character_width": False, "remove_terminal_escapes": False, "normalization": None}
-    return partial(fix_text, config=TextFixerConfig(**keep))
-
-
-def is_plain_ascii(text: str) -> bool:
-    """Whether the text has only printable ASCII, tabs and new lines, which ftfy never changes."""
-    return text.isascii() and text.replace("\n", "").replace("\t", "").isprintable()
-
-
-def fixed_text(text: str) -> str:
-    """Repairs wrongly decoded text and removes control characters.
-
-    What may be meant stays, such as curly quotes, or &amp; in code.
-    """
-    if is_plain_ascii(text):
-        return text
-    fix = text_fixer()
-    # ftfy also treats each line separately, but it is slow on lines that need nothing.
-    return "".join(line if is_plain_ascii(line) else fix(line) for line in re.split(r"(?<=\n)", text))
 
 
 def repair(messages: Messages, clean: Clean) -> Repaired:
@@ -55,15 +27,27 @@ def repair(messages: Messages, clean: Clean) -> Repaired:
         "secrets": () if clean.secrets == "keep" else secret_kinds(),
         "personal": () if clean.personal_data == "keep" else PERSONAL_KINDS,
     }
-    fixed, turns = False, []
+
+    def redacted(text: str) -> str:
+        for searched in kinds.values():
+            text, _ = redact(text, searched)
+        return text
+
+    fixed: Counter[str] = Counter()
+    turns, change = [], ""
+    about_decoding = clean.fix_text and any_about_decoding([message["content"] for message in messages])
     for message in messages:
-        text = fixed_text(message["content"]) if clean.fix_text else message["content"]
-        fixed |= text != message["content"]
+        text = message["content"]
+        if clean.fix_text:
+            text, changed = repaired_text(text, about_decoding=about_decoding)
+            fixed += changed
+            if changed and not change:
+                change = excerpts(redacted(message["content"]), redacted(text))
         for name, searched in kinds.items():
             text, counts = redact(text, searched)
             private[name] += counts
         turns.append(message | {"content": text})
-    return Repaired(turns, fixed, **private)
+    return Repaired(turns, fixed, change, **private)
 
 
 def answers(messages: Messages) -> list[str]:

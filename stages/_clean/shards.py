@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 
 from stages._clean.contamination import contamination, read_benchmarks
+from stages._clean.details import one_line, rule_detail, syntax_error
 from stages._clean.formats import Messages, ToolCallError, fields_of, tests_of, to_messages, turn
 from stages._clean.rules import Repaired, reject_reason, repair
 from stages._clean.signatures import compared_text, conversation_fingerprint, turns_of
@@ -20,6 +21,8 @@ from stages.core.params import Clean
 from stages.core.paths import DECONTAMINATE
 from stages.core.python_syntax import parse
 from stages.core.records import SPLITS, Record, content_id, record_table, split_of, turn_keys
+
+SHOWN_FIXED = 3  # repaired rows that are kept as samples
 
 benchmarks_of = lru_cache(maxsize=1)(read_benchmarks)  # once in each process
 
@@ -30,7 +33,8 @@ class JudgedRow(NamedTuple):
     record: Record
     reason: str | None
     detail: str  # what the reason found, such as the words that a benchmark has too
-    fixed: bool
+    fixed: Counter[str]  # {kind of repair: places in the text}
+    change: str  # what a repair changed
     redacted: Counter[str]
     malformed: str | None  # `source: why` of a row that does not fit the format
     flaws: Counter[tuple[str, str]]  # {(repaired or rejected, what was wrong with the order of the turns): 1}
@@ -50,20 +54,27 @@ def judge_row(raw: dict, params: Clean, layout: dict, benchmarks: dict[str, str]
             tests, fields = tests_of(raw["row"], layout), fields_of(raw["row"], tuple(params.keep_fields))
             unread -= Counter(params.keep_fields)
     except (TypeError, ValueError) as error:
-        reason = "tool_call" if isinstance(error, ToolCallError) else "malformed"
+        reason, detail = "tool_call" if isinstance(error, ToolCallError) else "malformed", error_detail(error, params)
         malformed = f"{raw['source']}: {error}" if reason == "malformed" else None
         messages = [turn("user", json.dumps(raw.get("row", raw.get("unreadable"))))]
     repaired, extras = repair_with_extras(messages, {"tests": tests, **fields}, params)
     tests, fields = extras.pop("tests"), extras
     record = Record(content_id(repaired.messages), repaired.messages, str(raw["source"]), tests, fields)
-    reason = reason or reject_reason(repaired, params)
+    if reason is None and (reason := reject_reason(repaired, params)):
+        detail = rule_detail(reason, repaired, params)
     if reason is None and tests and parse(tests) is None:
-        reason = "tests_do_not_parse"
+        reason, detail = "tests_do_not_parse", syntax_error(tests)
     if reason is None and (shared := contamination(record.messages, benchmarks)):
         reason, detail = "contaminated", shared
     redacted = repaired.secrets + repaired.personal
     mended = Counter(("rejected" if reason in ("turn_order", "no_answer") else "repaired", flaw) for flaw in flaws)
-    return JudgedRow(record, reason, detail, repaired.fixed, redacted, malformed, mended, unread)
+    return JudgedRow(record, reason, detail, repaired.fixed, repaired.change, redacted, malformed, mended, unread)
+
+
+def error_detail(error: Exception, params: Clean) -> str:
+    """Returns what an error says about a row, without what `clean` redacts."""
+    text = repair([turn("system", str(error))], params.model_copy(update={"fix_text": False})).messages[0]["content"]
+    return one_line(text)
 
 
 def repair_with_extras(
@@ -99,7 +110,9 @@ class JudgedShard:
 
     job: ShardJob
     rows: int
-    fixed: int
+    fixed: int  # rows whose text was repaired
+    fixed_kinds: Counter[str]  # {kind of repair: rows}
+    fixed_samples: list[dict[str, str]]  # of the rows with the lowest ids
     redacted: Counter[str]
     tested: bool  # whether any row has tests
     turns: set[str]  # the keys of turns that only some data sets have
@@ -135,12 +148,15 @@ def judge_shard(job: ShardJob) -> JudgedShard:
     records = [judged[place].record for place in passed]
     turns = [turns_of(record) for record in records]
     texts = [compared_text(pairs) for pairs in turns]
+    fixed = sorted((row for row in judged if row.fixed), key=lambda row: (row.record.id, row.record.source))
     encoded = [text.encode() for text in texts]
     job.work.with_suffix(".text").write_bytes(b"".join(encoded))
     return JudgedShard(
         job,
         len(judged),
-        sum(row.fixed for row in judged),
+        len(fixed),
+        Counter(kind for row in fixed for kind in row.fixed),
+        [fixed_sample(row) for row in fixed[:SHOWN_FIXED]],
         sum((row.redacted for row in judged), Counter()),
         any(row.record.tests for row in judged),
         turn_keys(message for row in judged for message in row.record.messages),
@@ -155,6 +171,12 @@ def judge_shard(job: ShardJob) -> JudgedShard:
         np.array([conversation_fingerprint(pairs) for pairs in turns], "S32"),
         np.cumsum([0, *map(len, encoded)])[1:],
     )
+
+
+def fixed_sample(row: JudgedRow) -> dict[str, str]:
+    """Returns the sample of a repaired row, as it is one_line, with its id."""
+    kinds = ", ".join(f"{places} {kind}" for kind, places in sorted(row.fixed.items()))
+    return {"id": row.record.id, "source": row.record.source, "detail": kinds, "text": row.change}
 
 
 def split_index(record_id: str, params: Clean) -> int:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pyarrow
 
-from stages._clean.shards import JudgedShard
+from stages._clean.shards import SHOWN_FIXED, JudgedShard
 from stages.core.records import SPLITS
 from stages.runtime.counts import plural
 
@@ -48,6 +48,8 @@ class Tally:
         self.sources: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.characters = {split: np.zeros(len(LENGTH_EDGES) + 1, np.int64) for split in SPLITS}
         self.fixed = 0  # rows whose text was repaired, kept or not
+        self.fixed_kinds: Counter[str] = Counter()
+        self.fixed_samples: list[dict[str, str]] = []
         self.absorbed: Counter[str] = Counter()  # near-duplicates by the source of the row that stays for them
         self.redacted: Counter[str] = Counter()  # secrets and personal data by kind, in rows kept or not
         self.flaws: Counter[tuple[str, str]] = Counter()  # (repaired or rejected, what was wrong with the turns)
@@ -67,6 +69,9 @@ class Tally:
             sources: for each row `source:line`.
         """
         self.fixed += shard.fixed
+        self.fixed_kinds += shard.fixed_kinds
+        samples = [*self.fixed_samples, *shard.fixed_samples]
+        self.fixed_samples = sorted(samples, key=lambda sample: (sample["id"], sample["source"]))[:SHOWN_FIXED]
         self.redacted += shard.redacted
         self.flaws += shard.flaws
         self.unread += shard.unread
@@ -94,7 +99,7 @@ class Tally:
             for split, counts in self.characters.items()
         }
         repaired = {"absorbed": dict([*self.largest_absorbers().items()][:SHOWN_SOURCES])}
-        repaired |= {"fixed": self.fixed, "redacted": dict(self.redacted)}
+        repaired |= {"fixed": self.fixed, "fixed_kinds": dict(self.fixed_kinds), "redacted": dict(self.redacted)}
         repaired["turn_order"] = {
             kind: {flaw: rows for (of, flaw), rows in self.flaws.items() if of == kind}
             for kind in ("repaired", "rejected")
@@ -136,5 +141,10 @@ class Tally:
         }
 
     def rejected_samples(self) -> dict[str, list[dict]]:
-        """Returns {reason: some of the rows rejected for it}."""
-        return {reason: [row for _, row in rows] for reason, rows in self.samples.items()}
+        """Returns {reason: some of the rows rejected for it}, and what was repaired in some rows under `fixed`."""
+        samples = {reason: [row for _, row in rows] for reason, rows in self.samples.items()}
+        if self.fixed:
+            samples["fixed"] = [
+                {name: sample[name] for name in ("source", "detail", "text")} for sample in self.fixed_samples
+            ]
+        return samples

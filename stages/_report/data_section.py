@@ -48,14 +48,18 @@ def sources_table(sources: dict) -> Table:
     return Table(caption, ["", *map(str.capitalize, SOURCE_COUNTS)], rows)
 
 
+def sampled(clean: dict) -> dict[str, int]:
+    """Returns how many rows there are of each kind with samples: by reason if rejected, and those repaired."""
+    return clean["rows"]["rejected"] | ({"fixed": clean["fixed"]} if clean["fixed"] else {})
+
+
 def data_section(clean: dict, rejected: dict) -> ReportSection:
     """The section. clean: metrics/clean.json. rejected: {reason: samples}, from metrics/clean.rejected.json."""
     characters, edges = clean["characters"], upper_edges(clean["characters"])
     counts = {split: [characters[split][bucket] for bucket in (*edges, "longer")] for split in SPLITS}
     title = "Conversations, share of their split"
     chart = histogram("lengths", title, "characters", [0, *edges.values()], counts)
-    rejects = tuple(
-        Rejects(reason, number(clean["rows"]["rejected"][reason]), rejected[reason]) for reason in sorted(rejected)
-    )
+    counts_of = sampled(clean)
+    rejects = tuple(Rejects(reason, number(counts_of[reason]), rejected[reason]) for reason in sorted(rejected))
     tables = [rows_table(clean), lengths_table(characters), sources_table(clean["sources"])]
     return ReportSection("Data", "", tables, (chart,), rejects)

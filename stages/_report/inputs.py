@@ -19,7 +19,7 @@ EVALUATION = (
 # The figures that the page shows, by the file that has them. A dot leads one level down.
 REQUIRED = {
     "manifest": ("parameters", "bytes"),
-    "clean": ("rows.read", "rows.kept", "splits.train", "splits.validation", "splits.test"),
+    "clean": ("fixed", "rows.read", "rows.kept", "splits.train", "splits.validation", "splits.test"),
     "tokenize": tuple(f"{split}.{name}" for split in ("train", "validation") for name in TOKEN_FIGURES),
     "train": (
         *("loss_first", "loss_last", "validation_loss_start", "validation_loss", "steps", "tokens", "trained_tokens"),

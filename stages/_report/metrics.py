@@ -28,7 +28,7 @@ def collect_metrics(inputs: dict) -> dict:
     stages = {name: inputs[name] for name in ("clean", "tokenize", "train", "merge")}
     parity = inputs["merge"]["parity"]
     stages["merge"] = inputs["merge"] | {"parity": parity | {"judged": int(parity["judged"])}}
-    left_out = ("sources", "characters", "sha256")
+    left_out = ("sources", "characters", "sha256", "absorbed", "fixed_kinds")
     stages["clean"] = {name: value for name, value in inputs["clean"].items() if name not in left_out}
     evaluations = {name: without_details(inputs[name]) for name in ("base", "tuned")}
     evaluations["base_plain"] = evaluations["base"].pop("plain")

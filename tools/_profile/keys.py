@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from stages._clean.empty_splits import EXPLAINED
 from stages.core.params import Params
 
 LOWEST = {"minimum": "from", "ge": "from", "exclusiveMinimum": "above", "gt": "above"}
@@ -127,4 +128,6 @@ def as_page() -> str:
         else:
             values = ", ".join(value if " " in value or value in WORDS else f"`{value}`" for value in key.values)
             lines.append(f"| `{key.name}` | {values} | {escaped(key.description)} |")
+    lines += ["", "## Why `clean` rejects a row", "", "| reason | what is the matter | what to do |", "|---|---|---|"]
+    lines += [f"| `{reason}` | {escaped(why)} | {escaped(advice)} |" for reason, (why, advice) in EXPLAINED.items()]
     return "\n".join(lines) + "\n"
