@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stages._clean.text_repair import excerpts, fixed_text, repaired_text
 from stages.clean import main
 from stages.core.paths import METRICS, RAW, read_json, write_json
-from tests.support.cleaning import clean_rows, write_raw
+from tests.support.cleaning import clean_rows, layout_of, write_raw
 
 REPAIRED = {
     "a curly apostrophe": ("donâ€™t", "don’t"),
@@ -105,7 +105,7 @@ def test_an_excerpt_shows_the_change_with_what_is_around_it():
 
 def test_repairs_are_counted_by_kind_and_shown_without_private_data(tmp_path, monkeypatch, params_of):
     monkeypatch.chdir(tmp_path)
-    write_json(RAW / "format.json", {"format": "prompt-completion", "columns": None, "python": False})
+    write_json(RAW / "format.json", layout_of("prompt-completion"))
     texts = [f"Answer {n} of jÃ¼rgen{n}@mail.de is the cafÃ© donâ€™t." for n in range(4)]
     texts += [
         "\x1b[1mbold\x1b[0m and a\x00b, and the cafÃ© donâ€™t.",
