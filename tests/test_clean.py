@@ -373,6 +373,10 @@ DETAILED = {
     "secret": (pair(completion=CODE + "\nKEY = 'AK" + "IAQWERTYUIOPASDFGH'"), "1 SECRET"),
     "personal_data": (pair("Ask a.b@mail.de or c@mail.de"), "2 EMAIL"),
     "empty_turn": (pair(prompt=" \n"), "turn 1 of 2, of the role user"),
+    "no_trained_turn": (
+        chat({"role": "user", "content": "?"}, {"role": "assistant", "content": CODE, "weight": 0}),
+        "answers that are trained: 0 of 2 turns",
+    ),
     "too_short": (pair(completion="x = 1"), "answer 1 of 1 has 5 characters, clean.min_characters is 20"),
     "too_long": (pair(prompt="x" * 4000), f"{4000 + len(CODE)} characters, clean.max_characters is 4000"),
     "refusal": (pair(completion="I'm sorry, but I can't\nhelp with that."), "I'm sorry, but I can't help with that."),

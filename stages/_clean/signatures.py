@@ -10,7 +10,7 @@ import unicodedata
 
 import numpy as np
 
-from stages.core.records import Record
+from stages.core.records import TRAINED_ROLES, Record
 
 SHINGLE = 5  # characters, so few that a renamed variable or two swapped lines leave most shingles unchanged
 HASH_SEED = 42  # of the hash functions: it decides which pairs are compared, not how a comparison ends
@@ -18,7 +18,6 @@ MISSED = 1e-4  # at most this share of the pairs exactly at the threshold is nev
 MOST_HASHES = 256
 # What begins a turn in the compared text: one to answer to, or one that is trained. Folded text has neither.
 PROMPT, ANSWER = "\x1d", "\x1e"
-TRAINED_ROLES = ("assistant", "text")
 HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
