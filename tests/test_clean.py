@@ -371,7 +371,7 @@ DETAILED = {
         "ends with the user, no answer of the assistant",
     ),
     "secret": (pair(completion=CODE + "\nKEY = 'AK" + "IAQWERTYUIOPASDFGH'"), "1 SECRET"),
-    "personal_data": (pair("Ask a.b@mail.de or c@mail.de"), "2 EMAIL"),
+    "personal_data": (pair("Ask jane.doe@mail.firm.co.uk or joe.roe@mail.firm.co.uk"), "2 EMAIL"),
     "empty_turn": (pair(prompt=" \n"), "turn 1 of 2, of the role user"),
     "no_trained_turn": (
         chat({"role": "user", "content": "?"}, {"role": "assistant", "content": CODE, "weight": 0}),
@@ -379,7 +379,7 @@ DETAILED = {
     ),
     "too_short": (pair(completion="x = 1"), "answer 1 of 1 has 5 characters, clean.min_characters is 20"),
     "too_long": (pair(prompt="x" * 4000), f"{4000 + len(CODE)} characters, clean.max_characters is 4000"),
-    "refusal": (pair(completion="I'm sorry, but I can't\nhelp with that."), "I'm sorry, but I can't help with that."),
+    "refusal": (pair(completion="I'm sorry, but I can't help with that."), "I'm sorry, but I can't help with that."),
     "code_does_not_parse": (pair(completion=CODE + "\nreturn 2 *"), "answer 1, line 3: invalid syntax"),
     "tests_do_not_parse": (pair() | {"tests": "assert double(2 == 4"}, "line 1: '(' was never closed"),
     "contaminated": (pair(" ".join(WORDS)), f"b.txt:1, 100%: {' '.join(WORDS)}"),
