@@ -145,7 +145,7 @@ def is_private_key(match: re.Match) -> bool:
     return len(body) >= KEY_CHARACTERS and not is_placeholder(body[:KEY_CHARACTERS])
 
 
-def decoded(part: str) -> object:
+def token_part(part: str) -> object:
     try:
         return json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except ValueError:
@@ -154,7 +154,7 @@ def decoded(part: str) -> object:
 
 def is_token(match: re.Match) -> bool:
     """Whether a JWT says something: its two parts are JSON, and it is not the one of the documentation."""
-    header, payload = (decoded(part) for part in match[0].split(".")[:2])
+    header, payload = (token_part(part) for part in match[0].split(".")[:2])
     if not isinstance(header, dict) or "alg" not in header or not isinstance(payload, dict) or not payload:
         return False
     return payload.get("name") != "John Doe" and payload.get("some") != "payload"

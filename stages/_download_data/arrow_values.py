@@ -27,7 +27,7 @@ def check_type(column: str, kind: pyarrow.DataType) -> None:
         for field in kind:
             check_type(f"{column}.{field.name}", field.type)
     elif types.is_map(kind):
-        if not is_text(kind.key_type):
+        if not is_text_type(kind.key_type):
             raise NoJsonValueError(f"{column} is a map with keys of the type {kind.key_type}, and JSON has text keys")
         check_type(column, kind.item_type)
     elif is_list(kind) or types.is_dictionary(kind) or types.is_run_end_encoded(kind):
@@ -43,7 +43,7 @@ def is_list(kind: pyarrow.DataType) -> bool:
     return any(check(kind) for check in (*checks, types.is_large_list_view))
 
 
-def is_text(kind: pyarrow.DataType) -> bool:
+def is_text_type(kind: pyarrow.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
@@ -58,7 +58,7 @@ def is_json_already(kind: pyarrow.DataType) -> bool:
         return all(is_json_already(field.type) for field in kind)
     if types.is_list(kind) or types.is_large_list(kind):
         return is_json_already(kind.value_type)
-    return is_text(kind) or types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind)
+    return is_text_type(kind) or types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind)
 
 
 def json_values(array: pyarrow.Array, column: str) -> list:

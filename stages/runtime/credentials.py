@@ -31,7 +31,7 @@ FUNCTION_KEY = re.compile(r"[\w+/=-]{20,}")  # Azure's functions take it as `cod
 MOST_DECODINGS = 5
 
 
-def decoded(text: str) -> str:
+def decode_address(text: str) -> str:
     """Removes percent signs, also those of an address within an address, and folds letters that look alike."""
     for _ in range(MOST_DECODINGS):
         text = unquote_plus(text)
@@ -54,12 +54,12 @@ def holds_credentials(url: str) -> bool:
 
     It looks for a user's name, for the names of parameters in query, fragment and path, and for known kinds of values.
     """
-    text = decoded(url)
+    text = decode_address(url)
     try:
         hosts = urlsplit(url).netloc + urlsplit(text).netloc
     except ValueError:  # not a URL: every @ and ? counts as a bad sign
         return "@" in text or "?" in text
-    if "@" in decoded(hosts) or re.search(r"[:/\\]{2}[^/?#]*@", text) or VALUES.search(text):
+    if "@" in decode_address(hosts) or re.search(r"[:/\\]{2}[^/?#]*@", text) or VALUES.search(text):
         return True
     if not hosts and "@" in text:
         return True
