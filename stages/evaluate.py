@@ -29,7 +29,8 @@ from stages._evaluate.predictions import (
     completion_ids,
     count_answers,
     fitting_prompts,
-    is_answered,
+    has_plain_form,
+    prediction_line,
     read_answers,
     read_completions,
 )
@@ -78,11 +79,11 @@ def scored_records(params: Params) -> list[Record]:
 def completion_prompts(run: ModelRun) -> tuple[list[CompletionPrompt | None], list[AnswerBody | None]]:
     """The completion prompt of each record, and the part of its answer that both kinds of prompt leave to the model.
 
-    Both are None where no answer is generated.
+    Both are None where has_plain_form() is false.
     """
     forms = [
         completion_prompt(record.messages[-2]["content"], record.messages[-1]["content"])
-        if is_answered(record)
+        if has_plain_form(record)
         else None
         for record in run.records
     ]
@@ -114,11 +115,11 @@ def evaluate(
 def evaluate_completions(
     run: ModelRun, forms: list[CompletionPrompt | None], bodies: list[AnswerBody | None], places: Iterable[int]
 ) -> tuple[list[dict], Answers]:
-    """evaluate() with completion prompts. Only the records at `places` are answered."""
+    """evaluate() with completion prompts. Only the records at `places` that have one are answered."""
     scores = score_completions(run.model, bodies, run.settings)
     room = run.context - run.settings.max_new_tokens
-    prompts = {place: completion_ids(forms[place], run.encoder, room) for place in places}
-    read = partial(read_completions, [forms[place] for place in places], list(prompts.values()))
+    prompts = {place: completion_ids(forms[place], run.encoder, room) for place in places if forms[place]}
+    read = partial(read_completions, [forms[place] for place in prompts], list(prompts.values()))
     return evaluate(run, scores, prompts, read)
 
 
@@ -147,10 +148,11 @@ def summary(metrics: dict) -> str:
     if not metrics["generated_rows"]:
         return f"{plural(metrics['rows'], 'row')}, perplexity {perplexity}; no row has an answer to generate"
     passed = f", {metrics['pass_at_1']:.0%} of {metrics['tested_rows']} pass" if metrics["tested_rows"] else ""
+    called = f", {metrics['call_arguments_share']:.0%} of calls right" if "call_arguments_share" in metrics else ""
     return (
         f"{plural(metrics['rows'], 'row')}, perplexity {perplexity}, {metrics['perplexity_after_8']:.2f} without the "
         f"first {FORMAT_TOKENS} tokens; of {plural(metrics['generated_rows'], 'answer')} "
-        f"{metrics['ended_share']:.0%} ended{parses}, chrF {metrics['chrf']:.1f}{passed}"
+        f"{metrics['ended_share']:.0%} ended{parses}, chrF {metrics['chrf']:.1f}{passed}{called}"
     )
 
 
@@ -176,7 +178,7 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
         | {"slices": slices_of(record, row, section.slices)}
         for record, cluster, row in zip(records, clusters, counts, strict=True)
     ]
-    predictions = [vars(prediction) for prediction in answers.predictions]
+    predictions = [prediction_line(prediction) for prediction in answers.predictions]
     metrics = metrics_of(counts, clusters) | {
         "slices": {field: slice_measures(rows, field) for field in section.slices}
     }
@@ -186,8 +188,8 @@ def main(params: Params, name: str, weights: Path) -> Outcome:
         made.append(plain_answers)
         metrics["plain"] = metrics_of(plain, clusters)
         rows = [row | {"plain": counts} for row, counts in zip(rows, plain, strict=True)]
-        outputs = [prediction.output for prediction in plain_answers.predictions]
-        predictions = [prediction | {"plain": output} for prediction, output in zip(predictions, outputs, strict=True)]
+        outputs = {prediction.id: {"plain": prediction.output} for prediction in plain_answers.predictions}
+        predictions = [prediction | outputs.get(prediction["id"], {}) for prediction in predictions]
     write_text(EVALUATIONS / f"{name}.predictions.jsonl", json_lines(predictions))
     write_text(EVALUATIONS / f"{name}.rows.jsonl", json_lines(rows))
     write_json(EVALUATIONS / f"{name}.json", metrics)

@@ -43,7 +43,7 @@ from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
 from stages.runtime.runner import Outcome, run_stage
 
-IN_CONSOLE = ("perplexity", "perplexity_after_8", "ended_share", "parses_share", "chrf")
+IN_CONSOLE = ("perplexity", "perplexity_after_8", "ended_share", "parses_share", "chrf", "call_arguments_share")
 
 
 def check_equal_evaluations(base: dict, tuned: dict) -> None:

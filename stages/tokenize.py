@@ -34,6 +34,7 @@ from stages.core.records import (
     is_text,
     is_trained,
     messages_of_column,
+    opening,
     read_batches,
     record_file,
     turn_keys_of_file,
@@ -67,17 +68,20 @@ def fitting_parts(messages: Conversation, encoder: Encoder, params: Tokenize) ->
         windows = text_windows(ids, params.max_length, encoder.starts_word)
         kept = windows[: 1 if params.too_long == "truncate" else None]
         return [(window, window) for window in kept]  # join_conversations() leaves <s> untrained
-    system = messages[:1] if messages[0]["role"] == "system" else []
-    turns, parts = messages[len(system) :], []
-    while turns:
-        for count in range(len(turns), 0, -2):
-            part = encoder.arrays([system + turns[:count]], threads=1)[0]
+    head, parts = opening(messages), []
+    exchanges: list[Conversation] = []  # a user's turn, and all turns up to the next
+    for message in messages[len(head) :]:
+        exchanges += [[]] if message["role"] == "user" else []
+        exchanges[-1].append(message)
+    while exchanges:
+        for count in range(len(exchanges), 0, -1):
+            part = encoder.arrays([head + [turn for some in exchanges[:count] for turn in some]], threads=1)[0]
             if len(part[0]) <= params.max_length:
                 parts.append(part)
                 break
         if params.too_long == "truncate":
             break
-        turns = turns[count:]  # an exchange that does not fit even as a part of its own is left out
+        exchanges = exchanges[count:]  # an exchange that does not fit even as a part of its own is left out
     return [part for part in parts if (part[1] != IGNORED).any()]
 
 

@@ -22,7 +22,12 @@ from stages.core.paths import CLEAN, DECONTAMINATE, METRICS, RAW, read_json, wri
 from stages.core.records import SPLITS, content_id, read_records, split_of
 from stages.runtime.errors import UserError
 from tests.support.cleaning import clean_rows, layout_of, write_raw
+from tests.support.conversations import PIECES, tool_rows
 
+LONG_TOOLS = [
+    {"type": "function", "function": {"name": f"tool_{n}", "description": "Finds what is asked for. " * 9}}
+    for n in range(5)
+]
 CODE = "def double(number):\n    return 2 * number"
 LAYOUT = layout_of("prompt-completion")
 SYSTEM, USER, ASSISTANT = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
@@ -49,6 +54,10 @@ def pair(prompt="Double it", completion=CODE) -> dict:
 def rows_of(*rows) -> list[dict]:
     """Returns what download_data writes for these rows."""
     return [{"source": f"rows.jsonl:{number}", "row": row} for number, row in enumerate(rows, 1)]
+
+
+def hash_text(number) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
 
 
 def numbered(count) -> list[dict]:
@@ -724,3 +733,29 @@ def test_texts_are_redacted_and_duplicates_among_them_found(section):
     kept = [record.messages for records in cleaned.splits.values() for record in records]
     assert all(len(messages) == 1 and messages[0]["role"] == "text" for messages in kept)
     assert [{"role": "text", "content": ("<EMAIL> " * 9)}] in kept
+
+
+def test_conversations_with_tools_are_kept_split_and_redacted(section):
+    """The list of tools is the same in all rows, so it makes none of them a near-duplicate."""
+    options = {"check_code": "auto", "near_duplicate_threshold": 0.7, "personal_data": "redact", "min_characters": 1}
+    rows = [row | {"tools": LONG_TOOLS} for row in tool_rows(60, pieces=PIECES) if "tools" in row]
+    rows[0]["messages"] = [*to_messages(pair("Whom?", "Write to a@b.org about it."))]
+    alike = [{"messages": to_messages(pair(f"Q{n}", f"{hash_text(n)} is it.")), "tools": LONG_TOOLS} for n in range(9)]
+    for workers in (1, 2):
+        cleaned = clean_rows(
+            rows_of(*rows, *alike), section(**options), layout="messages", workers=workers, shard_rows=20
+        )
+        kept = [record.messages for records in cleaned.splits.values() for record in records]
+        assert not [each for each in cleaned.rejected if each.reason in ("malformed", "tool_call")]
+        assert sum(messages[-1]["content"].endswith("is it.") for messages in kept) == 9
+    assert [messages for messages in kept if messages[-1]["content"] == "Write to <EMAIL> about it."]
+    assert all(messages[0]["role"] == "tools" for messages in kept)
+
+
+def test_a_call_without_its_result_is_rejected_and_the_detail_says_why(section):
+    call = {"role": "assistant", "tool_calls": [{"id": "abcde1234", "function": {"name": "f", "arguments": "{}"}}]}
+    turns = to_messages(pair())
+    cleaned = clean_rows(rows_of({"messages": [turns[0], call, turns[1]]}), section(), layout="messages")
+    assert [each[1:] for each in cleaned.rejected] == [
+        ("tool_call", "a call has no result, and the conversation continues")
+    ]

@@ -1,10 +1,12 @@
 """Each known format becomes messages, whatever other columns there are; a row that does not fit is explained."""
 
 import json
+import re
 
 import pytest
 
-from stages._clean.formats import ROLES, ToolCallError, to_messages
+from stages._clean.formats import ROLES, to_messages
+from stages._clean.tools import ToolCallError
 from stages._download_data.columns import FORMATS
 from tests.support.cleaning import COLUMNS, layout_of
 
@@ -13,6 +15,16 @@ SYSTEM, USER, ASSISTANT = ({"role": role, "content": role} for role in ("system"
 HUMAN, GPT = {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}
 CODE_ROW = {"instruction": "i", "input": "j", "output": "o", "prompt": "### Instruction:\ni\n### Output:\no"}
 PAIRS, NAMED = "prompt-completion", {"user": ["q"], "assistant": ["a"], "system": ["rules"]}
+
+
+def calling(**changes):
+    """A turn that calls a tool, with changes to the call."""
+    call = {"id": changes.pop("id", "abcde1234"), "type": "function"}
+    return {"role": "assistant", "tool_calls": [call | {"function": {"name": "look-up", "arguments": {}} | changes}]}
+
+
+NAMELESS, NO_CALL = "a tool has the name None", "a tool's result belongs to no call"
+CALL, RESULT = calling(), {"role": "tool", "tool_call_id": "abcde1234", "content": "42 words"}
 
 
 def read(name, row):
@@ -185,19 +197,116 @@ def test_columns_and_keys_of_turns_that_are_not_read_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("name", "row"),
+    ("name", "row", "words"),
     [
-        ("messages", {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}),
-        ("messages", {"messages": [USER, {"role": "assistant", "content": "x", "function_call": {"name": "f"}}]}),
-        ("messages", {"messages": [USER, {"role": "tool", "content": "x"}, ASSISTANT]}),
-        ("sharegpt", {"conversations": [HUMAN, {"from": "function_call", "value": "{}"}, GPT]}),
-        ("sharegpt", {"conversations": [HUMAN, {"from": "observation", "value": "{}"}, GPT]}),
-        (PAIRS, {"prompt": "p", "completion": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}),
+        (
+            "messages",
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+            NAMELESS,
+        ),
+        ("messages", {"messages": [USER, {"role": "assistant", "tool_calls": 7}]}, "tool_calls is not a list"),
+        ("messages", {"messages": [USER, {**CALL, "content": "x"}, RESULT, ASSISTANT]}, "a turn has a text and calls"),
+        ("messages", {"messages": [USER, RESULT, ASSISTANT]}, NO_CALL),
+        ("messages", {"messages": [USER, CALL, RESULT, RESULT, ASSISTANT]}, NO_CALL),
+        (
+            "messages",
+            {"messages": [USER, CALL, {**RESULT, "tool_call_id": "other"}]},
+            NO_CALL,
+        ),
+        ("messages", {"messages": [USER, CALL, ASSISTANT]}, "a call has no result"),
+        ("messages", {"messages": [USER, CALL, CALL]}, "turns with tools must go user, calls"),
+        ("messages", {"messages": [USER, CALL, RESULT]}, "turns with tools must go user, calls"),
+        ("messages", {"messages": [USER, CALL, RESULT, USER, ASSISTANT]}, "turns with tools must go user, calls"),
+        ("messages", {"messages": [USER, calling(arguments="{not json")]}, "arguments of look-up is not JSON"),
+        ("messages", {"messages": [USER, calling(arguments="[1]")]}, "the arguments of look-up are no JSON object"),
+        ("messages", {"messages": [USER, calling(name="look up")]}, "a tool has the name 'look up'"),
+        ("messages", {"messages": [USER, ASSISTANT], "tools": "[nothing"}, "tools is not JSON"),
+        ("messages", {"messages": [USER, ASSISTANT], "tools": {"a": 1}}, "tools is not a list"),
+        ("messages", {"messages": [USER, ASSISTANT], "tools": [{"type": "function"}]}, NAMELESS),
+        (
+            "messages",
+            {"messages": [USER, ASSISTANT], "tools": [{"name": "f", "parameters": [1]}]},
+            "the parameters",
+        ),
+        (
+            "sharegpt",
+            {"conversations": [HUMAN, {"from": "function_call", "value": "{}"}, GPT]},
+            NAMELESS,
+        ),
+        (
+            "sharegpt",
+            {"conversations": [HUMAN, {"from": "function_call", "value": "x"}, GPT]},
+            "the text of a",
+        ),
     ],
 )
-def test_a_conversation_with_tools_raises_its_own_error(name, row):
-    with pytest.raises(ToolCallError):
+def test_tools_that_have_no_form_in_v3_raise_an_error_of_their_own(name, row, words):
+    with pytest.raises(ToolCallError) as caught:
         read(name, row)
+    assert str(caught.value).startswith(words)
+
+
+def spoken(messages) -> list[tuple]:
+    """Returns (role, content) of each turn, with the content as a value where it is JSON."""
+    parsed = {"tools", "tool_calls", "tool"}
+    return [
+        (said["role"], json.loads(said["content"]) if said["role"] in parsed else said["content"])
+        for said in messages.messages
+    ]
+
+
+TOOL = {"name": "look-up", "description": "", "parameters": {}}
+CALLED = {"name": "look-up", "arguments": {"word": "é"}, "id": "abcde1234"}
+
+
+@pytest.mark.parametrize("arguments", [{"word": "é"}, '{"word": "é"}', '{\n "word": "\\u00e9"}'])
+@pytest.mark.parametrize("content", [None, ""])
+def test_calls_and_results_in_openais_shape_are_read(arguments, content):
+    call = {**calling(arguments=arguments), "content": content}
+    row = {"messages": [SYSTEM, USER, call, RESULT, ASSISTANT], "tools": [{"type": "function", "function": TOOL}]}
+    assert spoken(read("messages", row)) == [
+        ("tools", [{"type": "function", "function": TOOL}]),
+        *(("system", "system"), ("user", "user"), ("tool_calls", [CALLED])),
+        *(("tool", {"content": "42 words", "call_id": "abcde1234"}), ("assistant", "assistant")),
+    ]
+    assert "é" in read("messages", row).messages[3]["content"]
+
+
+def test_older_shapes_of_calls_are_read():
+    older = {"role": "assistant", "content": None, "function_call": {"name": "look-up", "arguments": "{}"}}
+    result = {"role": "function", "name": "look-up", "content": '{"found": 1}'}
+    openai = spoken(read("messages", {"messages": [USER, older, result, ASSISTANT], "tools": json.dumps([TOOL])}))
+    call = {"from": "function_call", "value": '{"name": "look-up", "arguments": {}}'}
+    row = {"conversations": [HUMAN, call, {"from": "observation", "value": '{"found": 1}'}, GPT], "tools": "[]"}
+    sharegpt = spoken(read("sharegpt", row))
+    assert openai[0] == ("tools", [{"type": "function", "function": TOOL}])
+    assert openai[2:4] == sharegpt[1:3]
+    assert sharegpt[1][1][0]["arguments"] == {}
+    assert sharegpt[2][1] == {"content": {"found": 1}, "call_id": sharegpt[1][1][0]["id"]}
+
+
+def test_ids_of_calls_become_nine_letters_and_digits_and_results_follow_them():
+    first, second = calling(id="call_Xq2-long"), calling(id=None)
+    calls = {"role": "assistant", "tool_calls": [*first["tool_calls"], *second["tool_calls"]]}
+    nameless, named = {**RESULT, "tool_call_id": None}, {**RESULT, "tool_call_id": "call_Xq2-long"}
+    for results in ([named, nameless], [nameless, nameless]):
+        made = spoken(read("messages", {"messages": [USER, calls, *results, ASSISTANT]}))
+        ids = [call["id"] for call in made[1][1]]
+        assert all(re.fullmatch("[a-zA-Z0-9]{9}", each) for each in ids)
+        assert len(set(ids)) == 2
+        assert [content["call_id"] for _, content in made[2:4]] == ids
+
+
+def test_a_row_without_tools_has_no_turn_for_them():
+    for empty in (None, [], "[]", "", "hammer, nail", ["hammer"]):  # a column of that name may hold anything
+        row = {"messages": [USER, ASSISTANT], "tools": empty}
+        assert spoken(read("messages", row)) == [("user", "user"), ("assistant", "assistant")]
+
+
+def test_a_call_may_say_that_it_is_not_trained():
+    call = {**CALL, "weight": 0}
+    read_turns = read("messages", {"messages": [USER, call, RESULT, ASSISTANT]}).messages
+    assert [said.get("train") for said in read_turns] == [None, False, None, None]
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "x.png"}}

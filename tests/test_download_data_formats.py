@@ -125,7 +125,7 @@ def test_a_row_that_can_be_read_in_two_ways_needs_a_choice(refusal, layout_of_ro
         (ALPACA | {"kto_tag": True}, "kto_tag (1 row) would not be read. It says"),
         (MESSAGES | {"images": ["a.jpg"]}, "images (1 row) would not be read. Only text is read"),
         (MESSAGES | {"image": "a.jpg"}, "image (1 row) would not be read. Only text"),
-        (MESSAGES | {"tools": [{"type": "function"}]}, "tools (1 row) would not be read. Definitions of tools"),
+        (MESSAGES | {"functions": [{"name": "f"}]}, "functions (1 row) would not be read. Bring the definitions"),
     ],
 )
 def test_a_column_that_changes_the_meaning_of_a_row_stops_the_stage(refusal, row, words):
@@ -138,7 +138,7 @@ def test_a_column_that_changes_the_meaning_of_a_row_stops_the_stage(refusal, row
     ("row", "changes"),
     [
         (PAIR | {"label": "sports"}, {}),
-        (PAIR | {"label": None, "images": [], "tools": "[]"}, {}),
+        (PAIR | {"label": None, "images": [], "functions": "[]"}, {}),
         (PAIR | {"label": True}, {"ignore_columns": ["label"]}),
         (
             {"prompt": "p", "chosen": "c", "rejected": "r"},

@@ -15,6 +15,7 @@ from sacrebleu.metrics import CHRF
 from stages import evaluate as stage
 from stages._evaluate import generation, sandbox, scoring
 from stages._evaluate import generation_cache as kept
+from stages._evaluate.calls import call_outcome
 from stages._evaluate.completion_prompts import complete_answer, completion_prompt
 from stages._evaluate.generation import batches, generate
 from stages._evaluate.model_run import ModelRun
@@ -37,7 +38,7 @@ from stages.core.params import Prompt
 from stages.core.paths import CLEAN, EVALUATIONS, read_json, sha256, write_json
 from stages.core.prompts import IGNORED, Encoder
 from stages.core.records import Record, read_records, record_file, record_table
-from stages.core.statistics import GENERATED
+from stages.core.statistics import COUNTS, GENERATED
 from stages.evaluate import completion_prompts, main
 from stages.runtime.errors import UserError
 from tests.support.data_files import write_records
@@ -878,3 +879,62 @@ def test_of_texts_among_conversations_only_the_conversations_are_answered(encode
 def test_the_closing_line_says_that_there_is_no_answer_to_generate():
     metrics = {"rows": 12, "generated_rows": 0, "tested_rows": 0, "perplexity": 4.5, "perplexity_after_8": 4.25}
     assert stage.summary(metrics) == "12 rows, perplexity 4.50; no row has an answer to generate"
+
+
+CALLS = '[{"name": "add", "arguments": {"a": 1, "b": [2]}, "id": "abcde1234"}, {"name": "f", "arguments": {}}]'
+
+
+@pytest.mark.parametrize(
+    ("output", "outcome"),
+    [
+        (CALLS, "right"),
+        ('[{"arguments":{}, "name":"f"}, {"name": "add", "arguments": {"b": [2], "a": 1}, "id": "other"}]', "right"),
+        (CALLS.replace("[2]", "[3]"), "wrong_arguments"),
+        (CALLS.replace('"a": 1, ', ""), "wrong_arguments"),
+        (CALLS.replace('"f"', '"add"'), "wrong_name"),
+        ('[{"name": "add", "arguments": {"a": 1, "b": [2]}}]', "wrong_name"),
+        (CALLS[:-1], "not_json"),
+        ("[]", "not_json"),
+        ('{"name": "add", "arguments": {}}', "not_json"),
+        ('[{"name": "add"}]', "not_json"),
+        ('[{"name": "add", "arguments": "{}"}]', "not_json"),
+        ("[" * 100_000, "not_json"),
+        ("Let me see.", "not_json"),
+    ],
+)
+def test_a_call_is_judged_by_its_json_its_name_and_its_arguments(output, outcome):
+    assert call_outcome(output, CALLS, marked=True) == outcome
+    assert call_outcome(output, CALLS, marked=False) == "text"
+
+
+def call_record(number) -> Record:
+    call = json.dumps([{"name": "add", "arguments": {"a": number}, "id": "abcde1234"}])
+    turns = [("tools", "[]"), ("user", f"Add {number}"), ("tool_calls", call)]
+    return Record(f"{number:032x}", [{"role": role, "content": text} for role, text in turns], f"calls.jsonl:{number}")
+
+
+def test_what_calls_are_worth(encoder):
+    records = [call_record(number) for number in range(5)]
+    mark, right = encoder.pieces.piece_to_id("[TOOL_CALLS]"), records[0].messages[-1]["content"]
+    texts = [right, right, right.replace("add", "f"), "no"]
+    outputs = [[mark, *encoder.pieces.encode(text), encoder.eos] for text in texts]
+    predictions = read_answers(records, [*outputs, encoder.pieces.encode(right)], encoder)
+    assert [each.call for each in predictions] == ["right", "wrong_arguments", "wrong_name", "not_json", "text"]
+    assert predictions[0].output == predictions[0].reference == '[{"name": "add", "arguments": {"a": 0}}]'
+    values = count_answers(predictions)
+    rows = [dict.fromkeys(COUNTS, 1) | values[each.id] for each in predictions]
+    found = stage.metrics_of([*rows, dict.fromkeys(COUNTS, 1) | dict.fromkeys(GENERATED, 1)], list(range(6)))
+    assert (found["call_json_share"], found["call_name_share"], found["call_arguments_share"]) == (0.6, 0.4, 0.2)
+    assert values[records[0].id]["exact"] == 1
+
+
+def test_rows_that_end_with_a_call_are_scored_and_answered_and_not_asked_for_plainly(evaluated, folder):
+    records = [call_record(number) for number in range(12)]
+    write_records(CLEAN / "test.parquet", [*records, *records_of(3)])
+    written = evaluated("base", folder, max_rows=99, generate_rows=99)
+    metrics = json.loads(written["json"])
+    assert (metrics["rows"], metrics["generated_rows"], metrics["plain"]["generated_rows"]) == (15, 15, 3)
+    assert {"call_json_share", "call_name_share", "call_arguments_share", "call_arguments_share_lo"} <= metrics.keys()
+    lines = [json.loads(line) for line in written["predictions.jsonl"].splitlines()]
+    assert ["call" in line for line in lines] == ["plain" not in line for line in lines]
+    assert sum("call" in line for line in lines) == 12

@@ -752,6 +752,23 @@ def test_an_evaluation_with_answers_needs_the_figures_on_them(run):
         run(inputs)
 
 
+def test_the_report_says_of_calls_of_tools_how_many_are_right(run):
+    inputs = example()
+    shares = {"call_json_share": 0.9, "call_name_share": 0.8, "call_arguments_share": 0.65}
+    inputs["base"] |= dict.fromkeys(shares, 0.125)
+    inputs["tuned"] |= shares
+    for row in inputs["rows"]["base"] + inputs["rows"]["tuned"]:
+        row |= {"calls": 1, "call_json": 1, "call_name": 1, "call_arguments": int(row["loss_sum"] < 2 * row["tokens"])}
+    for predictions in inputs["predictions"].values():
+        predictions[0] |= {"call": "wrong_arguments", "parses": None}
+    folder, outcome = run(inputs)
+    page = (folder / "reports" / "report.md").read_text()
+    assert re.search(r"\| Calls with the right tool and arguments \| 12.5% \| 65.0% \| \+52.5", page)
+    assert re.search(r"\| Calls of tools that are valid .*\n\| Calls with the right tool \|", page)
+    assert "other arguments" in page
+    assert "call_arguments_share" in json.loads((folder / "metrics.json").read_text())["evaluate"]["change"]
+
+
 def test_the_table_of_rows_has_a_thousand_at_most():
     rows = [evaluated_row(number, 2.5) for number in range(2500)]
     assert len(row_lines({"base": rows, "tuned": rows}, [])) == 1000

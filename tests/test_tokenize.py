@@ -545,3 +545,18 @@ def test_texts_are_packed_and_do_not_train_each_others_first_token(encoder):
     starts = [0, rows[0]["seq_lengths"][0]]
     assert [place for place, label in enumerate(rows[0]["labels"]) if label == IGNORED] == starts
     assert [rows[0]["input_ids"][start] for start in starts] == [encoder.bos] * 2
+
+
+def test_a_long_conversation_with_tools_is_split_between_exchanges_and_keeps_its_tools(encoder):
+    call, result = '[{"name": "f", "arguments": {}, "id": "abcde1234"}]', '{"content": 1, "call_id": "abcde1234"}'
+    exchange = [("user", "Find it"), ("tool_calls", call), ("tool", result), ("assistant", "1")]
+    turns = [("tools", "[]"), ("system", "Be brief"), *exchange, *exchange]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    whole = len(encoder.conversation(messages).input_ids)
+    params = Tokenize(max_length=whole - 1, packing=False, too_long="split", train_turns="all")
+    rows, counts, _ = tokenize([messages], encoder, params)
+    half = encoder.conversation(messages[:6])
+    assert [row["input_ids"] for row in rows.to_pylist()] == [half.input_ids] * 2
+    assert (counts["answers"], counts["truncated"]) == (4, 0)
+    rows, counts, _ = tokenize([messages], encoder, params.model_copy(update={"train_turns": "last"}))
+    assert (rows.num_rows, counts["answers"]) == (1, 1)

@@ -14,7 +14,7 @@ MORE_ROWS = "Raise data.limit, or bring more data"
 # {reason in rejected.parquet: (what is the matter with the row, what to do)}
 EXPLAINED = {
     "malformed": ("it does not fit the data's format", "Correct data.format or data.columns"),
-    "tool_call": ("it calls tools", "Only conversations without tools can be trained"),
+    "tool_call": ("template v3 has no form for its tools", "The detail in rejected.parquet says why"),
     "turn_order": ("its turns are not in order", "To have more of them repaired, set clean.repair_turns: merge"),
     "no_answer": ("it has no answer to learn from", "Add the answers in the data"),
     "secret": ("it holds a key or token", "To keep such rows, set clean.secrets: redact"),

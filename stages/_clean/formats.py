@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from stages.core.records import Message
+from stages._clean.tools import CallIds, ToolCallError, calls_turn, parsed, result_turn, tools_turn
+from stages.core.records import ANSWER_ROLES, Message
 
 Messages = list[Message]
 # {a role as data sets name it, in any case: our name for it}.
@@ -16,7 +17,13 @@ ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing", "bard"), "assistant"),
 }
-TOOL_ROLES = {"tool", "function", "tool_call", "tool_response", "function_call", "function_response", "observation"}
+CALL_ROLES = {"tool_call", "function_call"}  # a turn whose text is the call
+RESULT_ROLES = {"tool", "function", "tool_response", "function_response", "observation"}
+CALL_KEYS = ("tool_calls", "function_call")
+# Each letter is a turn: system, user, assistant, call, tool's result. A user gets calls with results, then an answer.
+# Only the last answer of a conversation may be calls.
+ORDER = re.compile(r"s?(?:u(?:ct+)*a)*u(?:ct+)*[ac]")
+LETTERS = {"system": "s", "user": "u", "assistant": "a", "tool_calls": "c", "tool": "t"}
 # The keys of a turn. The first one with a value is read.
 ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value", "text")
 # The keys of an exchange, which is a user's text with the answer to it.
@@ -38,10 +45,6 @@ RENDERED_TEXT = re.compile(
     r"\A\s*(?:<s>|<\|begin_of_text\|>)?\s*(?:\[INST\]|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>)"
 )
 END_MARK = re.compile(r"(?:</s>|<\|endoftext\|>|<\|end_of_text\|>|<\|im_end\|>|<\|eot_id\|>)\s*\Z")
-
-
-class ToolCallError(ValueError):
-    """The conversation uses a tool, which messages of a role and a text cannot express."""
 
 
 def printable(text: str) -> str:
@@ -97,7 +100,7 @@ def is_left_untrained(said: dict) -> bool:
 
 def untrained(messages: Messages) -> Messages:
     """Returns the messages with no answer that is trained."""
-    return [said | {"train": False} if said["role"] == "assistant" else said for said in messages]
+    return [said | {"train": False} if said["role"] in ANSWER_ROLES else said for said in messages]
 
 
 def first_of(said: dict, keys: tuple[str, ...]) -> str | None:
@@ -110,6 +113,7 @@ class Reader:
 
     def __init__(self):
         self.unread: Counter[str] = Counter()
+        self.ids = CallIds()
 
     def leave_columns(self, row: dict, read: set[str]) -> None:
         """Notes the columns that hold a value and are not read."""
@@ -136,23 +140,31 @@ class Reader:
             return [turn("user", said[0]), turn("assistant", said[1])]
         if not isinstance(said, dict):
             raise ValueError(f"{name} has {type(said).__name__} where a turn is expected: {TURN}")
-        # In Parquet every turn has the columns of all turns, so an empty tool_calls calls nothing.
-        if said.get("tool_calls") or said.get("function_call"):
-            raise ToolCallError("a turn calls a tool")
         role_key = first_of(said, ROLE_KEYS)
         asked, answered = first_of(said, ASKED_KEYS), first_of(said, ANSWER_KEYS)
         if role_key is None and asked and answered:
             self.leave(name, said, asked, answered)
             return [turn("user", said[asked]), turn("assistant", said[answered])]
         role = said[role_key].strip().casefold() if role_key and isinstance(said[role_key], str) else None
-        if role in TOOL_ROLES:
-            raise ToolCallError(f"a turn has the role {role}")
-        if role not in ROLES:
+        if role not in {*ROLES, *CALL_ROLES, *RESULT_ROLES}:
             raise ValueError(f"a turn of {name} needs {TURN}")
         text_key = first_of(said, TEXT_KEYS)
-        self.leave(name, said, role_key, text_key, *TRAIN_KEYS)
-        made = [turn(ROLES[role], said[text_key] if text_key else None)]
+        text = said[text_key] if text_key else None
+        if role in RESULT_ROLES:
+            self.leave(name, said, role_key, text_key, "tool_call_id", "name", *TRAIN_KEYS)
+            made = [result_turn(text, said.get("tool_call_id"), self.ids)]
+        elif calls := calls_of(said, role, text):
+            self.leave(name, said, role_key, text_key, *CALL_KEYS, *TRAIN_KEYS)
+            made = [calls_turn(calls, self.ids)]
+        else:
+            self.leave(name, said, role_key, text_key, *TRAIN_KEYS)
+            made = [turn(ROLES[role], text)]
+        if self.ids.open and made[0]["role"] not in ("tool", "tool_calls"):
+            raise ToolCallError("a call has no result, and the conversation continues")
         return untrained(made) if is_left_untrained(said) else made
+
+    def tools(self, row: dict, columns: list[str]) -> Messages:
+        return tools_turn(row.get(columns[0]))
 
     def conversation(self, row: dict, columns: list[str]) -> Messages:
         return self.turns_of_list(columns[0], row.get(columns[0]))
@@ -227,6 +239,7 @@ class Reader:
 TURN = "role (system, user or assistant) and content, or from and value"
 # {part of the conversation, in the order in which the parts follow each other: how it is read}
 PARTS: dict[str, Callable[[Reader, dict, list[str]], Messages]] = {
+    "tools": Reader.tools,
     "system": Reader.system,
     "history": Reader.history,
     "conversation": Reader.conversation,
@@ -235,6 +248,36 @@ PARTS: dict[str, Callable[[Reader, dict, list[str]], Messages]] = {
     "user": Reader.asked,
     "assistant": Reader.answer,
 }
+
+
+def calls_of(said: dict, role: str, text: object) -> list:
+    """Returns the calls of a turn, in OpenAI's shape or as the text of a turn with a role of its own.
+
+    Raises:
+        ToolCallError: the turn has a text too.
+    """
+    if role in CALL_ROLES:
+        calls = parsed(text, f"the text of a turn with the role {role}")
+        return calls if isinstance(calls, list) else [calls]
+    # In Parquet every turn has the columns of all turns, so an empty tool_calls calls nothing.
+    calls = said.get("tool_calls") or ([said["function_call"]] if said.get("function_call") else [])
+    if calls and text:
+        raise ToolCallError("a turn has a text and calls; template v3 has no form for both. Leave one out")
+    calls = parsed(calls, "tool_calls")
+    if not isinstance(calls, list):
+        raise ToolCallError("tool_calls is not a list")
+    return calls
+
+
+def check_calls(messages: Messages) -> None:
+    """Checks the order of the turns if some call tools. clean.repair_turns is for conversations without calls.
+
+    Raises:
+        ToolCallError: template v3 has no form for the order.
+    """
+    letters = "".join(LETTERS.get(said["role"], "") for said in messages)
+    if ("c" in letters or "t" in letters) and not ORDER.fullmatch(letters):
+        raise ToolCallError("turns with tools must go user, calls, their results, answer…, and end with an answer")
 
 
 def parse_list(name: str, text: str) -> object:
@@ -259,7 +302,7 @@ def to_messages(row: object, layout: dict) -> Conversation:
         layout: the content of data/raw/format.json.
 
     Raises:
-        ToolCallError: the conversation uses tools.
+        ToolCallError: template v3 has no form for its tools.
         TypeError, ValueError: the row does not fit the format; the message says why.
     """
     columns = layout["columns"]
@@ -270,6 +313,7 @@ def to_messages(row: object, layout: dict) -> Conversation:
     reader = Reader()
     messages = [said for part, read in PARTS.items() if part in columns for said in read(reader, row, columns[part])]
     read = {name for names in columns.values() for name in names} | ({"tests"} if layout["tests"] else set())
+    check_calls(messages)
     reader.leave_columns(row, read.union(layout["ignored"]))
     return Conversation(messages, reader.unread)
 

@@ -13,9 +13,10 @@ import pyarrow
 
 from stages._clean.contamination import contamination, read_benchmarks
 from stages._clean.details import one_line, rule_detail, syntax_error
-from stages._clean.formats import Messages, ToolCallError, fields_of, tests_of, to_messages, turn
+from stages._clean.formats import Messages, fields_of, tests_of, to_messages, turn
 from stages._clean.rules import Repaired, reject_reason, repair
 from stages._clean.signatures import compared_text, conversation_fingerprint, turns_of
+from stages._clean.tools import ToolCallError
 from stages._clean.turn_order import FLAWS, order_turns
 from stages.core.params import Clean
 from stages.core.paths import DECONTAMINATE

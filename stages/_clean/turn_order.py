@@ -54,6 +54,11 @@ def order_turns(messages: Messages, how: str) -> Ordered:
     """
     if [said["role"] for said in messages] == ["text"]:
         return Ordered(messages, [], None)
+    if any(said["role"] == "tool_calls" for said in messages):
+        return Ordered(messages, [], None)  # check_calls() has seen them
+    if messages and messages[0]["role"] == "tools":
+        ordered = order_turns(messages[1:], how)
+        return ordered._replace(messages=[messages[0], *ordered.messages])
     turns = [said for said in messages if said["role"] != "system" or said["content"].strip()]
     start = first_place(turns, "system")
     system, spoken = turns[:start], turns[start:]

@@ -32,7 +32,7 @@ PREFERENCES = (
     "completion next to prompt, or as messages"
 )
 MEDIA = "Only text is read. Take out the rows that need it"
-TOOLS = "Definitions of tools are not read yet. Take out the rows that need them"
+TOOLS = "Bring the definitions of tools as `tools`, a list of {type: function, function: {…}}"
 # {column: why a row that has it cannot be read without it, and what to do}.
 MEANINGFUL = {
     **dict.fromkeys(("chosen", "rejected"), PREFERENCES),
@@ -40,7 +40,7 @@ MEANINGFUL = {
         ("label", "kto_tag"), "It says whether an answer is good (KTO). Take out the rows with the bad answers"
     ),
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), MEDIA),
-    **dict.fromkeys(("tools", "functions"), TOOLS),
+    "functions": TOOLS,
 }
 VERDICTS = {"true", "false", "0", "1"}  # the values of `label` in a KTO data set; other labels are names of classes
 EMPTY = (None, "", "[]", "{}", "null", [], {})
@@ -96,4 +96,5 @@ def optional_columns(reading: Reading, columns: Iterable[str]) -> dict[str, list
         parts["history"] = named(free, HISTORY)
     if "text" not in parts:
         parts["system"] = named(free, SYSTEM)
+        parts["tools"] = named(free, ("tools",))
     return {part: names for part, names in parts.items() if names}

@@ -4,12 +4,13 @@ import ast
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from stages._evaluate.calls import CALL_MARK, call_outcome, shown_calls
 from stages._evaluate.completion_prompts import CompletionPrompt, complete_answer
 from stages._evaluate.sandbox import Program, run_programs
 from stages.core.params import Evaluate
 from stages.core.prompts import Encoder
 from stages.core.python_syntax import PYTHON, fenced_blocks, fenced_python_parses, parse, python_in
-from stages.core.records import Record, is_trained
+from stages.core.records import ANSWER_ROLES, Record, is_trained
 from stages.runtime.errors import UserError
 
 SHOWN_TURNS = 5  # of the conversation before an answer: the question and two exchanges before it
@@ -22,6 +23,7 @@ class Prediction:
     prompt: what was asked, as question_text() shows it.
     parses: whether it is Python that parses. None where the reference is no Python.
     tests: the outcome of its tests, if it has any.
+    call: where the reference calls tools, what is right of the call (stages._evaluate.calls.call_outcome()).
     """
 
     id: str
@@ -32,6 +34,7 @@ class Prediction:
     ended: bool
     parses: bool | None
     tests: str | None = None
+    call: str | None = None
 
 
 def is_code(text: str) -> bool:
@@ -52,7 +55,12 @@ def code_parses(text: str) -> bool:
 
 def is_answered(record: Record) -> bool:
     """Whether the record ends with an answer that is trained, so that the model is asked for one."""
-    return record.messages[-1]["role"] == "assistant" and is_trained(record.messages[-1])
+    return record.messages[-1]["role"] in ANSWER_ROLES and is_trained(record.messages[-1])
+
+
+def has_plain_form(record: Record) -> bool:
+    """Whether the last answer can be asked for plainly: it is a text, and it answers a user."""
+    return is_answered(record) and [message["role"] for message in record.messages[-2:]] == ["user", "assistant"]
 
 
 def fitting_prompts(records: list[Record], encoder: Encoder, params: Evaluate, context: int) -> dict[int, list[int]]:
@@ -90,16 +98,25 @@ def question_text(messages: list[dict[str, str]]) -> str:
     return "\n\n".join(texts)
 
 
-def make_prediction(record: Record, text: str, ended: bool) -> Prediction:
+def make_prediction(record: Record, text: str, ended: bool, marked: bool = False) -> Prediction:
+    """The prediction of a generated text. marked: whether it began with [TOOL_CALLS]."""
     question, reference = question_text(record.messages[:-1]), record.messages[-1]["content"]
+    if record.messages[-1]["role"] == "tool_calls":
+        call, shown = call_outcome(text, reference, marked), [shown_calls(reference), shown_calls(text)]
+        return Prediction(record.id, record.source, question, *shown, ended, None, call=call)
     parses = code_parses(text) if has_code(reference) else None
     return Prediction(record.id, record.source, question, reference, text, ended, parses)
+
+
+def prediction_line(prediction: Prediction) -> dict:
+    """The prediction as a row of <name>.predictions.jsonl. Only rows that call tools have `call`."""
+    return {name: value for name, value in vars(prediction).items() if name != "call" or value is not None}
 
 
 def read_answers(records: list[Record], outputs: list[list[int]], encoder: Encoder) -> list[Prediction]:
     """The predictions from the tokens of each record's answer."""
     return [
-        make_prediction(record, encoder.decode(ids), ids[-1:] == [encoder.eos])
+        make_prediction(record, encoder.decode(ids), ids[-1:] == [encoder.eos], encoder.begins_with(ids, CALL_MARK))
         for record, ids in zip(records, outputs, strict=True)
     ]
 
@@ -156,6 +173,14 @@ def with_test_outcomes(
     return [replace(prediction, tests=outcomes.get(place)) for place, prediction in enumerate(predictions)]
 
 
+def call_counts(outcome: str | None) -> dict[str, int]:
+    """The counts of stages.core.statistics.CALLS. Rows without calls have none."""
+    if outcome is None:
+        return {}
+    right = ("not_json", "wrong_name", "wrong_arguments", "right").index(outcome) if outcome != "text" else 0
+    return {"calls": 1, "call_json": int(right > 0), "call_name": int(right > 1), "call_arguments": int(right > 2)}
+
+
 def count_answers(predictions: list[Prediction]) -> dict[str, dict[str, float]]:
     """{id: the counts of the generated answer (stages.core.statistics.GENERATED)}."""
     from rouge_score.rouge_scorer import RougeScorer
@@ -170,6 +195,7 @@ def count_answers(predictions: list[Prediction]) -> dict[str, dict[str, float]]:
             "chrf": chrf.sentence_score(prediction.output, [prediction.reference]).score,
             "rouge_l": rouge.score(prediction.reference, prediction.output)["rougeL"].fmeasure,
             **{"tested": int(prediction.tests is not None), "passed": int(prediction.tests == "passed")},
+            **call_counts(prediction.call),
         }
         for prediction in predictions
     }

@@ -32,10 +32,18 @@ def read_predictions(path: Path) -> list[dict]:
         raise UserError(f"{path} is missing. `dvc repro evaluate` makes it") from None
 
 
+CALL_VERDICTS = {
+    **{None: "", "text": ", no call", "not_json": ", no valid call", "wrong_name": ", another tool"},
+    **{"wrong_arguments": ", other arguments", "right": ", the right call"},
+}
+
+
 def verdict(answer: dict) -> str:
-    """How an answer ended and, where it should be Python, whether it parses."""
+    """How an answer ended; where it should be Python, whether it parses; where it should call tools, what is right."""
     parses = {True: ", parses", False: ", does not parse", None: ""}[answer["parses"]]
-    return ("ended by itself" if answer["ended"] else "cut off at the limit") + parses
+    return (
+        ("ended by itself" if answer["ended"] else "cut off at the limit") + parses + CALL_VERDICTS[answer.get("call")]
+    )
 
 
 def answer_pairs(base: Iterable[dict], tuned: Iterable[dict]) -> list[tuple[dict, dict]]:

@@ -30,6 +30,9 @@ SHOWN_MEASURES = (
     Measure("exact_share", "Answers equal to the reference", share, change_in_points, False, 100),
     Measure("chrf", "chrF against the reference", number, signed_difference, False),
     Measure("rouge_l", "ROUGE-L against the reference", number, signed_difference, False),
+    Measure("call_json_share", "Calls of tools that are valid", share, change_in_points, False, 100),
+    Measure("call_name_share", "Calls with the right tool", share, change_in_points, False, 100),
+    Measure("call_arguments_share", "Calls with the right tool and arguments", share, change_in_points, False, 100),
     Measure("pass_at_1", "Answers that pass their tests", share, change_in_points, False, 100),
 )
 

@@ -1,6 +1,7 @@
 """A record, `{id, messages: [{role, content}…], source}`, and the Parquet files that hold records.
 
-A text for continued pre-training is a record with one turn of the role `text`.
+A text for continued pre-training is a record with one turn of the role `text`. A conversation with tools has turns of
+the roles `tools` (always the first), `tool_calls` and `tool`, whose content is JSON as mistral-common writes it.
 A turn that is not trained has the key `train` too, which is false. The turns of a file have this field only if some
 record of the data set has such a turn.
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 SPLITS = ("train", "validation", "test")
-TRAINED_ROLES = ("assistant", "text")
+ANSWER_ROLES = ("assistant", "tool_calls")
+TRAINED_ROLES = (*ANSWER_ROLES, "text")
 Message = dict[str, str | bool]  # role, content, and `train` on a turn that is not trained
 
 
@@ -49,9 +51,9 @@ def with_trained_turns(messages: list[Message], train_turns: str) -> list[Messag
     """Returns the messages with `train` as tokenize.train_turns wants it: with `last`, only the last answer stays."""
     if train_turns == "all":
         return messages
-    last = max((place for place, message in enumerate(messages) if message["role"] == "assistant"), default=None)
+    last = max((place for place, message in enumerate(messages) if message["role"] in ANSWER_ROLES), default=None)
     return [
-        message | {"train": False} if message["role"] == "assistant" and place != last else message
+        message | {"train": False} if message["role"] in ANSWER_ROLES and place != last else message
         for place, message in enumerate(messages)
     ]
 
@@ -81,6 +83,11 @@ def split_of(record_id: str, validation_fraction: float, test_fraction: float) -
     if position < test_fraction:
         return "test"
     return "validation" if position < test_fraction + validation_fraction else "train"
+
+
+def opening(messages: list[Message]) -> list[Message]:
+    """Returns the turns before the first user's: the tools and the system prompt, where there are any."""
+    return [message for message in messages[:2] if message["role"] in ("tools", "system")]
 
 
 def turn_keys(messages: Iterable[Message]) -> set[str]:

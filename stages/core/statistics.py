@@ -13,6 +13,13 @@ BODY = ("body_bytes", "body_loss_sum")
 COUNTS = ("tokens", "loss_sum", "later_tokens", "later_loss_sum", "correct_tokens", "bytes", *BODY)
 GENERATED = ("answers", "ended", "code", "parses", "exact", "chrf", "rouge_l", "tested", "passed")
 COLUMNS = (*COUNTS, *GENERATED)
+CALLS = ("calls", "call_json", "call_name", "call_arguments")  # only in rows whose last answer calls tools
+
+
+def of_calls(sums: Sums, name: str) -> np.ndarray:
+    return sums[name] / sums["calls"] if name in sums else np.float64(np.nan)
+
+
 MEASURES: dict[str, Callable[[Sums], np.ndarray]] = {
     "loss": lambda sums: sums["loss_sum"] / sums["tokens"],
     "perplexity": lambda sums: np.exp(sums["loss_sum"] / sums["tokens"]),
@@ -27,10 +34,13 @@ MEASURES: dict[str, Callable[[Sums], np.ndarray]] = {
     "chrf": lambda sums: sums["chrf"] / sums["answers"],
     "rouge_l": lambda sums: sums["rouge_l"] / sums["answers"],
     "pass_at_1": lambda sums: sums["passed"] / sums["tested"],
+    "call_json_share": lambda sums: of_calls(sums, "call_json"),
+    "call_name_share": lambda sums: of_calls(sums, "call_name"),
+    "call_arguments_share": lambda sums: of_calls(sums, "call_arguments"),
 }
 # Measures that some test splits do not have.
 ANSWER_MEASURES = ("ended_share", "exact_share", "chrf", "rouge_l")  # only where an answer is generated
-OPTIONAL_MEASURES = ("body_bits_per_byte", "parses_share", "pass_at_1")
+OPTIONAL_MEASURES = ("body_bits_per_byte", "parses_share", "pass_at_1", *(f"{name}_share" for name in CALLS[1:]))
 SLICED = ("loss", "pass_at_1")  # the measures that are taken for each slice
 MOST_SLICES = 10  # values of one slice
 SLICE_LENGTHS = (32, 64, 128, 256, 512)  # tokens of a row's answers; the upper ends of the length slices
@@ -174,8 +184,11 @@ def renumbered_clusters(clusters: np.ndarray) -> np.ndarray:
 
 
 def columns_of(rows: list[dict]) -> Sums:
-    """The rows as {column: values of shape (rows,)}, for all of COLUMNS."""
-    return {name: np.array([row[name] for row in rows], np.float64) for name in COLUMNS}
+    """The rows as {column: values of shape (rows,)}, for all of COLUMNS; and of CALLS where any row has them."""
+    names = (*COLUMNS, *(CALLS if any("calls" in row for row in rows) else ()))
+    return {
+        name: np.array([row.get(name, 0) if name in CALLS else row[name] for row in rows], np.float64) for name in names
+    }
 
 
 def paired_change(before: list[dict], after: list[dict]) -> dict[str, float]:

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from stages._clean.formats import to_messages
 from stages.core import prompts
 from stages.core.params import Prompt
 from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, check_tokenizer_of_base
 from stages.core.tokenizer_files import wheel_file
 from stages.download_model import convert_tokenizer
 from stages.runtime.errors import UserError
-from tests.support.conversations import HOSTILE, LOOK_ALIKES, PLAIN
+from tests.support.cleaning import layout_of
+from tests.support.conversations import HOSTILE, LOOK_ALIKES, PIECES, PLAIN, tool_rows
 
 SIMPLE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
 
@@ -76,6 +78,73 @@ def test_a_text_has_the_ids_of_mistral_common_and_all_but_the_first_are_trained(
     encoded = Encoder(Prompt(template=version, system="Be brief.")).conversation([{"role": "text", "content": text}])
     assert encoded.input_ids == raw.encode(text, bos=True, eos=True)
     assert encoded.labels == [IGNORED, *encoded.input_ids[1:]]
+
+
+def read_messages(row):
+    return to_messages(row, layout_of("messages")).messages
+
+
+def mistral_turn(kinds, calls, said):
+    """Returns mistral-common's message of a turn in OpenAI's shape."""
+    if said["role"] == "assistant" and said.get("tool_calls"):
+        made = [
+            calls.ToolCall(id=call["id"], function=calls.FunctionCall(**call["function"]))
+            for call in said["tool_calls"]
+        ]
+        return kinds.FinetuningAssistantMessage(tool_calls=made)
+    if said["role"] == "tool":
+        return kinds.ToolMessage(content=said["content"], tool_call_id=said["tool_call_id"], name=said["name"])
+    kind = {"system": kinds.SystemMessage, "user": kinds.UserMessage, "assistant": kinds.FinetuningAssistantMessage}
+    return kind[said["role"]](content=said["content"])
+
+
+def test_conversations_with_tools_have_the_ids_of_mistral_commons_finetuning_mode():
+    from mistral_common.protocol.instruct import messages as kinds
+    from mistral_common.protocol.instruct import tool_calls as calls
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest
+    from mistral_common.protocol.instruct.validator import ValidationMode
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    mistral = MistralTokenizer.from_file(str(wheel_file("v3")), mode=ValidationMode.finetuning)
+    encoder, read = Encoder(Prompt(template="v3", system=None)), read_messages
+    rows = tool_rows(1000)
+    assert sum("tool_calls" in row["messages"][-1] for row in rows) > 100
+    for row in rows:
+        typed = [mistral_turn(kinds, calls, said) for said in row["messages"]]
+        tools = [calls.Tool.model_validate(tool) for tool in row.get("tools", [])]
+        expected = mistral.encode_chat_completion(ChatCompletionRequest(messages=typed, tools=tools or None)).tokens
+        assert encoder.conversation(read(row)).input_ids == expected, row
+
+
+def test_calls_are_trained_with_their_mark_and_results_are_not():
+    encoder, read = Encoder(Prompt(template="v3", system=None)), read_messages
+    for row in tool_rows(100, seed=1):
+        messages = read(row)
+        labels = encoder.conversation(messages).labels
+        trained = "".join(
+            {"assistant": message["content"].rstrip(" "), "tool_calls": f"[TOOL_CALLS]{message['content']}"}[
+                message["role"]
+            ]
+            + "</s>"
+            for message in messages
+            if message["role"] in ("assistant", "tool_calls")
+        )
+        assert encoder.spell([label for label in labels if label != IGNORED]) == trained
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_tools_are_refused_with_a_template_that_has_no_form_for_them(version):
+    encoder, read = (
+        Encoder(Prompt(template=version, system=None)),
+        read_messages,
+    )
+    only_tools = {**tool_rows(2)[1], "messages": SIMPLE}
+    with_calls = {"messages": next(row["messages"] for row in tool_rows(20) if len(row["messages"]) > 4)}
+    for row in (only_tools, with_calls):
+        with pytest.raises(
+            UserError, match=rf"prompt.template {version} has no form for them here. Set prompt.template: v3"
+        ):
+            encoder.conversation(read(row))
 
 
 def test_a_turn_that_is_not_trained_has_the_same_ids_and_no_labels(encoder):
@@ -219,6 +288,36 @@ def test_transformers_renders_the_same_ids_with_our_template(encoder, base, vers
         assert asked == encoder.prompt(messages[:-1]), messages
 
 
+def test_transformers_renders_tools_with_the_same_ids(tmp_path):
+    from transformers import AutoTokenizer
+
+    convert_tokenizer("v3", tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, chat_template=CHAT_TEMPLATES["v3"])
+    encoder, read = Encoder(Prompt(template="v3", system=None)), read_messages
+    results = ['{"a": "é", "b": [1, null]}', "[1, 2]", "plain text", "7"]
+    for number, row in enumerate(tool_rows(200, pieces=PIECES)):
+        for said in row["messages"]:  # a server renders JSON as it comes, and mistral-common writes it anew
+            for call in said.get("tool_calls", []):
+                given = call["function"]["arguments"]
+                call["function"]["arguments"] = json.loads(given) if isinstance(given, str) else given
+            if said["role"] == "tool":
+                said["content"] = results[number % 4]
+        ids = tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), return_dict=False)
+        assert ids == encoder.conversation(read(row)).input_ids, row
+
+
+def test_the_template_refuses_a_text_and_calls_in_one_turn(tmp_path):
+    import jinja2
+    from transformers import AutoTokenizer
+
+    convert_tokenizer("v3", tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, chat_template=CHAT_TEMPLATES["v3"])
+    row = next(row for row in tool_rows(9) if "tool_calls" in row["messages"][-1])
+    row["messages"][-1]["content"] = "Calling"
+    with pytest.raises(jinja2.TemplateError, match="a text and tool calls"):
+        tokenizer.apply_chat_template(row["messages"], return_dict=False)
+
+
 @pytest.fixture(scope="module")
 def served(base, version):
     """served(messages) → the ids that a server makes: it renders the chat template, then tokenizes."""
@@ -281,9 +380,9 @@ def test_the_template_refuses_a_role_that_it_would_drop(base, version):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
-    with pytest.raises(TemplateError, match="unknown role tool"):
+    with pytest.raises(TemplateError, match="unknown role function"):
         tokenizer.apply_chat_template(
-            [*SIMPLE, {"role": "tool", "content": "1"}], chat_template=CHAT_TEMPLATES[version]
+            [*SIMPLE, {"role": "function", "content": "1"}], chat_template=CHAT_TEMPLATES[version]
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from stages.core.statistics import (
+    CALLS,
     COLUMNS,
     DRAWS,
     MEASURES,
@@ -114,7 +115,7 @@ def test_the_measures_are_ratios_of_sums():
 
 def test_each_measure_divides_its_own_columns():
     """Each column has a sum of its own, so that another column would give another value."""
-    totals = {name: float(number) for number, name in enumerate(COLUMNS, 2)}
+    totals = {name: float(number) for number, name in enumerate((*COLUMNS, *CALLS), 2)}
     found = all_measures({name: np.array([total - 1, 1.0]) for name, total in totals.items()})
     loss, later = totals["loss_sum"] / totals["tokens"], totals["later_loss_sum"] / totals["later_tokens"]
     expected = {
@@ -128,6 +129,8 @@ def test_each_measure_divides_its_own_columns():
     expected["token_accuracy"] = totals["correct_tokens"] / totals["tokens"]
     expected["pass_at_1"] = totals["passed"] / totals["tested"]
     expected["parses_share"] = totals["parses"] / totals["code"]
+    for name in ("call_json", "call_name", "call_arguments"):
+        expected[f"{name}_share"] = totals[name] / totals["calls"]
     of_answers = {"ended_share": "ended", "exact_share": "exact"}
     for name, column in (of_answers | {"chrf": "chrf", "rouge_l": "rouge_l"}).items():
         expected[name] = totals[column] / totals["answers"]

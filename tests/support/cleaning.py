@@ -27,7 +27,7 @@ COLUMNS = {
 
 def layout_of(name: str, columns: dict[str, list[str]] | None = None, **changes) -> dict:
     """Returns the content of data/raw/format.json for a format, with all columns that its rows may have."""
-    columns = columns or COLUMNS[name] | ({} if name == "text" else {"system": ["system"]})
+    columns = columns or COLUMNS[name] | ({} if name == "text" else {"system": ["system"], "tools": ["tools"]})
     return {"format": name, "columns": columns, "tests": True, "ignored": [], "python": False, **changes}
 
 
