@@ -31,7 +31,7 @@ from stages.core.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json, whole_
 from stages.core.prompts import CHAT_TEMPLATES, IGNORED, Encoder, TokenArrays, check_tokenizer_of_base
 from stages.core.records import (
     Message,
-    is_text,
+    is_raw_text,
     is_trained,
     messages_of_column,
     opening,
@@ -63,7 +63,7 @@ def fitting_parts(messages: Conversation, encoder: Encoder, params: Tokenize) ->
     """
     if params.too_long == "drop":
         return []
-    if is_text(messages):
+    if is_raw_text(messages):
         ids = encoder.arrays([messages], threads=1)[0][0]
         windows = text_windows(ids, params.max_length, encoder.starts_word)
         kept = windows[: 1 if params.too_long == "truncate" else None]

@@ -760,7 +760,7 @@ def test_the_report_says_of_calls_of_tools_how_many_are_right(run):
     for row in inputs["rows"]["base"] + inputs["rows"]["tuned"]:
         row |= {"calls": 1, "call_json": 1, "call_name": 1, "call_arguments": int(row["loss_sum"] < 2 * row["tokens"])}
     for predictions in inputs["predictions"].values():
-        predictions[0] |= {"call": "wrong_arguments", "parses": None}
+        predictions[:] = [each | {"call": "wrong_arguments", "parses": None} for each in predictions]
     folder, outcome = run(inputs)
     page = (folder / "reports" / "report.md").read_text()
     assert re.search(r"\| Calls with the right tool and arguments \| 12.5% \| 65.0% \| \+52.5", page)

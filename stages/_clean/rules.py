@@ -9,7 +9,7 @@ from stages._clean.refusals import is_refusal
 from stages._clean.text_repair import any_about_decoding, excerpts, repaired_text
 from stages.core.params import Clean
 from stages.core.python_syntax import fenced_python_parses, parse, python_in
-from stages.core.records import is_text, is_trained
+from stages.core.records import is_raw_text, is_trained
 
 
 class Repaired(NamedTuple):
@@ -72,7 +72,7 @@ def too_long(messages: Messages, clean: Clean) -> bool:
 
 
 def refusal(messages: Messages, clean: Clean) -> bool:
-    return clean.reject_refusals and not is_text(messages) and any(map(is_refusal, answers(messages)))
+    return clean.reject_refusals and not is_raw_text(messages) and any(map(is_refusal, answers(messages)))
 
 
 def is_python(answer: str) -> bool:

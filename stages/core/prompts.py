@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy
 
 from stages.core.params import Prompt
-from stages.core.records import Message, is_text, is_trained
+from stages.core.records import Message, is_raw_text, is_trained
 from stages.core.tokenizer_files import wheel_file
 from stages.runtime.counts import plural
 from stages.runtime.errors import UserError
@@ -150,7 +150,7 @@ class Encoder:
         Raises:
             UserError: the conversation has tools, and the template has no form for them.
         """
-        if is_text(messages):
+        if is_raw_text(messages):
             return [(messages[0]["content"], "text", is_trained(messages[0]))]
         tools = None
         if messages[0]["role"] == "tools":

@@ -42,7 +42,7 @@ def is_trained(message: Message) -> bool:
     return message["role"] in TRAINED_ROLES and message.get("train", True)
 
 
-def is_text(messages: list[Message]) -> bool:
+def is_raw_text(messages: list[Message]) -> bool:
     """Whether this is a text for continued pre-training, not a conversation."""
     return messages[0]["role"] == "text"
 
