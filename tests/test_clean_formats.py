@@ -297,6 +297,15 @@ def test_ids_of_calls_become_nine_letters_and_digits_and_results_follow_them():
         assert [content["call_id"] for _, content in made[2:4]] == ids
 
 
+def test_calls_without_ids_get_different_ones():
+    calls = {"role": "assistant", "tool_calls": calling(id=None)["tool_calls"] * 2}
+    row = {"messages": [USER, calls, *[{**RESULT, "tool_call_id": None}] * 2, USER | {"role": "assistant"}]}
+    made = spoken(read("messages", row))
+    ids = [call["id"] for call in made[1][1]]
+    assert len(set(ids)) == 2
+    assert [content["call_id"] for _, content in made[2:4]] == ids
+
+
 def test_a_row_without_tools_has_no_turn_for_them():
     for empty in (None, [], "[]", "", "hammer, nail", ["hammer"]):  # a column of that name may hold anything
         row = {"messages": [USER, ASSISTANT], "tools": empty}
