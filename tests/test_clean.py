@@ -370,7 +370,10 @@ def test_too_few_rows_of_which_none_was_rejected_ask_for_more(raw, params):
 
 DETAILED = {
     "malformed": ({"prompt": 3}, "the columns are prompt; completion is missing"),
-    "tool_call": (chat({"role": "user", "content": "?"}, {"role": "tool", "content": "3"}), "a turn has the role tool"),
+    "tool_call": (
+        chat({"role": "user", "content": "?"}, {"role": "tool", "content": "3"}),
+        "a tool's result belongs to no call before it",
+    ),
     "turn_order": (
         chat({"role": "user", "content": "?"}, *[{"role": "assistant", "content": CODE}] * 2),
         "two turns of one role follow each other",
