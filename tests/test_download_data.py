@@ -193,6 +193,12 @@ def test_a_broken_json_list_read_in_chunks_gives_the_same_error(rows, place, put
     assert read_in_chunks(text, chunk) == read_in_chunks(text, len(text) + 1)
 
 
+def test_a_number_is_judged_when_all_of_it_is_read():
+    """Without the last digit of its exponent, this one would be too large."""
+    assert read_in_chunks(text := f"[1{'0' * 400}e-390]", len(text) - 2) == ([1e10], None)
+    assert read_in_chunks(f"[1{'0' * 400}e-39]", 405) == ([], f"the number 1{'0' * 29} is too large in row 1")
+
+
 def test_nothing_is_read_after_a_broken_row():
     file = io.StringIO('[{"a": 1}, {"a" 2}, ' + ", ".join(json.dumps({"a": "x" * 1000}) for _ in range(8000)) + "]")
     with pytest.raises(ValueError, match=r"Expecting ':' delimiter \(line 1, column 17\) in row 2"):

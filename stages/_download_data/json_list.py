@@ -13,6 +13,7 @@ CHUNK_CHARACTERS = 1 << 20
 # More characters than any literal or escape has: a parser that fails this near to the end may lack the rest.
 TORN_CHARACTERS = 16
 NUMBER_END = re.compile(r"[.eE+-]{0,2}")  # what follows a number that may have more digits in the next chunk
+NUMBER_CHARACTERS = "0123456789.eE+-"
 BLANKS = re.compile(r"[ \t\n\r]*")  # what JSON calls whitespace; str.strip takes more
 
 
@@ -30,10 +31,14 @@ def constant(name: str) -> None:
         raise ValueError(f"{name} is not a JSON value")
 
 
+class TooLargeError(ValueError):
+    """A number has no fp64 value. Of a number that is not read to its end yet, the whole may have one."""
+
+
 def finite(digits: str) -> float:
     number = float(digits)
     if number in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {digits[:30]} is too large")
+        raise TooLargeError(f"the number {digits[:30]} is too large")
     return number
 
 
@@ -94,6 +99,10 @@ class JsonText:
                 if torn and self.read_more():
                     continue
                 raise ValueError(f"{error.msg} ({self.where(error.pos)})") from None
+            except TooLargeError:
+                if self.text[-1] in NUMBER_CHARACTERS and self.read_more():
+                    continue
+                raise
             if self.text[end - 1].isdigit() and NUMBER_END.fullmatch(self.text, end) and self.read_more():
                 continue
             self.at = end

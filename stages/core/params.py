@@ -192,7 +192,7 @@ class Clean(Section):
         description="e-mail, phone, IBAN, card, SSN, public IP: reject the row, redact them or keep them"
     )
     decontaminate: list[Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(jsonl|txt)$")]] = Field(
-        description="benchmarks in data/decontaminate; reject rows that share a third of a text, or 40 words, with one"
+        description="benchmarks in data/decontaminate; reject rows that share a third of one or 40 words"
     )
     near_duplicate_threshold: Annotated[Number, Field(ge=0.5, lt=1)] | None = Field(
         description="reject one of two rows that share this part of their text; null: off"
