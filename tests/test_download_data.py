@@ -195,7 +195,7 @@ def test_a_broken_json_list_read_in_chunks_gives_the_same_error(rows, place, put
 
 def test_a_number_is_judged_when_all_of_it_is_read():
     """Without the last digit of its exponent, this one would be too large."""
-    assert read_in_chunks(text := f"[1{'0' * 400}e-390]", len(text) - 2) == ([1e10], None)
+    assert read_in_chunks(f"[1{'0' * 400}e-390]", 405) == ([1e10], None)
     assert read_in_chunks(f"[1{'0' * 400}e-39]", 405) == ([], f"the number 1{'0' * 29} is too large in row 1")
 
 
