@@ -143,6 +143,30 @@ def test_an_answer_may_say_that_it_is_not_trained(marks, trained):
         assert read(name, row).messages[1].get("train", True) is trained
 
 
+def test_an_exchange_may_say_that_its_answer_is_not_trained():
+    exchanges = [{"user": "a", "assistant": "b", "weight": 0}, {"user": "c", "assistant": "d", "weight": 1}]
+    read_row = read("sharegpt", {"conversations": exchanges})
+    assert [said.get("train", True) for said in read_row.messages] == [True, False, True, True]
+    assert not read_row.unread
+
+
+def test_a_prompt_and_an_answer_may_both_be_json_texts_of_turns():
+    """CSV files have texts only. If only one of the two is such a text, it may be meant as it is."""
+    asked, answered = [USER, ASSISTANT, USER], [ASSISTANT]
+    given = read(PAIRS, {"prompt": asked, "completion": answered}).messages
+    for write in (json.dumps, str):
+        assert read(PAIRS, {"prompt": write(asked), "completion": write(answered)}).messages == given
+    for text in (json.dumps(asked), '[{"role": "robot", "content": "x"}]', '[{"a": 1}]', "[{'role'"):
+        messages = read(PAIRS, {"prompt": json.dumps(asked), "completion": text}).messages
+        assert [said["content"] for said in messages] == [json.dumps(asked), text]
+
+
+def test_a_tools_result_in_parts_is_their_text():
+    result = RESULT | {"content": [part("31"), part("degrees")]}
+    messages = read("messages", {"messages": [USER, CALL, result, ASSISTANT]}).messages
+    assert json.loads(messages[2]["content"])["content"] == "31\n\ndegrees"
+
+
 def test_a_text_is_one_turn_whatever_other_columns_there_are():
     assert read("text", {"text": " One. [INST] two\n", "system": "s", "url": "u"}).messages == [
         {"role": "text", "content": " One. [INST] two\n"}
@@ -219,6 +243,18 @@ def test_columns_and_keys_of_turns_that_are_not_read_are_counted():
         ("messages", {"messages": [USER, CALL, RESULT, USER, ASSISTANT]}, "turns with tools must go user, calls"),
         ("messages", {"messages": [USER, calling(arguments="{not json")]}, "arguments of look-up is not JSON"),
         ("messages", {"messages": [USER, calling(arguments="[1]")]}, "the arguments of look-up are no JSON object"),
+        *(
+            (
+                "messages",
+                {"messages": [USER, calling(arguments=None, **{key: {"word": "x"}})]},
+                f"look-up has {key} where",
+            )
+            for key in ("parameters", "args", "input")
+        ),
+        *(
+            ("messages", {"messages": [USER, ASSISTANT], "tools": [{"name": "f", key: {"a": 1}}]}, f"f has {key} where")
+            for key in ("input_schema", "inputSchema", "arguments", "args")
+        ),
         ("messages", {"messages": [USER, calling(name="look up")]}, "a tool has the name 'look up'"),
         ("messages", {"messages": [USER, ASSISTANT], "tools": "[nothing"}, "tools is not JSON"),
         ("messages", {"messages": [USER, ASSISTANT], "tools": {"a": 1}}, "tools is not a list"),
@@ -342,6 +378,13 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x.png"}}
         ("messages", {"messages": None}, "messages is NoneType, not a list of turns"),
         ("messages", {"messages": "user: hello"}, "messages is a text that holds no list of turns in JSON"),
         ("messages", {"messages": '{"role": "user"}'}, "messages is dict, not a list of turns"),
+        ("sharegpt", {"conversations": [["user", "x"], ["assistant", "y"]]}, "conversations has pairs of a role and a"),
+        (
+            "alpaca",
+            {"instruction": "x", "output": "y", "history": [["Human", "a"]]},
+            "history has pairs of a role and a",
+        ),
+        (PAIRS, {"prompt": [], "completion": "x"}, "prompt is an empty list of turns"),
         ("messages", {"messages": ["hello"]}, "messages has str where a turn is expected: role (system"),
         ("messages", {"messages": [{"role": "user"}, ASSISTANT]}, "the user text is NoneType"),
         ("messages", {"messages": [{"role": ["user"], "content": "x"}]}, "a turn of messages needs role (system, user"),

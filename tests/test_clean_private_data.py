@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
+from stages._clean.private_data import PERSONAL_KINDS, redact, redact_json, secret_kinds
 from stages._clean.vendor_keys import FORMS
 from stages.clean import main
 from stages.core.paths import CLEAN, RAW, read_json, write_json
@@ -212,3 +212,34 @@ def test_no_secret_reaches_a_file_or_the_terminal(tmp_path, monkeypatch, capsys,
         {"secret": 3, "malformed": 2} if choice == "reject" else {"code_does_not_parse": 1, "malformed": 2}
     )
     assert read_json(tmp_path / "metrics" / "clean.json")["redacted"] == {"SECRET": 5}
+
+
+def test_redacted_json_is_json_and_line_ends_hide_nothing():
+    key = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
+    given = {"phone": 2025550143, "more": [f"at the\n{key}", "é", 1.5, None, True], "mail": "to:\nanna@posteo.de"}
+    kinds = (*secret_kinds(), *PERSONAL_KINDS)
+    text, counts = redact_json(json.dumps(given, ensure_ascii=False), kinds)
+    expected = {"phone": "<PHONE>", "more": ["at the\n<SECRET>", "é", 1.5, None, True], "mail": "to:\n<EMAIL>"}
+    assert json.loads(text) == expected
+    assert "é" in text
+    assert counts == {"PHONE": 1, "SECRET": 1, "EMAIL": 1}
+    assert redact_json('{"a":  [1]}', kinds)[0] == '{"a":  [1]}', "a text with nothing to redact stays as it is"
+    assert redact_json("no JSON, but anna@posteo.de", kinds)[0] == "no JSON, but <EMAIL>"
+
+
+def test_a_call_stays_json_when_it_is_redacted(params_of):
+    call = {"id": "abcde1234", "function": {"name": "f", "arguments": {"phone": 2025550143, "to": "x\nanna@posteo.de"}}}
+    row = {"messages": [{"role": "user", "content": "Call"}, {"role": "assistant", "tool_calls": [call]}]}
+    section = params_of(clean={"min_characters": 1, "personal_data": "redact", "check_code": False}).clean
+    cleaned = clean_rows([{"source": "x:1", "row": row}], section, layout=layout_of("messages"))
+    (record,) = (record for split in cleaned.splits.values() for record in split)
+    assert json.loads(record.messages[-1]["content"])[0]["arguments"] == {"phone": "<PHONE>", "to": "x\n<EMAIL>"}
+
+
+def test_a_kept_column_may_have_the_name_of_a_turn_with_json(params_of):
+    row = {"prompt": "a", "completion": "b", "tool": "hammer of anna@posteo.de"}
+    section = params_of(
+        clean={"min_characters": 1, "personal_data": "redact", "check_code": False, "keep_fields": ["tool"]}
+    ).clean
+    cleaned = clean_rows([{"source": "x:1", "row": row}], section)
+    assert not cleaned.rejected

@@ -24,6 +24,10 @@ REPAIRED = {
     "the title of a window": ("\x1b]0;make\x07ok", "ok"),
     "a link": ("\x1b]8;;http://a.net\x1b\\here\x1b]8;;\x1b\\", "here"),
     "a moved cursor": ("10%\x1b[2K\x1b[1G20%", "10%20%"),
+    "a label that begins with the word": (
+        "mojibake_sample: the cafÃ© doesnâ€™t open",
+        "mojibake_sample: the café doesn’t open",
+    ),
     "an escape that begins nothing": ("a\x1bHello", "aHello"),
 }
 LEFT = {

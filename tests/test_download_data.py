@@ -226,7 +226,7 @@ def test_csv_rows_with_the_wrong_number_of_fields_are_kept_as_unreadable(tmp_pat
     rows = rows_of(tmp_path / "rows.csv", 'a,b\n1,"two\nlines"\n3\n4,5,6\n7,8\n')
     why = "the row has {} fields, and the first line names 2 columns"
     assert rows == [
-        {"source": "rows.csv:3", "row": {"a": "1", "b": "two\nlines"}},
+        {"source": "rows.csv:2", "row": {"a": "1", "b": "two\nlines"}},  # the line in which it begins
         {"source": "rows.csv:4", "unreadable": '["3"]', "why": why.format(1)},
         {"source": "rows.csv:5", "unreadable": '["4", "5", "6"]', "why": why.format(3)},
         {"source": "rows.csv:6", "row": {"a": "7", "b": "8"}},
@@ -262,7 +262,7 @@ def zstd(content: bytes) -> bytes:
         ("rows.jsonl", '\ufeff{"a": "é"}\n\n{"a": 2}\n', [("rows.jsonl", 1, "é"), ("rows.jsonl", 3, 2)]),
         ("rows.json", '[{"a": "é"}]', [("rows.json", 1, "é")]),
         ("rows.csv", "a,b\né,1\n", [("rows.csv", 2, "é")]),
-        ("rows.tsv", 'a\tb\n"é,\t\n"\t1\n', [("rows.tsv", 3, "é,\t\n")]),
+        ("rows.tsv", 'a\tb\n"é,\t\n"\t1\n', [("rows.tsv", 2, "é,\t\n")]),
     ],
 )
 def test_a_compressed_file_gives_the_rows_of_the_uncompressed_one(tmp_path, packing, name, content, expected):

@@ -83,6 +83,19 @@ def test_the_message_shows_how_the_line_would_read(tmp_path):
     assert "cp1252, which reads 'Wie heißt die Straße? Sie heißt König" in message
 
 
+def test_the_message_shows_no_private_data_of_the_line(tmp_path):
+    key, mail = "ghp_16C7e42F292c6912E7710c838347Ae178B4a", "anna.schmidt@posteo.de"
+    text = refusal(tmp_path / "rows.jsonl", f'{{"a": "{key} straße {mail}"}}'.encode("cp1252"))
+    assert key[-20:] not in text
+    assert mail not in text
+    assert '\'{"a": "<SECRET> straße <EMAIL>"}\'' in text
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.jsonl.gz"])
+def test_an_empty_file_has_no_rows(tmp_path, name):
+    assert rows_of(tmp_path / name, gzip.compress(b"") if name.endswith(".gz") else b"") == []
+
+
 @pytest.mark.parametrize(
     ("before", "line"),
     [

@@ -246,6 +246,13 @@ def test_a_named_delimiter_that_the_file_does_not_have_stops_too(tmp_path):
     assert "with a semicolon as delimiter, the first line names only one column: 'prompt,completion'" in message
 
 
+def test_a_first_line_of_data_is_shown_without_its_private_data(tmp_path):
+    message = refusal(tmp_path / "rows.csv", "anna@posteo.de;ghp_16C7e42F292c6912E7710c838347Ae178B4a\n")
+    assert "names only one column: '<EMAIL>;<SECRET>'" in message
+    message = refusal(tmp_path / "rows.csv", "anna@posteo.de,1,1\n")
+    assert "names a column twice in its first line: <EMAIL>, 1, 1" in message
+
+
 @pytest.mark.parametrize("header", ["text", '"text; or more"', '"a, b"'])
 def test_a_file_of_one_column_is_no_wrong_delimiter(tmp_path, header):
     assert [list(row["row"].values()) for row in rows_of(tmp_path / "rows.csv", f"{header}\na\nb\n")] == [["a"], ["b"]]

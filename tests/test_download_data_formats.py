@@ -216,3 +216,9 @@ def test_a_row_is_shown_without_its_secrets(refusal):
     assert '{"<SECRET>": 1, "key": "<SECRET> of <EMAIL>"}' in text
     assert KEY not in text
     assert KEY[:-4] not in refusal({"note": "x" * 170 + f" {KEY}"}), "a key that is cut is none any more"
+
+
+def test_if_no_row_can_be_read_the_message_says_why(tmp_path, refusal):
+    (tmp_path / "rows.jsonl").write_text("{'prompt': 'a', 'completion': 'b'}\n" * 2)
+    text = refusal(path="rows.jsonl")
+    assert "2 rows cannot be read. The first: rows.jsonl:1: column 2: Expecting property name enclosed in" in text

@@ -1,6 +1,7 @@
 """Reads the conversation in a row, from the columns that download_data recognised: one function for each part of it."""
 
 import ast
+import contextlib
 import json
 import re
 from collections import Counter
@@ -38,6 +39,7 @@ INST = re.compile(
     r"\s*(?:<s>)?\s*\[INST\]((?:(?!\[/?INST\]).)*)\[/INST\]((?:(?!\[/?INST\]|</?s>).)*)(?:</s>\s*|(?=(?:<s>)?\s*\[INST\])|\Z)",
     re.DOTALL,
 )
+LIST_OF_TURNS = re.compile(r"\s*\[\s*\{\s*['\"]")
 INST_SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>\s*(.*)", re.DOTALL)
 
 # How texts begin that a chat template made, and marks that end texts.
@@ -103,6 +105,13 @@ def untrained(messages: Messages) -> Messages:
     return [said | {"train": False} if said["role"] in ANSWER_ROLES else said for said in messages]
 
 
+def is_role_and_text(said: object) -> bool:
+    """Whether an element that looks like an exchange of two texts is a turn, such as [user, the text]."""
+    if not isinstance(said, list | tuple) or len(said) != 2 or not isinstance(said[0], str):
+        return False
+    return said[0].strip().casefold() in {*ROLES, *CALL_ROLES, *RESULT_ROLES}
+
+
 def first_of(said: dict, keys: tuple[str, ...]) -> str | None:
     """Returns the first of the keys that has a value."""
     return next((key for key in keys if said.get(key) is not None), None)
@@ -132,6 +141,10 @@ class Reader:
             value = parse_list(name, value)
         if not isinstance(value, list):
             raise TypeError(f"{name} is {type(value).__name__}, not a list of turns")
+        if value and all(map(is_role_and_text, value)):
+            raise ValueError(
+                f"{name} has pairs of a role and a text, which would be read as exchanges. A turn is {TURN}"
+            )
         return [said for element in value for said in self.turns_of_element(name, element)]
 
     def turns_of_element(self, name: str, said: object) -> Messages:
@@ -143,15 +156,18 @@ class Reader:
         role_key = first_of(said, ROLE_KEYS)
         asked, answered = first_of(said, ASKED_KEYS), first_of(said, ANSWER_KEYS)
         if role_key is None and asked and answered:
-            self.leave(name, said, asked, answered)
-            return [turn("user", said[asked]), turn("assistant", said[answered])]
-        role = said[role_key].strip().casefold() if role_key and isinstance(said[role_key], str) else None
+            self.leave(name, said, asked, answered, *TRAIN_KEYS)
+            made = [turn("user", said[asked]), turn("assistant", said[answered])]
+            return untrained(made) if is_left_untrained(said) else made
+        role = role_of(said)
         if role not in {*ROLES, *CALL_ROLES, *RESULT_ROLES}:
             raise ValueError(f"a turn of {name} needs {TURN}")
         text_key = first_of(said, TEXT_KEYS)
         text = said[text_key] if text_key else None
         if role in RESULT_ROLES:
             self.leave(name, said, role_key, text_key, "tool_call_id", "name", *TRAIN_KEYS)
+            if isinstance(text, list) and text and all(isinstance(part, dict) and "type" in part for part in text):
+                text = join_parts(f"the {role} text", text)
             made = [result_turn(text, said.get("tool_call_id"), self.ids)]
         elif calls := calls_of(said, role, text):
             self.leave(name, said, role_key, text_key, *CALL_KEYS, *TRAIN_KEYS)
@@ -184,6 +200,8 @@ class Reader:
         As in TRL, answers in such a list are not trained.
         """
         turns = untrained(self.said(row, columns[0], "user"))
+        if not turns:
+            raise ValueError(f"{columns[0]} is an empty list of turns")
         more = [text_of(name, row[name]) for name in columns[1:] if row.get(name) is not None]
         if any(more):
             texts = [turns[-1]["content"], *more]
@@ -280,6 +298,31 @@ def check_calls(messages: Messages) -> None:
         raise ToolCallError("turns with tools must go user, calls, their results, answer…, and end with an answer")
 
 
+def with_turns_in_texts(row: dict, columns: list[str]) -> dict:
+    """Returns the row with lists where the prompt and the answer both are JSON texts of turns, as CSV files have them.
+
+    If only one of them is, it may be meant as a text.
+
+    Args:
+        columns: of the prompt and of the answer.
+    """
+    found = {}
+    for column in columns:
+        text = row.get(column)
+        with contextlib.suppress(ValueError):
+            if isinstance(text, str) and LIST_OF_TURNS.match(text):
+                found[column] = parse_list(column, text)
+    roles = [{ROLES.get(role_of(said)) for said in turns} for turns in found.values() if isinstance(turns, list)]
+    both = len(roles) == 2 and None not in roles[0] and roles[1] == {"assistant"}
+    return row | found if both else row
+
+
+def role_of(said: object) -> str | None:
+    """Returns the role that a turn names, in lower case, or None."""
+    role = said.get(first_of(said, ROLE_KEYS)) if isinstance(said, dict) else None
+    return role.strip().casefold() if isinstance(role, str) else None
+
+
 def parse_list(name: str, text: str) -> object:
     """Returns what a text of JSON holds, or of Python: pandas writes lists to CSV files as Python does."""
     for parse in (json.loads, ast.literal_eval):
@@ -310,6 +353,8 @@ def to_messages(row: object, layout: dict) -> Conversation:
         row = {columns["conversation"][0]: row}
     if not isinstance(row, dict):
         raise TypeError(f"the row is {type(row).__name__}, not an object with columns")
+    if "assistant" in columns:
+        row = with_turns_in_texts(row, [columns["user"][0], columns["assistant"][0]])
     reader = Reader()
     messages = [said for part, read in PARTS.items() if part in columns for said in read(reader, row, columns[part])]
     read = {name for names in columns.values() for name in names} | ({"tests"} if layout["tests"] else set())

@@ -4,12 +4,14 @@ from collections import Counter
 from typing import NamedTuple
 
 from stages._clean.formats import Messages
-from stages._clean.private_data import PERSONAL_KINDS, redact, secret_kinds
+from stages._clean.private_data import PERSONAL_KINDS, redact, redact_json, secret_kinds
 from stages._clean.refusals import is_refusal
 from stages._clean.text_repair import any_about_decoding, excerpts, repaired_text
 from stages.core.params import Clean
 from stages.core.python_syntax import fenced_python_parses, parse, python_in
 from stages.core.records import is_raw_text, is_trained
+
+JSON_ROLES = ("tools", "tool_calls", "tool")
 
 
 class Repaired(NamedTuple):
@@ -43,8 +45,9 @@ def repair(messages: Messages, clean: Clean) -> Repaired:
             fixed += changed
             if changed and not change:
                 change = excerpts(redacted(message["content"]), redacted(text))
+        redact_turn = redact_json if message["role"] in JSON_ROLES else redact
         for name, searched in kinds.items():
-            text, counts = redact(text, searched)
+            text, counts = redact_turn(text, searched)
             private[name] += counts
         turns.append(message | {"content": text})
     return Repaired(turns, fixed, change, **private)

@@ -17,7 +17,7 @@ TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|\Z)|\][^\x07\x1b]*(?:\x07|
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")  # tabs, line ends and form feeds stay
 WINDOWS_CONTROL = re.compile(r"[\x80-\x84\x86-\x9f]")  # what Windows-1252 text becomes when it is read as Latin-1
 ABOUT_DECODING = re.compile(
-    r"mojibake|\butf-?(?:8|16)|\blatin-?1\b|\biso-?8859|\bcp-?125\d|windows-?125\d|\bunicode|\bcharsets?\b|"
+    r"mojibake(?!_)|\butf-?(?:8|16)|\blatin-?1\b|\biso-?8859|\bcp-?125\d|windows-?125\d|\bunicode|\bcharsets?\b|"
     r"(?:character|text|wrong|file|source)[ _]encoding|\b(?:en|de)cod(?:e|ed|ing)\b[ (]|\bcodecs?\b|\bftfy\b|"
     r"byte[ -]order mark|\bBOM\b|zeichenkodierung|zeichensatz|codificaci[oó]n|codifica[cç][aã]o|codifica\b|encodage",
     re.IGNORECASE,

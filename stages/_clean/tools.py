@@ -44,6 +44,12 @@ def function_name(function: object) -> str:
     return name
 
 
+def check_key(function: dict, wanted: str, others: tuple[str, ...]) -> None:
+    """Raises ToolCallError if the function has what it needs under another program's key, which would be lost."""
+    if function.get(wanted) is None and (given := next((key for key in others if function.get(key)), None)):
+        raise ToolCallError(f"{function['name']} has {given} where {wanted} is expected. Rename the key")
+
+
 def tools_turn(value: object) -> list[Message]:
     """Returns the turn of the row's tools. Returns none if there are none, or the column has another meaning.
 
@@ -62,6 +68,7 @@ def tools_turn(value: object) -> list[Message]:
     for tool in listed:
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         name = function_name(function)
+        check_key(function, "parameters", ("input_schema", "arguments", "args", "inputSchema"))
         parameters = parsed(function.get("parameters") or {}, f"parameters of {name}")
         if not isinstance(parameters, dict):
             raise ToolCallError(f"the parameters of {name} are no JSON object")
@@ -106,6 +113,7 @@ def calls_turn(calls: Iterable[object], ids: CallIds) -> Message:
     for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else None
         name = function_name(function)
+        check_key(function, "arguments", ("parameters", "args", "input"))
         arguments = function.get("arguments")
         arguments = parsed({} if arguments in (None, "") else arguments, f"arguments of {name}")
         if not isinstance(arguments, dict):

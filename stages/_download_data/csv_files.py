@@ -10,6 +10,7 @@ from typing import TextIO
 
 from stages._download_data.text_files import TextSettings, open_text
 from stages.runtime.errors import UserError
+from stages.runtime.shown import without_private_data
 
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 LONGEST_FIELD = 1 << 27  # characters; an unclosed quote would otherwise bring the rest of a large file into memory
@@ -65,9 +66,10 @@ def check_delimiter_found(path: Path, header: str, delimiter: str) -> None:
     counts = {other: len(fields_of_line(header, other)) for other in DELIMITERS}
     likely = max(counts, key=counts.__getitem__)
     if counts[likely] > 1:
+        shown = without_private_data(header.rstrip())[:80]
         raise UserError(
             f"{path}: with {DELIMITERS.get(delimiter, repr(delimiter))} as delimiter, the first line names only one "
-            f"column: {header.rstrip()[:80]!r}. It looks separated by {DELIMITERS[likely]}: set data.delimiter: "
+            f"column: {shown!r}. It looks separated by {DELIMITERS[likely]}: set data.delimiter: "
             f"{json.dumps(likely)}"
         )
 
@@ -76,7 +78,8 @@ def rows_of_reader(path: Path, name: str, reader, lines: CsvLines, before: int) 
     """Yields the rows that a csv.reader finds in `lines`, of which the first one names the columns."""
     columns = next_fields(path, reader, before) or []
     if len(set(columns)) < len(columns):
-        raise UserError(f"{path} names a column twice in its first line: {', '.join(columns)}. Rename one")
+        shown = without_private_data(", ".join(columns))
+        raise UserError(f"{path} names a column twice in its first line: {shown}. Rename one")
     spans = Spans(path, reader.dialect.delimiter, len(columns))
     while True:
         lines.row.clear()
@@ -89,7 +92,7 @@ def rows_of_reader(path: Path, name: str, reader, lines: CsvLines, before: int) 
         spans.add(start, lines.row)
         if spans.rows >= COMPARED_ROWS:
             spans.check()
-        source = f"{name}:{before + reader.line_num}"
+        source = f"{name}:{start}"
         if len(fields) == len(columns):
             yield {"source": source, "row": dict(zip(columns, fields, strict=True))}
         else:

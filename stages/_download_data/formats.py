@@ -62,11 +62,16 @@ class Survey:
     meaningful: Counter[str] = field(default_factory=Counter)  # {column: rows that cannot be read without it}
     rendered: Counter[tuple[str, str]] = field(default_factory=Counter)  # {(column, prompt format): rows}
     nested: Counter[tuple[str, str]] = field(default_factory=Counter)  # {(column, format of the object in it): rows}
+    unreadable: int = 0
+    first_unreadable: str = ""  # where the first row is that cannot be read, and why
     tests: Counter[bool] = field(default_factory=Counter)  # {whether the value of `tests` is Python: rows}
 
     def add(self, raw: dict) -> None:
         """Counts a row as download_data writes it. A row without columns is left for `clean` to reject."""
         row = raw.get("row")
+        if "unreadable" in raw:
+            self.unreadable += 1
+            self.first_unreadable = self.first_unreadable or f"{raw['source']}: {raw['why']}"
         if isinstance(row, list) and row and all(isinstance(said, dict) for said in row):  # a list of turns
             row = {"messages": row}
         if not isinstance(row, dict):
@@ -108,6 +113,8 @@ class Survey:
         hidden = len(self.counts) - len(common)
         lines += [f"  {plural(hidden, 'more combination')} of columns"] if hidden else []
         samples = ["Rows, for example:", *(f"  {sample}" for sample in self.samples)] if self.samples else []
+        if self.unreadable:
+            lines.append(f"  {plural(self.unreadable, 'row')} cannot be read. The first: {self.first_unreadable}")
         found = "\n".join(["Columns with a value:", *(lines or ["  no row has columns"]), *samples])
         return without_private_data(found)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
 from stages.runtime.errors import UserError
+from stages.runtime.shown import without_private_data
 
 # The longer marks come first: UTF-32's begins with UTF-16's.
 BYTE_ORDER_MARKS = {
@@ -84,7 +85,7 @@ def encoding_of(path: Path, encoding: str) -> str:
 def utf16_without_mark(sample: bytes) -> str | None:
     """Returns utf-16-le or utf-16-be if every second byte of the sample is mostly zero, and the others are not."""
     even, odd = sample[::2].count(0), sample[1::2].count(0)
-    if max(even, odd) * 4 < len(sample) or min(even, odd) * 8 > len(sample):
+    if not sample or max(even, odd) * 4 < len(sample) or min(even, odd) * 8 > len(sample):
         return None
     return "utf-16-le" if odd > even else "utf-16-be"
 
@@ -126,11 +127,11 @@ def explain_bad_byte(path: Path, reading: TextSettings) -> UserError:
     where = f"{path}, line {number}"
     if not is_utf8:
         return UserError(
-            f"{where}: after {before[-SHOWN_BEFORE:]!r} come bytes that are not {encoding}. Correct data.encoding or "
+            f"{where}: after {shown_before(before)!r} come bytes that are not {encoding}. Correct data.encoding or "
             "the file"
         )
     sample = after.encode("utf-8", "surrogateescape")
-    problem = f"{where}: the byte 0x{sample[0]:02x} after {before[-SHOWN_BEFORE:]!r} is not UTF-8"
+    problem = f"{where}: the byte 0x{sample[0]:02x} after {shown_before(before)!r} is not UTF-8"
     escaped = sum("\udc80" <= char <= "\udcff" for char in after)
     if escaped == len(after) < 4:
         problem += ", and the file ends there"
@@ -159,6 +160,21 @@ def around_bad_byte(path: Path, encoding: str, errors: str) -> tuple[int, str, s
     return number, line_start, BAD
 
 
+def shown_before(text: str) -> str:
+    """Returns the end of a text, redacted before it is cut, since half a key is not found."""
+    return without_private_data(text)[-SHOWN_BEFORE:]
+
+
+def reading_of(before: str, after: str, encoding: str) -> str:
+    """Returns what a line reads around its bad byte in another encoding. Private data is redacted before it is cut."""
+    left, right = (text.encode("utf-8", "surrogateescape") for text in (before, re.split("[\r\n]", after)[0]))
+    short = re.split("[\r\n]", after[:SHOWN_AFTER])[0].encode("utf-8", "surrogateescape")
+    whole = right.decode(encoding, "ignore")
+    redacted = without_private_data(whole)
+    shown = short.decode(encoding, "ignore") if redacted == whole else redacted[:SHOWN_AFTER]
+    return shown_before(left.decode(encoding, "ignore")) + shown
+
+
 def advice(before: str, after: str) -> str:
     """Says what the bytes look like, how a line reads then, and which key to set."""
     sample = (before + after).encode("utf-8", "surrogateescape")
@@ -167,11 +183,9 @@ def advice(before: str, after: str) -> str:
     found = guesses(sample)
     if not found:
         return "Set data.encoding to the file's encoding, or save the file as UTF-8"
-    start = before[-SHOWN_BEFORE:].encode("utf-8", "surrogateescape")
-    shown = start + re.split("[\r\n]", after[:SHOWN_AFTER])[0].encode("utf-8", "surrogateescape")
     readings: dict[str, str] = {}  # of encodings that read the same, the first one
     for name in found:
-        readings.setdefault(shown.decode(name, "ignore"), name)
+        readings.setdefault(reading_of(before, after, name), name)
     first, *others = [(name, text) for text, name in readings.items()][:SHOWN_READINGS]
     text = f"It looks like {first[0]}, which reads {first[1]!r}. If that is right, set data.encoding: {first[0]}"
     if others:
