@@ -275,7 +275,7 @@ def test_comments_go_to_keys_and_leave_other_lines_alone():
 def test_the_command_changes_the_file_once(inside, capsys):
     params = inside / "params.yaml"
     printed = tool.main(["mistral-7b", "--dry-run"])
-    assert printed.startswith("mistral-7b: would change 24 values of params.yaml\n  model.source: path → hub\n")
+    assert printed.startswith("mistral-7b: would change 25 values of params.yaml\n  model.source: path → hub\n")
     assert params.read_text() == SHIPPED
     assert tool.main(["mistral-7b"]) == printed.replace("would change", "changed")
     assert load_params(params).tokenize.max_length == 2048
