@@ -778,3 +778,9 @@ def test_a_row_that_was_downloaded_is_not_nested_too_deeply_to_be_cleaned(tmp_pa
         assert len(with_calls_open(100)) == 1
     finally:
         sys.setrecursionlimit(limit)
+
+
+def test_the_names_of_what_is_not_read_are_shown_without_private_data(params_of):
+    row = {"prompt": "a", "completion": "b", "anna@posteo.de": 1, "bob@posteo.de": 2, "note": 3}
+    cleaned = clean_rows([{"source": "x:1", "row": row}], params_of(clean={"min_characters": 1}).clean)
+    assert cleaned.metrics["unread"] == {"<EMAIL>": 2, "note": 1}

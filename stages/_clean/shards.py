@@ -132,7 +132,7 @@ class JudgedShard:
 
 
 def read_raw_rows(path: Path) -> Iterator[dict]:
-    """Yields the lines of a shard. A row may be nested as deeply as download_data, with fewer calls open, could read."""
+    """Yields the lines of a shard. A row may be nested as deeply as download_data, with fewer calls open, can read."""
     sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEPEST))
     with open(path, encoding="utf-8") as file:
         yield from map(json.loads, file)
