@@ -6,6 +6,7 @@ import math
 import random
 import re
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -762,3 +763,24 @@ def test_a_call_without_its_result_is_rejected_and_the_detail_says_why(section):
     assert [each[1:] for each in cleaned.rejected] == [
         ("tool_call", "a call has no result, and the conversation continues")
     ]
+
+
+def test_a_row_that_was_downloaded_is_not_nested_too_deeply_to_be_cleaned(tmp_path):
+    """download_data reads JSON with fewer calls open, so it can read a little deeper."""
+    path, limit = tmp_path / "rows-00000.jsonl", sys.getrecursionlimit()
+    path.write_text('{"row": ' + "[" * 900 + "]" * 900 + "}\n")
+
+    def with_calls_open(count: int) -> list[dict]:
+        return with_calls_open(count - 1) if count else list(read_raw_rows(path))
+
+    try:
+        sys.setrecursionlimit(1000)
+        assert len(with_calls_open(100)) == 1
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_the_names_of_what_is_not_read_are_shown_without_private_data(params_of):
+    row = {"prompt": "a", "completion": "b", "anna@posteo.de": 1, "bob@posteo.de": 2, "note": 3}
+    cleaned = clean_rows([{"source": "x:1", "row": row}], params_of(clean={"min_characters": 1}).clean)
+    assert cleaned.metrics["unread"] == {"<EMAIL>": 2, "note": 1}

@@ -167,6 +167,12 @@ def test_a_tools_result_in_parts_is_their_text():
     assert json.loads(messages[2]["content"])["content"] == "31\n\ndegrees"
 
 
+@pytest.mark.parametrize("content", ["", None, []])
+def test_an_empty_result_is_an_empty_object_as_in_mistral_common(content):
+    messages = read("messages", {"messages": [USER, CALL, RESULT | {"content": content}, ASSISTANT]}).messages
+    assert json.loads(messages[2]["content"])["content"] == {}
+
+
 def test_a_text_is_one_turn_whatever_other_columns_there_are():
     assert read("text", {"text": " One. [INST] two\n", "system": "s", "url": "u"}).messages == [
         {"role": "text", "content": " One. [INST] two\n"}

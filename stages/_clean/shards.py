@@ -1,6 +1,7 @@
 """Judges every row of a shard of data/raw on its own and writes it to a work file. Only a few hashes stay in memory."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from stages.core.paths import DECONTAMINATE
 from stages.core.python_syntax import parse
 from stages.core.records import SPLITS, Record, content_id, record_table, split_of, turn_keys
 
+DEEPEST = 3000  # calls and levels of JSON; Python's own limit is 1000
 SHOWN_FIXED = 3  # repaired rows that are kept as samples
 
 benchmarks_of = lru_cache(maxsize=1)(read_benchmarks)  # once in each process
@@ -130,6 +132,8 @@ class JudgedShard:
 
 
 def read_raw_rows(path: Path) -> Iterator[dict]:
+    """Yields the lines of a shard. A row may be nested as deeply as download_data, with fewer calls open, can read."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEPEST))
     with open(path, encoding="utf-8") as file:
         yield from map(json.loads, file)
 

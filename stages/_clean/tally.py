@@ -8,6 +8,7 @@ import pyarrow
 from stages._clean.shards import SHOWN_FIXED, JudgedShard
 from stages.core.records import SPLITS
 from stages.runtime.counts import plural
+from stages.runtime.shown import without_private_data
 
 LENGTH_EDGES = (250, 500, 1000, 2000, 4000, 8000, 16000)  # characters: the upper ends of the metrics' buckets
 SHOWN_SOURCES = 100  # the sources that are counted one by one
@@ -104,7 +105,11 @@ class Tally:
             kind: {flaw: rows for (of, flaw), rows in self.flaws.items() if of == kind}
             for kind in ("repaired", "rejected")
         }
-        repaired["unread"] = dict(sorted(self.unread.items(), key=lambda pair: (-pair[1], pair[0]))[:SHOWN_UNREAD])
+        most = sorted(self.unread.items(), key=lambda pair: (-pair[1], pair[0]))[:SHOWN_UNREAD]
+        unread: Counter[str] = Counter()
+        for name, count in most:  # keys of an object may be addresses
+            unread[without_private_data(name)] += count
+        repaired["unread"] = dict(unread)
         counts = {"rows": rows, "splits": dict(self.splits), "characters": characters, "sources": self.largest()}
         return counts | repaired
 

@@ -124,7 +124,7 @@ def calls_turn(calls: Iterable[object], ids: CallIds) -> Message:
 
 def result_turn(content: object, given_id: object, ids: CallIds) -> Message:
     """Returns the turn of a tool's result. A result that is JSON text is written as JSON, as mistral-common does."""
-    content = "" if content is None else content
+    content = {} if content in (None, "", []) else content  # as mistral-common writes an empty result
     if isinstance(content, str):
         with contextlib.suppress(ValueError):
             content = json.loads(content)
