@@ -9,6 +9,7 @@ import pytest
 from stages.core.paths import read_json
 from stages.runtime.errors import UserError
 from tests.support.project import ROOT
+from tools import mutants
 from tools._mutants.areas import AREAS
 from tools._mutants.explained import EXPLAINED, MEMORY, why_left
 from tools._mutants.results import KILLED, TIMEOUT, Mutant, function_of, functions, is_wording
@@ -114,3 +115,24 @@ def test_survivors_that_are_tried_again_change_the_counts_and_the_list():
 def test_survivors_of_other_code_cannot_be_tried_again(now):
     with pytest.raises(UserError, match="without --again"):
         updated(summary([mutant(1, "survived (0)")]), now)
+
+
+def test_an_area_whose_code_has_changed_is_refused_before_its_tests_run(monkeypatch):
+    monkeypatch.setattr(mutants, "made_mutants", lambda folder, area: [mutant(1, "survived (None)", "y")])
+    monkeypatch.setattr(mutants, "run_mutmut", lambda *_: pytest.fail("the tests ran"))
+    with pytest.raises(UserError, match="without --again"):
+        mutants.area_result(AREAS["packing"], summary([mutant(1, "survived (0)")]))
+
+
+def test_an_area_that_cannot_run_does_not_lose_the_results_of_the_others(monkeypatch, tmp_path):
+    def area_result(area, before):
+        if area is AREAS["packing"]:
+            raise UserError("the code has changed")
+        return summary([mutant(1, KILLED)])
+
+    monkeypatch.setattr(mutants, "RESULT", tmp_path / "mutants.json")
+    monkeypatch.setattr(mutants, "area_result", area_result)
+    monkeypatch.setattr(mutants.importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(UserError, match="^packing: the code has changed$"):
+        mutants.main(["masks", "packing", "gate"])
+    assert read_json(tmp_path / "mutants.json").keys() == {"all", "masks", "gate"}

@@ -32,7 +32,7 @@ from stages.runtime.errors import UserError
 from tools._mutants.areas import AREAS, Area
 from tools._mutants.explained import why_left
 from tools._mutants.results import KILLED, TIMEOUT, Mutant, read_mutants
-from tools._mutants.sandbox import ENTRY, failure, make_sandbox
+from tools._mutants.sandbox import ENTRY, MAKE, failure, make_sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
 SPINNER = re.compile(r"\s*[\u2800-\u28ff]")  # the line that mutmut draws again and again
@@ -53,7 +53,7 @@ def patterns(area: Area) -> list[str]:
     return names
 
 
-def run_mutmut(folder: Path, areas: list[Area], names: list[str]) -> None:
+def run_mutmut(folder: Path, area: Area, names: list[str]) -> None:
     """Runs mutmut in the sandbox, one mutant at a time.
 
     Args:
@@ -62,14 +62,31 @@ def run_mutmut(folder: Path, areas: list[Area], names: list[str]) -> None:
     Raises:
         UserError: It could not run, such as when the tests fail without any change.
     """
-    command = [sys.executable, "-c", ENTRY, "run", "--max-children", "1", *names]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     log = folder / "mutmut.log"
-    with open(log, "w") as output:
-        code = subprocess.run(command, cwd=folder, env=environment, stdout=output, stderr=output, check=False)  # noqa: S603
-    if code.returncode:
+    if in_sandbox(folder, ENTRY, log, "run", "--max-children", "1", *names):
         said = "\n".join(line for line in log.read_text(errors="replace").splitlines() if not SPINNER.match(line))
-        raise UserError(f"mutmut failed:\n{failure(folder, areas) or said[-3000:]}")
+        raise UserError(f"mutmut failed:\n{failure(folder, area) or said[-3000:]}")
+
+
+def made_mutants(folder: Path, area: Area) -> list[Mutant]:
+    """Makes the area's mutants in the sandbox without trying any, which takes seconds."""
+    log = folder / "mutmut.log"
+    if in_sandbox(folder, MAKE, log):
+        raise UserError(f"mutmut could not change the code:\n{log.read_text(errors='replace')[-3000:]}")
+    return mutants_of(folder, area)
+
+
+def in_sandbox(folder: Path, code: str, log: Path, *arguments: str) -> int:
+    """Runs Python in the sandbox, writes what it prints to `log`, and returns its exit code."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *arguments]
+    with open(log, "w") as output:
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=output, stderr=output, check=False)  # noqa: S603
+    return done.returncode
+
+
+def mutants_of(folder: Path, area: Area) -> list[Mutant]:
+    return [mutant for file, members in area.code.items() for mutant in read_mutants(folder, file, members)]
 
 
 def summary(mutants: list[Mutant]) -> dict:
@@ -102,7 +119,7 @@ def updated(before: dict, mutants: list[Mutant]) -> dict:
     tried = [counted.get(survivor["mutant"]) for survivor in before["survivors"]]
     same = [mutant.change if mutant else None for mutant in tried] == [each["change"] for each in before["survivors"]]
     if not same or len(counted) != before["mutants"]:
-        raise UserError("the code has changed since the last result. Run the area without --again")
+        raise UserError("the code has changed since the last result. Run this area without --again")
     now = summary(tried)
     return now | {"mutants": before["mutants"], **{key: before[key] + now[key] for key in ("killed", "timeout")}}
 
@@ -141,43 +158,64 @@ def last_results() -> dict[str, dict]:
     return {name: result for name, result in results.items() if name in AREAS}
 
 
+def area_result(area: Area, before: dict | None) -> dict:
+    """Runs an area.
+
+    Args:
+        before: Its last result, to try only its survivors that are not equivalent. None tries all mutants.
+
+    Raises:
+        UserError: mutmut could not run, or the code is another one than the last result is of.
+    """
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
+        folder = Path(temporary)
+        make_sandbox(ROOT, folder, area)
+        if before is None:
+            run_mutmut(folder, area, patterns(area))
+            return summary(mutants_of(folder, area))
+        updated(before, made_mutants(folder, area))  # the tests would take minutes
+        survivors = before["survivors"]
+        wanted = [each["mutant"] for each in survivors if not why_left(each["file"], each["change"]).is_equivalent]
+        if wanted:
+            run_mutmut(folder, area, wanted)
+        return updated(before, mutants_of(folder, area))
+
+
+def write_result(name: str, result: dict) -> dict[str, dict]:
+    """Puts an area's result into the result file, and returns all results with their sums."""
+    results = last_results() | {name: result}
+    for each in results.values():
+        explain(each)
+    results = with_sums({name: results[name] for name in AREAS if name in results})
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    write_json(RESULT, results)
+    return results
+
+
 def main(names: list[str], again: bool = False) -> str:
-    """Runs the named areas and updates the result file.
+    """Runs the named areas one after the other and updates the result file after each.
 
     Args:
         names: The areas.
         again: Tries only the survivors of the last result.
 
     Raises:
-        UserError: mutmut is missing or could not run.
+        UserError: mutmut is missing, or could not run some areas. The others have their results.
     """
     if importlib.util.find_spec("mutmut") is None:
         raise UserError("mutmut is not installed: pip install -r bench/requirements-mutants.txt")
-    results = last_results()
-    areas = {name: AREAS[name] for name in names if not again or results.get(name, {}).get("survivors")}
-    if again:
-        survivors = [survivor for name in areas for survivor in results[name]["survivors"]]
-        wanted = [each["mutant"] for each in survivors if not why_left(each["file"], each["change"]).is_equivalent]
-    else:
-        wanted = [name for area in areas.values() for name in patterns(area)]
-    if not wanted:
-        return "no survivors to try again"
-    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
-        folder = Path(temporary)
-        make_sandbox(ROOT, folder, list(areas.values()))
-        run_mutmut(folder, list(areas.values()), wanted)
-        mutants = {
-            name: [mutant for file, members in area.code.items() for mutant in read_mutants(folder, file, members)]
-            for name, area in areas.items()
-        }
-    found = {name: updated(results[name], each) if again else summary(each) for name, each in mutants.items()}
-    results = last_results() | found  # another run may have written meanwhile
-    for result in results.values():
-        explain(result)
-    results = with_sums({name: results[name] for name in AREAS if name in results})
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    write_json(RESULT, results)
-    return table(results)
+    results, failed = {}, []
+    for name in names:
+        before = last_results().get(name)
+        if again and not (before and before["survivors"]):
+            continue
+        try:
+            results = write_result(name, area_result(AREAS[name], before if again else None))
+        except UserError as error:
+            failed.append(f"{name}: {error}")
+    if failed:
+        raise UserError("\n".join(failed))
+    return table(results) if results else "no survivors to try again"
 
 
 if __name__ == "__main__":

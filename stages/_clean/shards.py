@@ -133,9 +133,15 @@ class JudgedShard:
 
 def read_raw_rows(path: Path) -> Iterator[dict]:
     """Yields the lines of a shard. A row may be nested as deeply as download_data, with fewer calls open, can read."""
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEPEST))
+    limit = sys.getrecursionlimit()
     with open(path, encoding="utf-8") as file:
-        yield from map(json.loads, file)
+        for line in file:
+            sys.setrecursionlimit(DEEPEST)
+            try:
+                row = json.loads(line)
+            finally:  # the limit decides which Python parses, so it is the usual one for the rules
+                sys.setrecursionlimit(limit)
+            yield row
 
 
 def judge_shard(job: ShardJob) -> JudgedShard:

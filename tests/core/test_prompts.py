@@ -132,6 +132,51 @@ def test_calls_are_trained_with_their_mark_and_results_are_not():
         assert encoder.spell([label for label in labels if label != IGNORED]) == trained
 
 
+def test_a_generated_answer_calls_tools_only_if_it_begins_with_the_token_for_that():
+    encoder = Encoder(Prompt(template="v3", system=None))
+    call = encoder.pieces.piece_to_id("[TOOL_CALLS]")
+    assert encoder.begins_with([call, 781], "[TOOL_CALLS]")
+    assert encoder.begins_with([call], "[TOOL_CALLS]")
+    for ids in ([], [781, call], [encoder.eos], encoder.pieces.encode("[TOOL_CALLS]")):
+        assert not encoder.begins_with(ids, "[TOOL_CALLS]")
+    # v1 does not have the token. Its id is then the one of an unknown piece, which is text.
+    old = Encoder(Prompt(template="v1", system=None))
+    assert not old.begins_with([old.pieces.unk_id()], "[TOOL_CALLS]")
+
+
+def test_of_tools_a_conversation_with_a_system_prompt_has_both_in_their_places():
+    """The tools come before the last user's turn, and the system prompt is in it."""
+    encoder = Encoder(Prompt(template="v3", system="of params"))
+    talk = [*SIMPLE, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes "}]
+    tools, system = {"role": "tools", "content": "[{}]"}, {"role": "system", "content": "Be kind"}
+    for messages, prompt in (([tools, *talk], "of params"), ([tools, system, *talk], "Be kind")):
+        assert encoder.turns(messages) == [
+            ("Hi", "user", False),
+            ("Hello there", "assistant", True),
+            ("[{}]", "tools", False),
+            (f"{prompt}\n\nSure?", "user", False),
+            ("Yes", "assistant", True),
+        ]
+    called = [tools, talk[0], {"role": "tool_calls", "content": "[] "}, {"role": "tool", "content": "{}"}, talk[1]]
+    called[2]["train"] = False
+    assert encoder.turns(called) == [
+        ("[{}]", "tools", False),
+        ("of params\n\nHi", "user", False),
+        ("[] ", "tool_calls", False),
+        ("{}", "tool", False),
+        ("Hello there", "assistant", True),
+    ]
+    del called[2]["train"]
+    assert encoder.turns(called)[2] == ("[] ", "tool_calls", True)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_text_has_no_system_prompt_and_may_be_untrained(trained):
+    encoder = Encoder(Prompt(template="v3", system="of params"))
+    message = {"role": "text", "content": "Once "} | ({} if trained else {"train": False})
+    assert encoder.turns([message]) == [("Once ", "text", trained)]
+
+
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_tools_are_refused_with_a_template_that_has_no_form_for_them(version):
     encoder, read = (

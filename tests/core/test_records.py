@@ -3,7 +3,9 @@
 import hashlib
 from fractions import Fraction
 
-from stages.core.records import Record, content_id, read_records, split_of, with_trained_turns
+import pytest
+
+from stages.core.records import Record, content_id, is_raw_text, is_trained, read_records, split_of, with_trained_turns
 from tests.support.data_files import write_records
 
 MESSAGES = [{"role": "user", "content": "naïve, “ok”?"}, {"role": "assistant", "content": "1\n2"}]
@@ -27,6 +29,24 @@ def test_with_last_only_the_last_answer_is_trained():
     twice = [*MESSAGES, *MESSAGES]
     assert with_trained_turns(twice, "all") == twice
     assert with_trained_turns(twice, "last") == [MESSAGES[0], MESSAGES[1] | {"train": False}, *MESSAGES]
+    calls = [MESSAGES[0], {"role": "tool_calls", "content": "[]"}, {"role": "tool", "content": "{}"}, MESSAGES[1]]
+    assert with_trained_turns(calls, "last") == [calls[0], calls[1] | {"train": False}, *calls[2:]]
+    assert with_trained_turns(calls[:3], "last") == calls[:3]
+    for without_answer in ([{"role": "text", "content": "Once"}], MESSAGES[:1], []):
+        assert with_trained_turns(without_answer, "last") == without_answer
+
+
+@pytest.mark.parametrize("role", ["assistant", "tool_calls", "text", "user", "system", "tools", "tool"])
+def test_answers_and_texts_are_trained_unless_they_are_marked(role):
+    trained = role in ("assistant", "tool_calls", "text")
+    assert is_trained({"role": role, "content": ""}) is trained
+    assert is_trained({"role": role, "content": "", "train": True}) is trained
+    assert is_trained({"role": role, "content": "", "train": False}) is False
+
+
+def test_only_the_role_text_makes_a_text():
+    assert is_raw_text([{"role": "text", "content": "user"}])
+    assert not is_raw_text([{"role": "user", "content": "text"}, {"role": "text", "content": ""}])
 
 
 def test_a_file_has_the_field_train_only_if_a_turn_is_not_trained(tmp_path):

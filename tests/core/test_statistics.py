@@ -16,9 +16,11 @@ from stages.core.statistics import (
     all_measures,
     changes_with_intervals,
     clusters_of,
+    columns_of,
     draw_clusters,
     length_name,
     measures_with_intervals,
+    of_calls,
     ratio_interval,
     renumbered_clusters,
     resampled_measures,
@@ -135,6 +137,25 @@ def test_each_measure_divides_its_own_columns():
     for name, column in (of_answers | {"chrf": "chrf", "rouge_l": "rouge_l"}).items():
         expected[name] = totals[column] / totals["answers"]
     assert found == pytest.approx(expected)
+
+
+def test_the_columns_of_calls_exist_only_where_a_row_has_calls():
+    """A row without them counts as none. Every row has the other columns."""
+    plain = dict.fromkeys(COLUMNS, 2)
+    assert columns_of([plain, plain]).keys() == {*COLUMNS}
+    found = columns_of([plain, plain | dict(zip(CALLS, (4, 3, 2, 1), strict=True))])
+    assert {name: values.tolist() for name, values in found.items()} == dict.fromkeys(COLUMNS, [2, 2]) | dict(
+        zip(CALLS, ([0, 4], [0, 3], [0, 2], [0, 1]), strict=True)
+    )
+    assert {values.dtype for values in found.values()} == {np.dtype("float64")}
+    with pytest.raises(KeyError, match="tokens"):
+        columns_of([{name: 1 for name in COLUMNS if name != "tokens"}])
+
+
+def test_the_share_of_right_calls_is_of_all_calls_and_no_number_without_any():
+    sums = {name: np.array([2.0]) for name in CALLS} | {"calls": np.array([8.0])}
+    assert of_calls(sums, "call_name").tolist() == [0.25]
+    assert np.isnan(of_calls({}, "call_name"))
 
 
 def test_a_measure_with_nothing_to_measure_is_left_out_and_those_after_it_stay():

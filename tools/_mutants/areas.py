@@ -21,14 +21,16 @@ AREAS = {
         {
             "stages/core/prompts.py": (
                 *("Encoder.turns", "Encoder.arrays", "Encoder.conversations", "Encoder.conversation"),
-                *("Encoder.prompt", "Encoder.decode", "Encoder.spell"),
+                *("Encoder.prompt", "Encoder.decode", "Encoder.begins_with", "Encoder.spell"),
             ),
+            "stages/core/records.py": ("is_trained", "is_raw_text", "with_trained_turns"),
             "stages/core/attention.py": (
                 *("attend_one_by_one", "flat_batch", "find_targets", "collate", "trained_states"),
             ),
         },
         (
             "tests/core/test_prompts.py",
+            "tests/core/test_records.py",
             "tests/test_tokenize.py",
             "tests/test_train_fast.py",
             "tests/test_train_loss.py",
@@ -38,7 +40,7 @@ AREAS = {
     "splits": Area(
         {
             "stages/core/records.py": ("content_id", "split_position", "split_of"),
-            "stages/_clean/duplicates.py": ("compare_pairs", "near_duplicates", "find_duplicates", "pair_batches"),
+            "stages/_clean/duplicates.py": ("near_duplicates", "find_duplicates"),
         },
         ("tests/core/test_records.py", "tests/test_clean_duplicates.py"),
     ),

@@ -72,6 +72,7 @@ EXPLAINED: dict[str, dict[str, str]] = {
         "np.array([row[name] for row in rows], None)": SUMS,
         "np.array([row[name] for row in rows], )": SUMS,
         "draws.astype(None)": "numpy's default is the same type",
+        "np.float64(None)": "numpy makes the same NaN of None",
         "strict=None": STRICT,
         "strict=False": STRICT,
         ".T, )": STRICT,

@@ -12,6 +12,18 @@ from tools._mutants.areas import Area
 
 MARK = "  # pragma: no mutate"
 ENTRY = "from mutmut.__main__ import cli; cli()"  # `python -m mutmut` would run its module twice
+MAKE = """
+import mutmut.__main__ as mutmut
+from pathlib import Path
+
+mutmut.set_mutant_under_test("mutant_generation")
+Path("mutants").mkdir(exist_ok=True)
+mutmut.copy_src_dir()
+mutmut.copy_also_copy_files()
+mutmut.setup_source_paths()
+mutmut.store_lines_covered_by_tests()
+mutmut.create_mutants(1)
+"""  # the first steps of `mutmut run`, which has no option to stop after them
 # Words in the names of tests that are left out. The first two start processes, into which mutmut does not follow. The
 # others draw thousands of samples, which takes seconds.
 UNFIT = ("workers", "without_importing", "holds_the_truth", "promise_too_much")
@@ -60,19 +72,15 @@ def marked(source: str) -> str:
     return result
 
 
-def test_files(areas: list[Area]) -> list[str]:
-    return sorted({test for area in areas for test in area.tests})
-
-
-def failure(folder: Path, areas: list[Area]) -> str:
+def failure(folder: Path, area: Area) -> str:
     """What pytest says about the first failing test of the unchanged code; empty if all pass. mutmut hides it."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--rootdir=.", "--tb=short", *ARGUMENTS, *test_files(areas)]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--rootdir=.", "--tb=short", *ARGUMENTS, *area.tests]
     environment = os.environ | {"MUTANT_UNDER_TEST": ""}
     done = subprocess.run(command, cwd=folder / "mutants", env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     return done.stdout[-3000:] + done.stderr[-1000:] if done.returncode else ""
 
 
-def make_sandbox(root: Path, folder: Path, areas: list[Area]) -> None:
+def make_sandbox(root: Path, folder: Path, area: Area) -> None:
     """Copies the repository's files to `folder`, commits them there, and adds mutmut's settings."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)  # noqa: S603
@@ -82,7 +90,7 @@ def make_sandbox(root: Path, folder: Path, areas: list[Area]) -> None:
             shutil.copy2(root / name, folder / name)
     for command in ("git init --quiet", "git add --all", COMMIT):
         subprocess.run(command.split(), cwd=folder, check=True)  # noqa: S603
-    files = sorted({file for area in areas for file in area.code})
+    files = sorted(area.code)
     for file in files:
         (folder / file).write_text(marked((folder / file).read_text("utf-8")), "utf-8")
     shutil.copy2(Path(__file__).with_name("plugin.py"), folder / "conftest.py")
@@ -90,7 +98,7 @@ def make_sandbox(root: Path, folder: Path, areas: list[Area]) -> None:
         "files": json.dumps(files),
         "copied": json.dumps(sorted(path.name for path in folder.iterdir())),
         "arguments": json.dumps(ARGUMENTS),
-        "tests": json.dumps(test_files(areas)),
+        "tests": json.dumps(sorted(area.tests)),
     }
     with open(folder / "pyproject.toml", "a", encoding="utf-8") as project:
         project.write(CONFIG.format(**settings, constant=SECONDS, multiplier=TIMES))
