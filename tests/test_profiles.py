@@ -112,6 +112,8 @@ def test_values_of_the_users_own_stay_and_are_named():
     assert applied.kept == [
         "data.source: file (your own value; the profile has hub)",
         "data.limit: 1500 (it is about your own data; the profile has null)",
+        "clean.validation_fraction: 0.04 (it is about your own data; the profile has 0.02)",
+        "clean.test_fraction: 0.1 (it is about your own data; the profile has 0.03)",
         "train.epochs: 5 (your own value; the profile has 2.0)",
     ]
     assert apply("tiny", applied.text).text == own
@@ -275,7 +277,7 @@ def test_comments_go_to_keys_and_leave_other_lines_alone():
 def test_the_command_changes_the_file_once(inside, capsys):
     params = inside / "params.yaml"
     printed = tool.main(["mistral-7b", "--dry-run"])
-    assert printed.startswith("mistral-7b: would change 25 values of params.yaml\n  model.source: path → hub\n")
+    assert printed.startswith("mistral-7b: would change 24 values of params.yaml\n  model.source: path → hub\n")
     assert params.read_text() == SHIPPED
     assert tool.main(["mistral-7b"]) == printed.replace("would change", "changed")
     assert load_params(params).tokenize.max_length == 2048

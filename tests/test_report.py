@@ -920,6 +920,13 @@ def test_a_report_of_few_rows_says_what_clean_warned_of(rows, few):
         assert (f"The validation split has only {rows} rows, so its loss says little." in page) == few
 
 
+def test_a_report_of_too_few_rows_for_an_interval_says_nothing_of_their_document():
+    inputs = example()
+    for name, rows in inputs["rows"].items():
+        inputs["rows"][name] = [row | {"source": "faq.csv:1"} for row in rows[:9]]
+    assert "come from one document" not in report(inputs, 0)["html"]
+
+
 @pytest.mark.parametrize("documents", [1, 2])
 def test_a_report_of_one_document_says_that_its_intervals_may_be_too_narrow(documents):
     inputs = example()

@@ -217,7 +217,7 @@ def few_rows_remark(split: str, rows: int, meaning: str) -> str:
 def one_document_remark(rows: list[dict]) -> str:
     """A sentence about test rows of one document, or an empty text."""
     documents = {document_of(row["source"]) for row in rows}
-    if len(documents) > 1:
+    if len(documents) > 1 or len(rows) < FEWEST_CLUSTERS:  # so few rows have no interval
         return ""
     return (
         f" All test rows come from one document, {documents.pop()}, and each counts as independent. If they resemble "

@@ -38,7 +38,9 @@ def warn_of_small_splits(splits: dict[str, int], test_documents: list[str]) -> N
 def enough_rows(split: str, rows: int) -> str:
     """Says what gives a split ENOUGH_ROWS rows. rows: of all splits."""
     fraction = math.ceil(100 * ENOUGH_ROWS / rows) / 100
-    larger = f"Set clean.{split}_fraction to {fraction} for about {ENOUGH_ROWS}, or add rows"
+    larger = (
+        f"Set clean.{split}_fraction to {fraction} for about {ENOUGH_ROWS} (it moves rows between splits), or add rows"
+    )
     return larger if fraction <= LARGEST_FRACTION else "Add rows"
 
 
@@ -54,7 +56,7 @@ def warn_of_few_steps(steps: int, train: Train) -> None:
     epochs = math.ceil(10 * train.epochs * WARMUPS * train.warmup_steps / steps) / 10
     print(
         f"train: only {plural(steps, 'optimizer step')}, of them {min(steps, train.warmup_steps)} to warm up, so the "
-        f"learning rate is low for most of them. Lower train.warmup_steps to {steps // WARMUPS}, or raise train.epochs "
-        f"to {epochs:g}",
+        f"learning rate is low for most of them. Lower train.warmup_steps from {train.warmup_steps} to "
+        f"{steps // WARMUPS}, or raise train.epochs to {epochs:g}",
         flush=True,
     )

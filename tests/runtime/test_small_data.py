@@ -32,7 +32,9 @@ def test_each_small_split_has_its_own_line(capsys):
 
 def test_the_line_names_a_fraction_that_is_enough_for_20_rows(capsys):
     (line,) = said(capsys, {"train": 345, "validation": 13, "test": 42})
-    assert line.endswith("Set clean.validation_fraction to 0.08 for about 30, or add rows")
+    assert line.endswith(
+        "Set clean.validation_fraction to 0.08 for about 30 (it moves rows between splits), or add rows"
+    )
 
 
 def test_where_no_reasonable_fraction_gives_20_rows_only_more_rows_help(capsys):
@@ -62,7 +64,8 @@ def test_a_warm_up_longer_than_the_training_counts_only_its_steps(params_of, cap
 def test_either_advice_ends_the_warning(params_of, capsys, steps, warmup, epochs):
     warn_of_few_steps(steps, params_of(train={"warmup_steps": warmup, "epochs": epochs}).train)
     found = re.search(
-        r"Lower train\.warmup_steps to (\d+), or raise train\.epochs to ([\d.]+)$", capsys.readouterr().out
+        rf"Lower train\.warmup_steps from {warmup} to (\d+), or raise train\.epochs to ([\d.]+)$",
+        capsys.readouterr().out,
     )
     lower, higher = int(found[1]), float(found[2])
     warn_of_few_steps(steps, params_of(train={"warmup_steps": lower, "epochs": epochs}).train)

@@ -31,7 +31,8 @@ python -m tools.profile tiny                   # changes it back
 ```
 
 - A value that one of the profiles has for this key is replaced. Any other value is your own and stays.
-- With a model of your own `model.source` stays. With data of your own `data.source` and `data.limit` stay.
+- With a model of your own `model.source` stays. With data of your own `data.source`, `data.limit` and the
+  fractions of the splits stay.
 - Comments, order and layout stay. The command prints what it changed and what it kept.
 - It writes nothing if the profile's values and your own do not go together.
 - To add a profile, put its values into `profiles/NAME.yaml`. If a key is new in `profiles/`, also put its usual value

@@ -20,7 +20,8 @@ READ_BY_SOURCE = {
     "model": {"path": ("path",), "hub": ("id", "revision")},
     "data": {"stdlib": (), "file": ("path",), "url": ("url", "sha256"), "hub": ("id", "revision")},
 }
-ABOUT_SOURCE = ("data.limit",)  # keys about the source of their section: they stay with a source of the user's own
+# Keys that fit the data: they stay with data of the user's own. Other fractions would move rows between splits.
+ABOUT_DATA = ("data.limit", "clean.validation_fraction", "clean.test_fraction")
 
 
 @dataclass(frozen=True)
@@ -135,20 +136,21 @@ def plan(profile: Profile, profiles: dict[str, Profile], values: object) -> tupl
 
     A value may change if it is missing or if any profile has it for that key. A key that the profile does not set gets
     its usual value. A key that says where the model or the data come from gets no value that nothing would read. A key
-    about a source stays if that source is the user's own.
+    that fits the data stays if they are the user's own.
     """
     changes, kept = {}, []
     goals = profiles[USUAL].values | profile.values
     sources = own_sources(profiles, values)
+    own_data = "data.source" in sources or is_own("data.source", value_at(values, "data.source"), profiles)
     for key, wanted in goals.items():
         now = value_at(values, key)
         source = f"{key.partition('.')[0]}.source"
-        source_now = value_at(values, source)
-        if same(now, wanted) or (wanted is not None and is_unread(key, changes.get(source, source_now))):
+        source = changes.get(source, value_at(values, source))
+        if same(now, wanted) or (wanted is not None and is_unread(key, source)):
             continue
         if key in sources:
             kept.append(f"{key}: {shown(now)} (it reads your own {sources[key]}; the profile has {shown(wanted)})")
-        elif key in ABOUT_SOURCE and now is not MISSING and (source in sources or is_own(source, source_now, profiles)):
+        elif own_data and key in ABOUT_DATA and now is not MISSING:
             kept.append(f"{key}: {shown(now)} (it is about your own data; the profile has {shown(wanted)})")
         elif is_own(key, now, profiles):
             kept.append(f"{key}: {shown(now)} (your own value; the profile has {shown(wanted)})")
