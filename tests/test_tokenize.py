@@ -11,6 +11,7 @@ import pytest
 
 from stages import clean, download_data
 from stages import tokenize as stage
+from stages._tokenize.packing import text_windows
 from stages.core.params import Prompt, Tokenize
 from stages.core.paths import BASE, CLEAN, METRICS, TOKENIZED, read_json
 from stages.core.prompts import IGNORED, Encoder
@@ -520,6 +521,11 @@ def test_a_long_text_is_split_into_windows_that_miss_and_repeat_nothing(encoder,
     assert min(map(len, windows)) >= length // 2 - 1
     assert [encoder.eos in window for window in windows] == [False] * (len(windows) - 1) + [True]
     assert (counts["answers"], counts["truncated"], dropped) == (1, 0, {})
+
+
+def test_the_windows_of_a_text_are_equal_where_a_word_begins_at_every_token():
+    windows = text_windows(numpy.arange(21), 8, numpy.ones(21, bool))
+    assert [window.tolist() for window in windows] == [[0, *range(1, 8)], [0, *range(8, 15)], [0, *range(15, 21)]]
 
 
 def test_a_long_text_without_blanks_is_cut_all_the_same(encoder):

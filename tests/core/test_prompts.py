@@ -192,6 +192,12 @@ def test_tools_are_refused_with_a_template_that_has_no_form_for_them(version):
             encoder.conversation(read(row))
 
 
+def test_conversations_of_a_batch_are_encoded_as_each_by_itself(encoder):
+    longer = [*SIMPLE, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "No"}]
+    batch = [SIMPLE, longer, SIMPLE[:1], longer]
+    assert encoder.conversations(batch) == [encoder.conversation(messages) for messages in batch]
+
+
 def test_a_turn_that_is_not_trained_has_the_same_ids_and_no_labels(encoder):
     messages = [*SIMPLE, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "No"}]
     whole, first = encoder.conversation(messages), encoder.conversation(SIMPLE)

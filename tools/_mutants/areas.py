@@ -1,4 +1,7 @@
-"""The areas of `python -m tools.mutants`: the code that is changed, and the tests that should notice."""
+"""The areas of `python -m tools.mutants`: the code that is changed, and the tests that should notice.
+
+The search for near-duplicates is in no area yet.
+"""
 
 from dataclasses import dataclass
 
@@ -38,11 +41,7 @@ AREAS = {
     ),
     "packing": Area({"stages/_tokenize/packing.py": ()}, ("tests/test_tokenize.py",)),
     "splits": Area(
-        {
-            "stages/core/records.py": ("content_id", "split_position", "split_of"),
-            "stages/_clean/duplicates.py": ("near_duplicates", "find_duplicates"),
-        },
-        ("tests/core/test_records.py", "tests/test_clean_duplicates.py"),
+        {"stages/core/records.py": ("content_id", "split_position", "split_of")}, ("tests/core/test_records.py",)
     ),
     "merge": Area(
         {
