@@ -133,7 +133,7 @@ def readme_commands() -> list[str]:
 def own_data_commands() -> list[str]:
     """The commands of README.md that lead from a file of one's own to its report."""
     commands = readme_commands()
-    return commands[commands.index(". .venv/bin/activate") + 1 :][:4]
+    return commands[commands.index(". .venv/bin/activate") + 1 :][:3]
 
 
 def test_every_command_of_the_readme_is_run_here_or_by_ci():
@@ -163,7 +163,8 @@ def test_the_readme_leads_from_a_file_of_ones_own_to_its_report(first_run, tmp_p
     columns = {"question": "Double {} in Python.", "answer": "def f(x):\n    return 2 * x + {}"}
     rows = [{name: text.format(n) for name, text in columns.items()} for n in range(120)]
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    copy, add, run, show = own_data_commands()
+    copy, add, run_and_show = own_data_commands()
+    run, show = run_and_show.split(" && ")
     (other_columns,) = re.findall(r"add `(-S data.format.+?)`", (ROOT / "README.md").read_text())
     for command in (copy, add, f"{run} {other_columns}"):
         printed = repository.run("bash", "-euc", command, HOME=str(tmp_path))
@@ -254,7 +255,10 @@ def test_the_page_on_own_data_leads_to_tokenized_rows_and_to_what_was_rejected(m
             repository.change(f"{section}.{key}", value)
     repository.change("clean.min_characters", 5)
     repository.change("clean.max_malformed_rows", 1)
-    start, rejected, show = [repository.run("bash", "-euc", block) for block in blocks("docs/own-data.md", "bash")]
+    (repository.folder / "my-texts").mkdir()
+    (repository.folder / "my-texts/a.txt").write_text("One day.\n")
+    start, _, rejected, show = [repository.run("bash", "-euc", block) for block in blocks("docs/own-data.md", "bash")]
+    assert (repository.folder / "data/source/texts.jsonl").read_text() == '{"text": "One day.\\n"}\n'
     assert re.findall(r"(?m)^Running stage '(.+)':$", start) == ALL[:5]
     found = {tuple(line.split()[:2]) for line in rejected.splitlines()}
     assert {("too_short", "answers.jsonl:4"), ("malformed", "answers.jsonl:12")} < found
