@@ -15,7 +15,10 @@ from tests.support.project import ROOT
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.support.hub", "tests.support.pipeline", "tests.support.small_run", "tests.support.training"]
+pytest_plugins = [
+    *("tests.support.cleaning", "tests.support.hub", "tests.support.pipeline", "tests.support.small_run"),
+    "tests.support.training",
+]
 
 # They run first, so that no worker of pytest-xdist begins a long file when the others have ended. The first one makes
 # the run that others read; the second one does not wait for it.

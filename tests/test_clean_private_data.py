@@ -13,45 +13,17 @@ from stages._clean.private_data import PERSONAL_KINDS, redact, redact_json, secr
 from stages._clean.vendor_keys import FORMS
 from stages.clean import main
 from stages.core.paths import CLEAN, RAW, read_json, write_json
-from tests.support.cleaning import clean_rows, layout_of, write_raw
+from tests.support.cleaning import OFF, clean_rows, kept, layout_of, pair, reasons, write_raw
 from tests.support.labelled_personal import texts_with_personal_data, texts_without_personal_data
 from tests.support.labelled_secrets import KEYS, made, texts_with_secrets, texts_without_secrets
 
 LAYOUT = layout_of("prompt-completion")
 CODE = "def double(number):\n    return 2 * number"
-OFF = {
-    **{"min_characters": 0, "max_characters": 100_000, "check_code": False, "fix_text": False},
-    **{"reject_refusals": False, "secrets": "keep", "personal_data": "keep", "near_duplicate_threshold": None},
-    **{"max_malformed_rows": 1000, "decontaminate": []},
-}
 SECRETS = {kind: (text, secret) for kind, text, secret in texts_with_secrets()}
 PERSONAL = texts_with_personal_data()
 # What docs/own-data.md states.
 LEAST_SECRETS = {"recall": 0.99, "precision": 0.99}
 LEAST_PERSONAL = {"recall": 0.97, "precision": 0.98}
-
-
-def pair(completion: str, prompt: str = "Double it") -> dict:
-    return {"prompt": prompt, "completion": completion}
-
-
-@pytest.fixture
-def cleaned(params_of):
-    """cleaned(*answers, **changes) → the result of clean() with all rules off but those in `changes`."""
-
-    def run(*answers: str, **changes):
-        rows = [{"source": f"x:{number}", "row": pair(answer)} for number, answer in enumerate(answers)]
-        return clean_rows(rows, params_of(clean={**OFF, **changes}).clean)
-
-    return run
-
-
-def reasons(result) -> list[str]:
-    return [rejection.reason for rejection in result.rejected]
-
-
-def kept(result) -> list[str]:
-    return [record.messages[1]["content"] for split in result.splits.values() for record in split]
 
 
 def measured(positive: list[tuple[str, str, str]], negative: list[str], kinds) -> tuple[dict[str, float], list[str]]:

@@ -5,38 +5,10 @@ import pytest
 
 from stages.clean import main
 from stages.core.paths import CLEAN, RAW, write_json
-from tests.support.cleaning import clean_rows, layout_of, write_raw
+from tests.support.cleaning import OFF, layout_of, pair, reasons, write_raw
 
 LAYOUT = layout_of("prompt-completion")
 CODE = "def double(number):\n    return 2 * number"
-OFF = {
-    **{"min_characters": 0, "max_characters": 100_000, "check_code": False, "fix_text": False},
-    **{"reject_refusals": False, "secrets": "keep", "personal_data": "keep", "near_duplicate_threshold": None},
-    **{"max_malformed_rows": 1000, "decontaminate": []},
-}
-
-
-def pair(completion: str, prompt: str = "Double it") -> dict:
-    return {"prompt": prompt, "completion": completion}
-
-
-@pytest.fixture
-def cleaned(params_of):
-    """cleaned(*answers, **changes) → the result of clean() with all rules off but those in `changes`."""
-
-    def run(*answers: str, **changes):
-        rows = [{"source": f"x:{number}", "row": pair(answer)} for number, answer in enumerate(answers)]
-        return clean_rows(rows, params_of(clean={**OFF, **changes}).clean)
-
-    return run
-
-
-def reasons(result) -> list[str]:
-    return [rejection.reason for rejection in result.rejected]
-
-
-def kept(result) -> list[str]:
-    return [record.messages[1]["content"] for split in result.splits.values() for record in split]
 
 
 FENCED = "Here it is:\n\n```python\n{}\n```\n\nThat's all, isn't it?"

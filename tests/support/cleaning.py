@@ -1,17 +1,25 @@
 """The stage `clean` on a few rows: they are written, cleaned and read back."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pyarrow.parquet
+import pytest
 
 from stages.clean import clean
 from stages.core.params import Clean
 from stages.core.records import SPLITS, Record, read_records
 
+# All rules off.
+OFF = {
+    **{"min_characters": 0, "max_characters": 100_000, "check_code": False, "fix_text": False},
+    **{"reject_refusals": False, "secrets": "keep", "personal_data": "keep", "near_duplicate_threshold": None},
+    **{"max_malformed_rows": 1000, "decontaminate": []},
+}
 # {format: {part of the conversation: columns}} with the usual names.
 COLUMNS = {
     "messages": {"conversation": ["messages"]},
@@ -72,3 +80,27 @@ def clean_rows(rows: list[dict], section: Clean, layout: str | dict = "prompt-co
         Rejected(Record(row["id"], row["messages"], row["source"]), row["reason"], row["detail"]) for row in gone
     ]
     return Cleaned(splits, rejected, tally.metrics())
+
+
+def pair(completion: str, prompt: str = "Double it") -> dict:
+    return {"prompt": prompt, "completion": completion}
+
+
+@pytest.fixture
+def cleaned(params_of) -> Callable[..., Cleaned]:
+    """cleaned(*answers, **changes) → the result of clean() with all rules off but those in `changes`."""
+
+    def run(*answers: str, **changes) -> Cleaned:
+        rows = [{"source": f"x:{number}", "row": pair(answer)} for number, answer in enumerate(answers)]
+        return clean_rows(rows, params_of(clean={**OFF, **changes}).clean)
+
+    return run
+
+
+def reasons(result: Cleaned) -> list[str]:
+    return [rejection.reason for rejection in result.rejected]
+
+
+def kept(result: Cleaned) -> list[str]:
+    """Returns the answers of the rows that stay."""
+    return [record.messages[1]["content"] for split in result.splits.values() for record in split]
