@@ -236,6 +236,11 @@ def test_columns_and_keys_of_turns_that_are_not_read_are_counted():
         ),
         ("messages", {"messages": [USER, {"role": "assistant", "tool_calls": 7}]}, "tool_calls is not a list"),
         ("messages", {"messages": [USER, {**CALL, "content": "x"}, RESULT, ASSISTANT]}, "a turn has a text and calls"),
+        (
+            "messages",
+            {"messages": [USER, {**CALL, "function_call": {"name": "f", "arguments": "{}"}}, RESULT, ASSISTANT]},
+            "a turn has tool_calls and function_call",
+        ),
         ("messages", {"messages": [USER, RESULT, ASSISTANT]}, NO_CALL),
         ("messages", {"messages": [USER, CALL, RESULT, RESULT, ASSISTANT]}, NO_CALL),
         (

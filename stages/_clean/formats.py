@@ -28,8 +28,8 @@ LETTERS = {"system": "s", "user": "u", "assistant": "a", "tool_calls": "c", "too
 # The keys of a turn. The first one with a value is read.
 ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value", "text")
 # The keys of an exchange, which is a user's text with the answer to it.
-ASKED_KEYS, ANSWER_KEYS = ("user", "human", "instruction", "prompt", "question"), ("assistant", "gpt", "bot", "output")
-ANSWER_KEYS = (*ANSWER_KEYS, "response", "answer", "completion")
+ASKED_KEYS = ("user", "human", "instruction", "prompt", "question")
+ANSWER_KEYS = ("assistant", "gpt", "bot", "output", "response", "answer", "completion")
 MEDIA_KEYS = {"image", "images", "image_url", "audio", "audios", "video", "videos"}
 TRAIN_KEYS = ("weight", "train", "train_detail")
 EMPTY = (None, "", [], {})
@@ -272,11 +272,13 @@ def calls_of(said: dict, role: str, text: object) -> list:
     """Returns the calls of a turn, in OpenAI's shape or as the text of a turn with a role of its own.
 
     Raises:
-        ToolCallError: the turn has a text too.
+        ToolCallError: the turn has a text too, or calls under both keys.
     """
     if role in CALL_ROLES:
         calls = parsed(text, f"the text of a turn with the role {role}")
         return calls if isinstance(calls, list) else [calls]
+    if said.get("tool_calls") and said.get("function_call"):
+        raise ToolCallError("a turn has tool_calls and function_call. Leave one out")
     # In Parquet every turn has the columns of all turns, so an empty tool_calls calls nothing.
     calls = said.get("tool_calls") or ([said["function_call"]] if said.get("function_call") else [])
     if calls and text:
