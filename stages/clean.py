@@ -153,6 +153,7 @@ def main(params: Params) -> Outcome:
     warn_of_small_splits(metrics["splits"], tally.documents("test"))
     counts = ", ".join(f"{count} {split}" for split, count in metrics["splits"].items())
     said = f"{metrics['rows']['kept']} of {plural(metrics['rows']['read'], 'row')} kept: {counts}"
+    said += listed_counts("redacted", metrics["redacted"])
     said += listed_counts("turns repaired", metrics["turn_order"]["repaired"])
     return Outcome(said + listed_counts("not read", metrics["unread"]), {"workers": workers})
 

@@ -169,7 +169,8 @@ def test_no_secret_reaches_a_file_or_the_terminal(tmp_path, monkeypatch, capsys,
         {"source": "x:cut", "unreadable": f'{{"prompt": "{secret}', "why": "column 1: no"}
     ]
     write_raw(lines, RAW)
-    print(main(params_of(clean={**OFF, "check_code": True, "secrets": choice})).message)
+    print(said := main(params_of(clean={**OFF, "check_code": True, "secrets": choice})).message)
+    assert "redacted: SECRET (5)" in said
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != tmp_path / RAW]
     text = capsys.readouterr().out + "".join(
         json.dumps(pyarrow.parquet.read_table(path).to_pylist()) if path.suffix == ".parquet" else path.read_text()
